@@ -1,0 +1,262 @@
+"""A recipe is one YAML file that becomes typed, validated, frozen objects.
+
+Order of precedence: command line (``--set section.key=value``), YAML, default. An unknown key is an error that names
+the nearest key. The sections ``features``, ``tokenizer`` and ``recommender`` carry the name of a family and that
+family's own settings, which are validated by the family's ``Settings`` class (see :func:`parse_settings`).
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from genrec.errors import ConfigError
+
+MAX_RECIPE_BYTES = 1_000_000
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Family(Section):
+    """A named method with settings of its own, which its registry validates."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys that belong to the family, without its name."""
+        return dict(self.model_extra or {})
+
+
+class DataConfig(Section):
+    """Where the tables come from and how they are filtered and split."""
+
+    path: str | None = Field(None, description="a prepared data set, or a folder with interactions.* and items.*")
+    source: str | None = Field(None, description="a public data set by name, fetched on first use")
+    interactions: str | None = Field(None, description="file or folder of interactions")
+    items: str | None = Field(None, description="file or folder of items; optional")
+    columns: dict[str, str] = Field(default_factory=dict, description="our column name: yours")
+    k_core: int = Field(5, ge=0, description="drop users and items with fewer interactions, repeatedly; 0 keeps all")
+    min_rating: float | None = Field(None, description="drop interactions rated lower")
+    split: Literal["leave-one-out", "temporal", "ratio"] = "leave-one-out"
+    validation_ratio: float = Field(0.1, gt=0, lt=0.5, description="share held out for validation (temporal, ratio)")
+    test_ratio: float = Field(0.1, gt=0, lt=0.5, description="share held out for test (temporal, ratio)")
+
+
+class FeaturesConfig(Family):
+    """How items become vectors."""
+
+    encoder: str = "lexical"
+
+
+class TokenizerConfig(Family):
+    """How items become identifiers."""
+
+    name: str = "rqkmeans"
+
+
+class RecommenderConfig(Family):
+    """Which model reads histories and writes identifiers."""
+
+    name: str = "depth"
+
+
+class TrainingConfig(Section):
+    """How the recommender is trained."""
+
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(128, ge=1, description="users per step and process")
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_ratio: float = Field(0.02, ge=0, le=1)
+    scheduler: Literal["constant", "linear", "cosine"] = "cosine"
+    max_grad_norm: float = Field(1.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    max_minutes: float | None = Field(None, gt=0, description="stop training after this long and keep the best")
+    eval_epochs: int = Field(1, ge=1, description="epochs between two validations by real decoding")
+    eval_users: int | None = Field(None, ge=1, description="validate on this many users, drawn by seed; all if null")
+    patience: int = Field(10, ge=1, description="validations without improvement before stopping")
+    metric: str = Field("ndcg@10", description="validation metric that selects the model")
+    save_steps: int | None = Field(None, ge=1, description="steps between checkpoints; at every validation if null")
+    num_workers: int = Field(0, ge=0)
+    seed: int = 42
+
+
+class AlignmentConfig(Section):
+    """How the recommender is moved to preferences."""
+
+
+class DecodingConfig(Section):
+    """How lists are written."""
+
+    top_k: int = Field(10, ge=1)
+    num_beams: int = Field(50, ge=1)
+    batch_size: int = Field(64, ge=1)
+    exclude_seen: bool = True
+    temperature: float = Field(1.0, gt=0)
+    renormalise: bool = Field(False, description="renormalise probabilities over the legal children")
+
+
+class EvaluationConfig(Section):
+    """What is measured, and against what."""
+
+    ks: tuple[int, ...] = (1, 5, 10, 20, 50)
+    baselines: tuple[str, ...] = ("popularity", "itemknn", "sasrec")
+    sasrec: dict[str, Any] = Field(default_factory=dict, description="settings of the SASRec baseline")
+    sasrec_training: dict[str, Any] = Field(default_factory=dict, description="keys that differ from `training`")
+    bootstrap_samples: int = Field(1000, ge=0)
+    examples: int = Field(3, ge=0, description="users shown with history and list")
+
+
+class Recipe(Section):
+    """A whole experiment."""
+
+    data: DataConfig = DataConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    recommender: RecommenderConfig = RecommenderConfig()
+    training: TrainingConfig = TrainingConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    decoding: DecodingConfig = DecodingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML without aliases (a few lines of nested aliases expand to gigabytes) and with 1e-3 read as a number."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not accepted in a recipe", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in mapping:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
+            mapping[key] = self.construct_object(value_node, deep=deep)
+        return mapping
+
+
+def _read_float(loader: yaml.SafeLoader, node: Any) -> float | str:
+    try:
+        return float(node.value)
+    except ValueError:
+        return str(node.value)
+
+
+_PlainLoader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+for _first in "+-.0123456789":
+    # YAML 1.1 reads "1e-3" as text.
+    _PlainLoader.yaml_implicit_resolvers.setdefault(_first, []).append(
+        ("!exponent", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"))
+    )
+_PlainLoader.add_constructor("!exponent", _read_float)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping.
+
+    Raises:
+        ConfigError: If the file is missing, too large, not YAML, uses aliases or is not a mapping.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no recipe {path}", fix="check the path; recipes are in configs/ and tokenizers/")
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise ConfigError("the recipe is too large", where=str(path), expected=f"at most {MAX_RECIPE_BYTES} bytes")
+    try:
+        values = _PlainLoader(path.read_text(encoding="utf-8")).get_single_data()
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        problem = " ".join(str(error).split()) or "nested too deeply"
+        raise ConfigError("the recipe is not readable YAML", where=f"{path}: {problem}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"the recipe is a {type(values).__name__}", where=str(path), expected="a mapping of sections")
+    return values
+
+
+def load_recipe(path: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``section.key=value`` overrides.
+
+    Args:
+        path: YAML file, or None for the defaults.
+        overrides: Assignments in the order given; values are read as YAML.
+
+    Raises:
+        ConfigError: If a key or a value is not accepted.
+    """
+    values = read_yaml(Path(path)) if path is not None else {}
+    for assignment in overrides:
+        _assign(values, assignment)
+    return parse_settings(Recipe, values, where=str(path) if path is not None else "the command line")
+
+
+def parse_settings(cls: type[SectionType], values: Mapping[str, Any], *, where: str) -> SectionType:
+    """Validate a mapping as ``cls``.
+
+    Args:
+        cls: A section, or the ``Settings`` of a family.
+        values: Keys and values as read from YAML.
+        where: File or section that the message names.
+
+    Raises:
+        ConfigError: On the first unknown key (naming the nearest one) or unusable value.
+    """
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        location = ".".join(str(part) for part in first["loc"])
+        if first["type"] != "extra_forbidden":
+            raise ConfigError(
+                f"{location} = {first['input']!r} cannot be used", where=where, expected=first["msg"]
+            ) from error
+        known = _keys_beside(cls, first["loc"])
+        nearest = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+        raise ConfigError(
+            f"unknown key {location}",
+            where=where,
+            expected=f"one of {', '.join(sorted(known))}",
+            fix=f"did you mean {nearest[0]!r}?" if nearest else "remove it",
+        ) from error
+
+
+def _keys_beside(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location[:-1]:
+        field = cls.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        cls = field.annotation
+    return list(cls.model_fields)
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    dotted, equals, text = assignment.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {assignment!r} is not an assignment", expected="section.key=value")
+    try:
+        value = _PlainLoader(text).get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment!r}: the value is not YAML", expected="section.key=value") from error
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {assignment!r}: {key} is not a section", expected="section.key=value")
+        values = inner
+    values[keys[-1]] = value

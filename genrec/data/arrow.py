@@ -1,0 +1,100 @@
+"""Histories as a folder that ``datasets.load_from_disk`` reads and that maps into memory without a copy.
+
+The file is written here and not with ``Dataset.save_to_disk``: that cuts the table into batches of a thousand rows,
+whose columns cannot be seen as one array without copying, and stamps it with a random fingerprint.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from genrec.artifacts import fingerprint
+from genrec.data.histories import Histories
+from genrec.errors import ArtifactError
+
+TABLE = "data-00000-of-00001.arrow"
+FEATURES = {
+    "user": {"dtype": "int64", "_type": "Value"},
+    "items": {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "LargeList"},
+    "timestamps": {"feature": {"dtype": "int64", "_type": "Value"}, "_type": "LargeList"},
+    "train_end": {"dtype": "int64", "_type": "Value"},
+    "valid_end": {"dtype": "int64", "_type": "Value"},
+}
+
+
+def write_histories(folder: Path, histories: Histories, train_end: np.ndarray, valid_end: np.ndarray) -> None:
+    """Write histories and the ends of their parts as one Arrow record batch.
+
+    Args:
+        folder: Folder to create.
+        histories: All interactions of every user.
+        train_end: int64 [R], number of leading items that are for training.
+        valid_end: int64 [R], number of leading items that are for training or validation.
+    """
+    folder.mkdir(parents=True)
+    features = {name: feature for name, feature in FEATURES.items() if _present(name, histories)}
+    columns = {
+        "user": pa.array(histories.users),
+        "items": pa.LargeListArray.from_arrays(histories.offsets, histories.items),
+        "train_end": pa.array(np.asarray(train_end, dtype=np.int64)),
+        "valid_end": pa.array(np.asarray(valid_end, dtype=np.int64)),
+    }
+    if histories.timestamps is not None:
+        columns["timestamps"] = pa.LargeListArray.from_arrays(histories.offsets, histories.timestamps)
+    info = {"features": features}
+    batch = pa.record_batch({name: columns[name] for name in features})
+    schema = batch.schema.with_metadata({"huggingface": json.dumps({"info": info})})
+    with pa.OSFile(str(folder / TABLE), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+    state = {
+        "_data_files": [{"filename": TABLE}],
+        "_fingerprint": fingerprint({"users": len(histories), "items": len(histories.items)})[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    _write(folder / "state.json", state)
+    _write(folder / "dataset_info.json", {"citation": "", "description": "", **info, "homepage": "", "license": ""})
+
+
+def read_histories(folder: Path) -> tuple[Histories, np.ndarray, np.ndarray]:
+    """Map a folder of :func:`write_histories` into memory.
+
+    Returns:
+        The histories (read-only views of the file), train_end int64 [R], valid_end int64 [R].
+
+    Raises:
+        ArtifactError: If the file is missing, cut short or not of this shape.
+    """
+    try:
+        table = pa.ipc.open_stream(pa.memory_map(str(folder / TABLE))).read_all().combine_chunks()
+        users, train_end, valid_end = (_plain(table, name) for name in ("user", "train_end", "valid_end"))
+        offsets, items = _lists(table, "items")
+        timestamps = _lists(table, "timestamps")[1] if "timestamps" in table.column_names else None
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise ArtifactError(
+            f"the histories cannot be read: {error}", where=str(folder / TABLE), fix="prepare the data set again"
+        ) from error
+    return Histories(users, offsets, items, timestamps), train_end, valid_end
+
+
+def _present(name: str, histories: Histories) -> bool:
+    return name != "timestamps" or histories.timestamps is not None
+
+
+def _plain(table: pa.Table, name: str) -> np.ndarray:
+    chunks = table.column(name).chunks
+    return chunks[0].to_numpy(zero_copy_only=True) if chunks else np.empty(0, dtype=np.int64)
+
+
+def _lists(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    chunk = table.column(name).chunk(0)
+    return chunk.offsets.to_numpy(zero_copy_only=True), chunk.values.to_numpy(zero_copy_only=True)
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,236 @@
+"""One float32 vector per item, and what makes such vectors."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import polars as pl
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from genrec.artifacts import read_json, write_file, write_json
+from genrec.config import Section, parse_settings
+from genrec.errors import ArtifactError, DataError, first_rows
+
+if TYPE_CHECKING:
+    from genrec.data import Dataset
+
+EMBEDDINGS_FILE = "embeddings.safetensors"
+ITEM_IDS_FILE = "item_ids.json"
+DESCRIPTION_FILE = "description.json"
+ENCODER_FILE = "encoder.json"
+ARRAYS_FILE = "arrays.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class ItemFeatures:
+    """Vectors of a whole catalogue.
+
+    Args:
+        values: float32 ``[N, D]``; row i belongs to dense item i.
+        item_ids: External id of every row, length N.
+        description: How the vectors were made, JSON-able.
+
+    Raises:
+        DataError: If the shape is not ``[N, D]`` or the ids do not match the rows.
+    """
+
+    values: np.ndarray
+    item_ids: list[str]
+    description: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values)
+        if values.ndim != 2 or values.shape[0] != len(self.item_ids) or not values.size:
+            raise DataError(
+                f"features have the shape {values.shape} for {len(self.item_ids)} items",
+                expected="one row per item and at least one column",
+                fix="make the features again from this data set",
+            )
+        object.__setattr__(self, "values", np.ascontiguousarray(values, dtype=np.float32))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over values and item ids: equal features have equal fingerprints."""
+        digest = hashlib.sha256(json.dumps([list(self.values.shape), self.item_ids]).encode())
+        digest.update(self.values.astype("<f4", copy=False))
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write ``embeddings.safetensors``, ``item_ids.json`` and ``description.json`` into ``folder``.
+
+        Raises:
+            ArtifactError: If the place cannot be written or the disk is full.
+        """
+        save_arrays(folder / EMBEDDINGS_FILE, {"values": self.values})
+        write_json(folder / ITEM_IDS_FILE, self.item_ids)
+        write_json(folder / DESCRIPTION_FILE, self.description)
+
+    @classmethod
+    def load(cls, folder: Path) -> "ItemFeatures":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ArtifactError: If a file is missing or unreadable.
+            DataError: If the files do not belong together.
+        """
+        values = load_arrays(folder / EMBEDDINGS_FILE, ("values",))["values"]
+        return cls(values, read_json(folder / ITEM_IDS_FILE), read_json(folder / DESCRIPTION_FILE))
+
+
+class FeatureEncoder(ABC):
+    """Makes item vectors; fitted once on a data set, then able to encode new items where the method allows.
+
+    Args:
+        settings: The family's validated settings.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[Section]]
+
+    def __init__(self, settings: Section) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def fit(self, dataset: "Dataset") -> ItemFeatures:
+        """Learn from a data set (its training part only, where interactions are used) and encode its items.
+
+        Raises:
+            DataError: If the data cannot be encoded.
+        """
+
+    @abstractmethod
+    def transform(self, items: pl.DataFrame) -> np.ndarray:
+        """Encode items that need not have existed at fitting.
+
+        Args:
+            items: Table of items with the columns that the encoder reads.
+
+        Returns:
+            float32 ``[rows, D]``.
+
+        Raises:
+            DataError: With the reason, if the method has no vectors for new items or a row cannot be encoded.
+        """
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What was learned: JSON-able values and arrays."""
+
+    @abstractmethod
+    def restore(self, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Take back what :meth:`state` gave."""
+
+    def save(self, folder: Path) -> None:
+        """Write ``encoder.json`` and ``arrays.safetensors`` into ``folder``.
+
+        Raises:
+            ArtifactError: If the place cannot be written or the disk is full.
+        """
+        values, arrays = self.state()
+        settings = self.settings.model_dump(mode="json")
+        save_arrays(folder / ARRAYS_FILE, arrays)
+        write_json(folder / ENCODER_FILE, {"encoder": self.name, "settings": settings, "state": values})
+
+    @classmethod
+    def load(cls, folder: Path) -> "FeatureEncoder":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ArtifactError: If a file is missing, unreadable or of another encoder.
+        """
+        described = read_json(folder / ENCODER_FILE)
+        if described.get("encoder") != cls.name:
+            raise ArtifactError(
+                f"{ENCODER_FILE} holds the encoder {described.get('encoder')!r}",
+                where=str(folder),
+                expected=repr(cls.name),
+                fix="load it with load_encoder, which chooses the class",
+            )
+        encoder = cls(parse_settings(cls.Settings, described["settings"], where=str(folder / ENCODER_FILE)))
+        encoder.restore(described["state"], load_arrays(folder / ARRAYS_FILE))
+        return encoder
+
+
+def check_rows(
+    values: np.ndarray, item_ids: Sequence[str], *, where: str, constant_rows: bool = True, constant_columns: bool = True
+) -> None:
+    """Refuse vectors that would poison every distance: not finite, or carrying nothing.
+
+    Args:
+        values: ``[N, D]``.
+        item_ids: Id of every row, for the message.
+        where: What made the vectors, for the message.
+        constant_rows: Refuse rows whose numbers are all the same.
+        constant_columns: Refuse columns whose numbers are all the same.
+
+    Raises:
+        DataError: Naming the first rows or columns at fault.
+    """
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        _refuse(np.flatnonzero(~finite), item_ids, "a vector holds NaN or infinity", where, "finite numbers only")
+    if constant_columns and len(values) > 1:
+        same = np.flatnonzero((values == values[:1]).all(axis=0))
+        if len(same):
+            raise DataError(
+                f"column {same[0]} has the same value for every item ({len(same)} such columns of {values.shape[1]})",
+                where=where,
+                expected="columns that differ between items",
+                fix="remove these columns, or set drop_constant_columns: true for the encoder matrix",
+            )
+    if constant_rows and values.shape[1] > 1:
+        same = np.flatnonzero((values == values[:, :1]).all(axis=1))
+        if len(same):
+            _refuse(same, item_ids, "a vector has the same number in every column", where, "a vector that says something")
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as one safetensors file, atomically.
+
+    Raises:
+        ArtifactError: If the place cannot be written or the disk is full.
+    """
+    with write_file(path) as temporary:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(temporary))
+
+
+def load_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Read one safetensors file.
+
+    Args:
+        path: The file.
+        names: Arrays that must be in it.
+
+    Raises:
+        ArtifactError: If it is missing, unreadable or lacks one of ``names``.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path.name} is missing", where=str(path.parent), fix="make the folder again")
+    try:
+        arrays = load_file(str(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path.name} is not a readable safetensors file: {error}", where=str(path), fix="make the file again"
+        ) from error
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise ArtifactError(
+            f"{path.name} lacks {missing[0]!r}", where=str(path), expected=f"arrays {', '.join(names)}"
+        )
+    return arrays
+
+
+def _refuse(rows: np.ndarray, item_ids: Sequence[str], what: str, where: str, expected: str) -> None:
+    raise DataError(
+        f"{what}: item {item_ids[int(rows[0])]!r}",
+        where=f"{where}, {first_rows(rows.tolist())}",
+        expected=expected,
+        fix="correct or remove these items and make the features again",
+    )

@@ -1,0 +1,70 @@
+"""The features stage: from a recipe's section to a folder of vectors."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genrec.artifacts import read_json, write_artifact
+from genrec.config import FeaturesConfig, parse_settings
+from genrec.errors import ArtifactError
+from genrec.features.base import ENCODER_FILE, FeatureEncoder, ItemFeatures
+from genrec.features.registry import encoder_class
+
+if TYPE_CHECKING:
+    from genrec.data import Dataset
+
+ENCODER_FOLDER = "encoder"
+
+
+def build_encoder(config: FeaturesConfig, *, where: str = "features") -> FeatureEncoder:
+    """An unfitted encoder from its name and settings.
+
+    Args:
+        config: Name of the encoder and its settings.
+        where: The section, for messages.
+
+    Raises:
+        ConfigError: If the name or a setting is not known.
+    """
+    cls = encoder_class(config.encoder)
+    return cls(parse_settings(cls.Settings, config.settings, where=where))
+
+
+def load_encoder(folder: Path) -> FeatureEncoder:
+    """A fitted encoder of any kind from the folder where it was saved.
+
+    Raises:
+        ArtifactError: If the folder does not hold an encoder.
+    """
+    described = read_json(folder / ENCODER_FILE)
+    if not isinstance(described, dict) or "encoder" not in described:
+        raise ArtifactError(f"{ENCODER_FILE} does not name an encoder", where=str(folder), fix="make the folder again")
+    return encoder_class(described["encoder"]).load(folder)
+
+
+def build_features(config: FeaturesConfig, dataset: "Dataset", out: Path) -> ItemFeatures:
+    """Fit an encoder on a data set and write the ``features`` folder: vectors, ids and the encoder itself.
+
+    Args:
+        config: Name of the encoder and its settings.
+        dataset: The items, and for collaborative encoders their training interactions.
+        out: Folder to write.
+
+    Raises:
+        ConfigError: If the name or a setting is not known.
+        DataError: If the items cannot be encoded.
+        ArtifactError: If the place cannot be written.
+    """
+    encoder = build_encoder(config)
+    settings = encoder.settings.model_dump(mode="json")
+    features = encoder.fit(dataset)
+    with write_artifact(
+        Path(out),
+        "features",
+        config={"encoder": encoder.name, **settings},
+        inputs={"dataset": dataset.fingerprint},
+        seed=settings.get("seed"),
+    ) as folder:
+        features.save(folder.path)
+        encoder.save(folder.path / ENCODER_FOLDER)
+        folder.counts = {"items": features.values.shape[0], "width": features.values.shape[1]}
+    return features

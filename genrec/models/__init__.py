@@ -1,0 +1,16 @@
+"""Recommenders: one file per family, shared blocks in ``layers``."""
+
+from genrec.models.base import Context, GenerativeRecommender, GenrecConfig, ItemScorer, RecommenderModel
+from genrec.models.registry import build_recommender, load_recommender, parse_recommender, recommender_class
+
+__all__ = [
+    "Context",
+    "GenerativeRecommender",
+    "GenrecConfig",
+    "ItemScorer",
+    "RecommenderModel",
+    "build_recommender",
+    "load_recommender",
+    "parse_recommender",
+    "recommender_class",
+]

@@ -1,0 +1,198 @@
+"""What every recommender is: a ``transformers`` model with a loss from histories and answers for a decoder.
+
+A batch holds dense item ids and lengths, right-padded. The model owns the code table as a buffer and looks codes up on
+its own device, so one prepared data set serves every tokenizer.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from genrec.config import Section
+from genrec.errors import ConfigError
+from genrec.models.layers.codes import CodeHead
+from genrec.models.layers.transformer import CausalTransformer, KeyValue
+
+
+class GenrecConfig(PreTrainedConfig):
+    """Family, its settings, and the shape of the catalogue it was built for."""
+
+    model_type = "genrec"
+
+    family: str = ""
+    settings: dict[str, Any] | None = None
+    num_items: int = 0
+    level_sizes: list[int] | None = None
+    index_fingerprint: str = ""
+    feature_size: int = 0
+    initializer_range: float = 0.02
+
+
+class BackboneSettings(Section):
+    """Settings that all transformer families share."""
+
+    hidden_size: int = Field(128, ge=8)
+    num_layers: int = Field(2, ge=1)
+    num_heads: int = Field(2, ge=1)
+    feed_forward_size: int | None = Field(None, ge=8, description="inner width of SwiGLU; twice the width if null")
+    dropout: float = Field(0.3, ge=0, lt=1)
+    max_history: int = Field(50, ge=1, description="items of history that the model reads")
+
+    def transformer(self, num_layers: int | None = None) -> CausalTransformer:
+        """Build the causal backbone that these settings describe.
+
+        Raises:
+            ConfigError: If the heads do not divide the width into even parts.
+        """
+        if self.hidden_size % (2 * self.num_heads):
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} cannot be divided over {self.num_heads} heads",
+                where="recommender",
+                expected="hidden_size to be a multiple of 2 * num_heads",
+                fix="change recommender.hidden_size or recommender.num_heads",
+            )
+        return CausalTransformer(
+            self.hidden_size,
+            num_layers or self.num_layers,
+            self.num_heads,
+            self.feed_forward_size or 2 * self.hidden_size,
+            self.dropout,
+        )
+
+
+@dataclass
+class TrainingOutput(ModelOutput):
+    """The mean loss over all targets of the batch (float32 scalar)."""
+
+    loss: Tensor | None = None
+
+
+@dataclass
+class Context:
+    """What the model knows of each user before the first code is written.
+
+    Attributes:
+        state: ``[B, D]``, the output that predicts the first code.
+        history: Keys and values ``[B, H, T, d]`` per layer, shared by a user's beams.
+        visible: bool ``[B, T]`` over the history's positions.
+        lengths: int64 ``[B]``, the number of visible positions.
+        first: Keys and values ``[B, 1, H, l, d]`` of decoder positions before the first code, if there are any.
+        own: Keys and values of the beams' own positions, grown by each call of ``next_code_logits``.
+    """
+
+    state: Tensor
+    history: list[KeyValue]
+    visible: Tensor
+    lengths: Tensor
+    first: list[KeyValue] | None = None
+    own: list[KeyValue] | None = None
+
+    def reorder(self, parents: Tensor) -> None:
+        """Let each beam continue from the slot ``parents [B, M]`` of the call before."""
+        if self.own is not None:
+            index = parents[:, :, None, None, None]
+            self.own = [
+                KeyValue(*(torch.take_along_dim(part, index, dim=1) for part in key_value)) for key_value in self.own
+            ]
+
+
+class RecommenderModel(PreTrainedModel):
+    """Base of all recommenders: reads dense item ids ``[B, T]`` with lengths ``[B]``."""
+
+    config_class = GenrecConfig
+    base_model_prefix = ""
+    Settings: ClassVar[type[BackboneSettings]] = BackboneSettings
+    needs_identifiers: ClassVar[bool] = True
+
+    def __init__(self, config: GenrecConfig) -> None:
+        super().__init__(config)
+        self.settings = self.Settings(**(config.settings or {}))
+        self.max_history = self.settings.max_history
+
+    def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
+        """Compute the loss of next-item prediction.
+
+        Args:
+            items: Dense item ids, int64 ``[B, T]``, right-padded.
+            lengths: Items per user, int64 ``[B]``.
+        """
+        raise TypeError(f"{type(self).__name__} must define forward")
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, CodeHead):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            nn.init.zeros_(module.bias)
+
+
+class ItemScorer(RecommenderModel):
+    """A recommender that scores every item at once."""
+
+    needs_identifiers = False
+
+    def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Score the whole catalogue, float32 ``[B, N]``, from ``items [B, T]`` and ``lengths [B]``."""
+        raise TypeError(f"{type(self).__name__} must define score_items")
+
+
+class GenerativeRecommender(RecommenderModel):
+    """A recommender that writes the next item's identifier code by code.
+
+    A decoder needs ``encode`` once per user and ``next_code_logits`` per level; families whose heads are independent
+    given the context also answer ``all_code_logits`` and set ``supports_parallel``.
+    """
+
+    supports_parallel: ClassVar[bool] = False
+    item_codes: Tensor
+
+    def __init__(self, config: GenrecConfig) -> None:
+        super().__init__(config)
+        self.level_sizes = list(config.level_sizes or [])
+        self.num_levels = len(self.level_sizes)
+        self.register_buffer("item_codes", torch.zeros(config.num_items, self.num_levels, dtype=torch.int32))
+
+    def encode(self, items: Tensor, lengths: Tensor) -> Context:
+        """Read each history once; ``items`` int64 ``[B, T]`` right-padded, ``lengths`` int64 ``[B]``, 0 allowed."""
+        raise TypeError(f"{type(self).__name__} must define encode")
+
+    def next_code_logits(self, context: Context, prefix: Tensor, parents: Tensor | None = None) -> Tensor:
+        """Logits of the next code of each beam.
+
+        Args:
+            context: From ``encode``; its cache grows by one position per call.
+            prefix: Codes written so far, int64 ``[B, M, l]``.
+            parents: Slot of each beam in the call before, int64 ``[B, M]``; None recomputes the whole prefix.
+
+        Returns:
+            ``[B, M, K]`` over the codebook of level ``l``, unnormalised.
+        """
+        level = prefix.shape[2]
+        if level == 0:
+            context.own = context.first
+            return self.code_logits(0, context.state).unsqueeze(1)
+        written = range(level - 1, level)
+        if parents is None:
+            context.own = context.first
+            parents = torch.zeros_like(prefix[:, :, 0])
+            written = range(level)
+        context.reorder(parents)
+        for earlier in written:
+            hidden = self.beam_step(context, earlier, prefix[:, :, earlier])
+        return self.code_logits(level, hidden)
+
+    def code_logits(self, level: int, hidden: Tensor) -> Tensor:
+        """Logits over the codebook of ``level``, ``[..., K]``, from ``hidden [..., D]``."""
+        raise TypeError(f"{type(self).__name__} must define code_logits")
+
+    def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
+        """Feed each beam the code that it wrote at ``level`` (``[B, M]``); returns ``[B, M, D]``."""
+        raise TypeError(f"{type(self).__name__} must define beam_step")
+
+    def all_code_logits(self, context: Context) -> list[Tensor]:
+        """Logits of every level at once, ``[B, K_l]`` each; only where ``supports_parallel``."""
+        raise TypeError(f"{type(self).__name__} writes its codes one after another")

@@ -1,0 +1,65 @@
+"""Decoder-only recommender over code sequences, trained in one pass per user.
+
+A history is one sequence of codes, item after item; every code is predicted from all before it, so a user costs one
+forward pass instead of one padded copy of the history per target. Each level has its own head over its own codebook.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
+from genrec.models.layers.codes import CodeEmbedding, CodeHead
+from genrec.models.layers.history import gather_targets, prepend, state_at, visible_positions
+
+
+class DecoderSettings(BackboneSettings):
+    """Settings of the decoder-only family."""
+
+
+class Decoder(GenerativeRecommender):
+    """Codes in, codes out, causal at the level of single codes."""
+
+    Settings: ClassVar[type[BackboneSettings]] = DecoderSettings
+
+    def __init__(self, config: GenrecConfig) -> None:
+        super().__init__(config)
+        self.codes = CodeEmbedding(self.level_sizes, self.settings.hidden_size)
+        self.start = nn.Parameter(torch.zeros(self.settings.hidden_size))
+        self.transformer = self.settings.transformer()
+        self.head = CodeHead(self.level_sizes, self.settings.hidden_size)
+        self.post_init()
+
+    def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
+        """Predict every code from the codes before it; the loss is the mean over all items of the sum over levels."""
+        batch, length = items.shape
+        tokens = self.codes(self.item_codes[items]).flatten(1, 2)
+        hidden, _ = self.transformer(prepend(self.start, tokens[:, :-1]))
+        states, targets = gather_targets(hidden.view(batch, length, self.num_levels, -1), items, lengths)
+        codes = self.item_codes[targets].long()
+        losses = [
+            cross_entropy(self.head(level, states[:, level]).float(), codes[:, level])
+            for level in range(self.num_levels)
+        ]
+        return TrainingOutput(loss=torch.stack(losses).sum())
+
+    def encode(self, items: Tensor, lengths: Tensor) -> Context:
+        """Read each history once and keep its keys and values."""
+        tokens = self.codes(self.item_codes[items]).flatten(1, 2)
+        hidden, history = self.transformer(prepend(self.start, tokens))
+        positions = lengths * self.num_levels
+        visible = visible_positions(positions + 1, hidden.shape[1])
+        return Context(state_at(hidden, positions), history, visible, positions + 1)
+
+    def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
+        """Feed each beam the code that it wrote at ``level``."""
+        hidden, context.own = self.transformer.step(
+            self.codes.level(level, codes), context.lengths + level, context.history, context.visible, context.own
+        )
+        return hidden
+
+    def code_logits(self, level: int, hidden: Tensor) -> Tensor:
+        """Logits over the codebook of ``level``."""
+        return self.head(level, hidden)

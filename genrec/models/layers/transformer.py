@@ -1,0 +1,180 @@
+"""A causal transformer with two ways through it: whole sequences at once, and beams that share one history.
+
+RMSNorm before each block, rotary positions, SwiGLU, no biases. Dropout is applied to block outputs only, so that
+``scaled_dot_product_attention`` keeps its fast kernel in training. Sequences are right-padded: a causal mask alone keeps
+valid positions from seeing padding.
+
+While decoding, the keys and values of the history exist once per user: beams are the query axis of one batched product
+against them, and each beam owns only its few positions (``own``).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+ROTARY_BASE = 10_000.0
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of one layer: ``[B, H, T, d]`` for a history, ``[B, M, H, l, d]`` for beams' own positions."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines of rotary angles, ``[..., d/2]`` each, float32."""
+
+    cosines: Tensor
+    sines: Tensor
+
+
+def rotary_angles(positions: Tensor, head_size: int) -> Rotation:
+    """Angles of rotary position embeddings (Su et al. 2021) for integer ``positions`` of any shape, in float32."""
+    steps = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32) / head_size
+    angles = positions.to(torch.float32).unsqueeze(-1) * ROTARY_BASE**-steps
+    return Rotation(angles.cos(), angles.sin())
+
+
+def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair ``(i, i + d/2)`` of ``vectors [..., d]`` by its angle; dtype is kept."""
+    first, second = vectors.float().chunk(2, dim=-1)
+    cosines, sines = rotation
+    turned = torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
+    return turned.to(vectors.dtype)
+
+
+def attend_shared(query: Tensor, history: KeyValue, visible: Tensor, own: KeyValue, scale: float) -> Tensor:
+    """Attention of beams to a history they share and to their own positions, under one softmax.
+
+    Args:
+        query: ``[B, H, M, d]``.
+        history: Keys and values ``[B, H, T, d]``.
+        visible: bool ``[B, T]``, True where the history has a position.
+        own: Keys and values ``[B, M, H, l, d]``.
+        scale: Factor on the products.
+
+    Returns:
+        ``[B, M, H * d]``.
+    """
+    batch, heads, beams, size = query.shape
+    past = (query * scale) @ history.keys.transpose(-1, -2)
+    past = past.masked_fill(~visible[:, None, None, :], float("-inf"))
+    by_beam = (query * scale).permute(0, 2, 1, 3).unsqueeze(-2)
+    recent = (by_beam @ own.keys.transpose(-1, -2)).squeeze(-2).permute(0, 2, 1, 3)
+    weights = torch.cat([past, recent], dim=-1).float().softmax(dim=-1).to(query.dtype)
+    length = history.keys.shape[2]
+    from_past = (weights[..., :length] @ history.values).permute(0, 2, 1, 3)
+    from_recent = (weights[..., length:].permute(0, 2, 1, 3).unsqueeze(-2) @ own.values).squeeze(-2)
+    return (from_past + from_recent).reshape(batch, beams, heads * size)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square normalisation (Zhang and Sennrich 2019) with a float32 epsilon."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, eps=1e-6)
+
+
+class Block(nn.Module):
+    """Self-attention and SwiGLU, each with a norm before and a residual around it."""
+
+    def __init__(self, hidden_size: int, num_heads: int, feed_forward_size: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention_norm = RMSNorm(hidden_size)
+        self.query_key_value = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
+        self.attention_out = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.feed_forward_norm = RMSNorm(hidden_size)
+        self.gate_up = nn.Linear(hidden_size, 2 * feed_forward_size, bias=False)
+        self.down = nn.Linear(feed_forward_size, hidden_size, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, KeyValue]:
+        """Map ``x [B, T, D]`` to its output and the layer's keys and values ``[B, H, T, d]``."""
+        query, key, value = self._project(x).permute(2, 0, 3, 1, 4)
+        query, key = rotate(query, rotation), rotate(key, rotation)
+        mixed = scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).flatten(2)))
+        return self._feed_forward(x), KeyValue(key, value)
+
+    def step(
+        self, x: Tensor, rotation: Rotation, history: KeyValue, visible: Tensor, own: KeyValue | None
+    ) -> tuple[Tensor, KeyValue]:
+        """Move beams ``x [B, M, D]`` one position on; returns the output and the beams' own keys and values."""
+        query, key, value = self._project(x).permute(2, 0, 1, 3, 4)
+        query, key = rotate(query, rotation), rotate(key, rotation)
+        keys, values = key.unsqueeze(3), value.unsqueeze(3)
+        if own is not None:
+            keys, values = torch.cat([own.keys, keys], dim=3), torch.cat([own.values, values], dim=3)
+        own = KeyValue(keys, values)
+        scale = query.shape[-1] ** -0.5
+        mixed = attend_shared(query.permute(0, 2, 1, 3), history, visible, own, scale)
+        return self._feed_forward(x + self.dropout(self.attention_out(mixed))), own
+
+    def _project(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        projected: Tensor = self.query_key_value(self.attention_norm(x))
+        return projected.view(batch, length, 3, self.num_heads, width // self.num_heads)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(self.feed_forward_norm(x)).chunk(2, dim=-1)
+        return x + self.dropout(self.down(silu(gate) * up))
+
+
+class CausalTransformer(nn.Module):
+    """A stack of blocks and a final norm.
+
+    Args:
+        hidden_size: Width D; a multiple of ``2 * num_heads``.
+        num_layers: Number of blocks.
+        num_heads: Attention heads.
+        feed_forward_size: Inner width of SwiGLU.
+        dropout: Rate on the input and on every block's output.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_layers: int, num_heads: int, feed_forward_size: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.head_size = hidden_size // num_heads
+        self.blocks = nn.ModuleList(
+            Block(hidden_size, num_heads, feed_forward_size, dropout) for _ in range(num_layers)
+        )
+        self.norm = RMSNorm(hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[KeyValue]]:
+        """Map ``x [B, T, D]`` causally to ``[B, T, D]`` and each layer's keys and values."""
+        rotation = rotary_angles(torch.arange(x.shape[1], device=x.device), self.head_size)
+        x = self.dropout(x)
+        cache = []
+        for block in self.blocks:
+            x, key_value = block(x, rotation)
+            cache.append(key_value)
+        return self.norm(x), cache
+
+    def step(
+        self, x: Tensor, positions: Tensor, history: list[KeyValue], visible: Tensor, own: list[KeyValue] | None
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Move beams one position on.
+
+        Args:
+            x: Inputs of the new position, ``[B, M, D]``.
+            positions: Position of the new input per user, int64 ``[B]``.
+            history: Keys and values shared by a user's beams, per layer.
+            visible: bool ``[B, T]`` over the history's positions.
+            own: Keys and values of the beams' earlier positions, or None at the first.
+
+        Returns:
+            Output ``[B, M, D]`` and the beams' own keys and values, the new position included.
+        """
+        rotation = rotary_angles(positions[:, None, None], self.head_size)
+        x = self.dropout(x)
+        grown = []
+        for layer, block in enumerate(self.blocks):
+            x, key_value = block.step(x, rotation, history[layer], visible, own[layer] if own else None)
+            grown.append(key_value)
+        return self.norm(x), grown

@@ -1,0 +1,143 @@
+"""The shelf of recommender families: build one from a recipe, load one from a folder.
+
+A new family is one file and one line here.
+"""
+
+import difflib
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from genrec.artifacts import read_json
+from genrec.config import RecommenderConfig, parse_settings
+from genrec.errors import ArtifactError, ConfigError
+from genrec.models.base import BackboneSettings, GenerativeRecommender, GenrecConfig, RecommenderModel
+from genrec.tokenizers.index import ItemIndex
+
+FAMILIES = {
+    "depth": "genrec.models.depth:Depth",
+    "decoder": "genrec.models.decoder:Decoder",
+    "seq2seq": "genrec.models.seq2seq:Seq2Seq",
+    "sasrec": "genrec.models.sasrec:SASRec",
+}
+
+
+def recommender_class(name: str) -> type[RecommenderModel]:
+    """The class of a family.
+
+    Raises:
+        ConfigError: If there is no such family, naming the nearest.
+    """
+    if name not in FAMILIES:
+        nearest = difflib.get_close_matches(name, FAMILIES, n=1)
+        raise ConfigError(
+            f"there is no recommender {name!r}",
+            where="recommender.name",
+            expected=f"one of {', '.join(FAMILIES)}",
+            fix=f"did you mean {nearest[0]!r}?" if nearest else "choose one of these",
+        )
+    module, _, attribute = FAMILIES[name].partition(":")
+    family: type[RecommenderModel] = getattr(import_module(module), attribute)
+    return family
+
+
+def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
+    """Validate a recipe's recommender section against its family."""
+    return parse_settings(recommender_class(config.name).Settings, config.settings, where="recommender")
+
+
+def build_recommender(
+    config: RecommenderConfig,
+    *,
+    num_items: int,
+    index: ItemIndex | None = None,
+    features: np.ndarray | None = None,
+) -> RecommenderModel:
+    """Make an untrained recommender; its weights are drawn from torch's global generator.
+
+    Args:
+        config: Family and settings.
+        num_items: Catalogue size N.
+        index: Identifiers of the N items; needed by every family that writes identifiers.
+        features: float32 ``[N, F]``; needed where the settings use features.
+
+    Raises:
+        ConfigError: If something that the family needs is missing or does not fit.
+    """
+    family = recommender_class(config.name)
+    settings = parse_recommender(config)
+    if family.needs_identifiers:
+        index = _check_index(config.name, index, num_items)
+    uses_features = bool(getattr(settings, "use_features", False))
+    if uses_features:
+        _check_features(config.name, features, num_items)
+    model = family(
+        GenrecConfig(
+            family=config.name,
+            settings=settings.model_dump(),
+            num_items=num_items,
+            level_sizes=list(index.level_sizes) if family.needs_identifiers and index else [],
+            index_fingerprint=index.fingerprint if family.needs_identifiers and index else "",
+            feature_size=features.shape[1] if uses_features and features is not None else 0,
+        )
+    )
+    if isinstance(model, GenerativeRecommender) and index is not None:
+        model.item_codes.copy_(torch.from_numpy(index.codes))
+    if uses_features and features is not None:
+        model.get_buffer("items.features").copy_(torch.from_numpy(features))
+    return model
+
+
+def load_recommender(folder: Path) -> RecommenderModel:
+    """Load a trained recommender of any family, in eval mode.
+
+    Raises:
+        ArtifactError: If the folder holds no model of ours, or its weights cannot be read.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != GenrecConfig.model_type or config.get("family") not in FAMILIES:
+        raise ArtifactError(
+            f"{folder} holds no genrec model",
+            where=str(folder / "config.json"),
+            expected=f"model_type {GenrecConfig.model_type!r} and a family of {', '.join(FAMILIES)}",
+        )
+    family = recommender_class(config["family"])
+    try:
+        model = family.from_pretrained(folder, local_files_only=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ArtifactError("the model's weights cannot be loaded", where=f"{folder}: {error}") from error
+    return model.eval()
+
+
+def _check_index(name: str, index: ItemIndex | None, num_items: int) -> ItemIndex:
+    if index is None:
+        raise ConfigError(
+            f"the recommender {name!r} writes identifiers and none were given", fix="run the tokenizer stage first"
+        )
+    if index.num_items != num_items:
+        raise ArtifactError(
+            f"the tokenizer names {index.num_items} items, the data set has {num_items}",
+            fix="run the tokenizer stage again on this data set",
+        )
+    if index.kind != "sequence" or (index.codes < 0).any():
+        raise ConfigError(
+            f"the recommender {name!r} cannot use these identifiers",
+            expected="ordered identifiers of one length",
+            fix="choose another tokenizer or another collision policy",
+        )
+    return index
+
+
+def _check_features(name: str, features: np.ndarray | None, num_items: int) -> None:
+    if features is None:
+        raise ConfigError(
+            f"the recommender {name!r} uses item features and none were given",
+            fix="run the features stage first, or set recommender.use_features=false",
+        )
+    if features.shape[0] != num_items:
+        raise ArtifactError(
+            f"the features describe {features.shape[0]} items, the data set has {num_items}",
+            fix="run the features stage again on this data set",
+        )

@@ -1,0 +1,72 @@
+"""SASRec: a causal transformer over items that scores the whole catalogue; the honest baseline.
+
+After Kang and McAuley, "Self-Attentive Sequential Recommendation" (2018), with the training that makes it strong: softmax
+over the full catalogue, or over negatives that a batch shares with the logQ correction (Yi et al. 2019), instead of binary
+cross-entropy with one negative (Klenitskiy and Vasilev 2023).
+"""
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
+from genrec.models.layers.history import gather_targets, prepend, state_at
+from genrec.models.layers.items import ItemEmbedding
+
+
+class SASRecSettings(BackboneSettings):
+    """Settings of the item-level baseline."""
+
+    negatives: int = Field(0, ge=0, description="negatives shared by a batch; 0 takes the full softmax")
+    use_ids: bool = Field(True, description="one learned vector per item")
+    use_features: bool = Field(False, description="add projected item features to the item vectors")
+    feature_dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class SASRec(ItemScorer):
+    """Item vectors in, item vectors out: the score of an item is the dot product with the state of the history."""
+
+    Settings: ClassVar[type[BackboneSettings]] = SASRecSettings
+    settings: SASRecSettings
+
+    def __init__(self, config: GenrecConfig) -> None:
+        super().__init__(config)
+        settings = self.settings
+        self.items = ItemEmbedding(
+            config.num_items,
+            settings.hidden_size,
+            use_ids=settings.use_ids,
+            feature_size=config.feature_size if settings.use_features else 0,
+            feature_dropout=settings.feature_dropout,
+        )
+        self.start = nn.Parameter(torch.zeros(settings.hidden_size))
+        self.transformer = settings.transformer()
+        self.item_bias = nn.Parameter(torch.zeros(config.num_items))
+        self.post_init()
+
+    def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
+        """Predict every item from those before it; the loss is the mean over all positions."""
+        hidden, _ = self.transformer(prepend(self.start, self.items(items[:, :-1])))
+        states, targets = gather_targets(hidden, items, lengths)
+        if self.settings.negatives:
+            return TrainingOutput(loss=self._sampled_loss(states, targets))
+        logits = states @ self.items.table().T + self.item_bias
+        return TrainingOutput(loss=cross_entropy(logits.float(), targets))
+
+    def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Score the whole catalogue after each history, float32 ``[B, N]``."""
+        hidden, _ = self.transformer(prepend(self.start, self.items(items)))
+        return (state_at(hidden, lengths) @ self.items.table().T + self.item_bias).float()
+
+    def _sampled_loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        drawn = torch.randint(self.config.num_items, (self.settings.negatives,), device=targets.device)
+        sampled = torch.cat([targets, drawn]).unique()
+        occurrences = torch.bincount(targets, minlength=self.config.num_items)[sampled].float()
+        # The expected number of times that an item is among the candidates, by its frequency and by uniform draws.
+        expected = occurrences + self.settings.negatives / self.config.num_items
+        logits = states @ self.items(sampled).T + self.item_bias[sampled]
+        logits = logits.float() - expected.log()
+        return cross_entropy(logits, torch.searchsorted(sampled, targets))

@@ -1,0 +1,184 @@
+"""Encoder-decoder recommender over code sequences: the TIGER family on a T5 backbone.
+
+After Rajput et al., "Recommender Systems with Generative Retrieval" (2023): a T5 encoder reads the codes of the history, a T5
+decoder writes the codes of the next item. The backbone is ``transformers``' T5; training goes through it unchanged, while
+decoding runs its decoder layers here, so that the history's cross-attention keys and values exist once per user.
+
+Vocabulary: 0 padding and decoder start, 1 end of history, then the codes of each level one after another. Logits are restricted
+to the level's codebook.
+"""
+
+from typing import ClassVar, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import T5Config, T5ForConditionalGeneration
+from transformers.models.t5.modeling_t5 import T5Attention, T5Block
+
+from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
+from genrec.models.layers.history import visible_positions
+from genrec.models.layers.transformer import KeyValue
+
+PADDING, END, FIRST_CODE = 0, 1, 2
+
+
+class Seq2SeqSettings(BackboneSettings):
+    """Settings of the encoder-decoder family; ``num_layers`` counts each side."""
+
+    num_layers: int = Field(4, ge=1, description="layers of the encoder, and of the decoder")
+    num_heads: int = Field(6, ge=1)
+    head_size: int = Field(64, ge=8)
+    feed_forward_size: int | None = Field(1024, ge=8)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    max_history: int = Field(20, ge=1)
+    targets: Literal["uniform", "last"] = Field("uniform", description="which items of a history are predicted")
+    targets_per_user: int = Field(1, ge=1, description="targets drawn per user and step")
+
+
+class Seq2Seq(GenerativeRecommender):
+    """Codes of the history in, codes of the next item out."""
+
+    Settings: ClassVar[type[BackboneSettings]] = Seq2SeqSettings
+    settings: Seq2SeqSettings
+
+    def __init__(self, config: GenrecConfig) -> None:
+        super().__init__(config)
+        settings = self.settings
+        self.t5 = T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=FIRST_CODE + sum(self.level_sizes),
+                d_model=settings.hidden_size,
+                d_kv=settings.head_size,
+                d_ff=settings.feed_forward_size or 4 * settings.hidden_size,
+                num_layers=settings.num_layers,
+                num_decoder_layers=settings.num_layers,
+                num_heads=settings.num_heads,
+                dropout_rate=settings.dropout,
+                pad_token_id=PADDING,
+                eos_token_id=END,
+                decoder_start_token_id=PADDING,
+            )
+        )
+        self.post_init()
+
+    def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
+        """Predict drawn items of each history from those before them; the loss is the sum over levels."""
+        rows, cuts = self._draw_targets(lengths)
+        length = int(cuts.max().clamp_min(1))
+        tokens, mask = self.history_tokens(items[rows, :length], cuts)
+        encoded = self.t5.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+        targets = self.item_codes[items[rows, cuts]].long()
+        written = torch.cat([torch.zeros_like(targets[:, :1]), self.code_tokens(targets)[:, :-1]], dim=1)
+        hidden = self.t5.decoder(
+            input_ids=written, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        losses = [
+            cross_entropy(self.code_logits(level, hidden[:, level]).float(), targets[:, level])
+            for level in range(self.num_levels)
+        ]
+        return TrainingOutput(loss=torch.stack(losses).sum())
+
+    def history_tokens(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, int64 ``[B, T * L + 1]``, of histories closed by the end token."""
+        positions = lengths.unsqueeze(1) * self.num_levels
+        tokens = self.code_tokens(self.item_codes[items].long()).flatten(1)
+        tokens = torch.cat([tokens, torch.zeros_like(tokens[:, :1])], dim=1)
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        tokens = tokens.masked_fill(place >= positions, PADDING).masked_fill(place == positions, END)
+        return tokens, (place <= positions).long()
+
+    def code_tokens(self, codes: Tensor) -> Tensor:
+        """Token ids of complete identifiers ``[..., L]``."""
+        starts = torch.tensor([0, *self.level_sizes[:-1]], device=codes.device).cumsum(0)
+        return codes + starts + FIRST_CODE
+
+    def encode(self, items: Tensor, lengths: Tensor) -> Context:
+        """Run the encoder once per user and project each decoder layer's cross-attention keys and values."""
+        tokens, mask = self.history_tokens(items, lengths)
+        encoded = self.t5.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+        history = []
+        for block in self._decoder_blocks():
+            cross = block.layer[1].EncDecAttention
+            history.append(KeyValue(_split(cross, cross.k(encoded)), _split(cross, cross.v(encoded))))
+        context = Context(encoded[:, 0], history, mask.bool(), lengths * self.num_levels + 1)
+        start = torch.full((len(items), 1), PADDING, device=items.device)
+        context.state = self._decode_token(context, start)[:, 0]
+        context.first = context.own
+        return context
+
+    def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
+        """Feed each beam the code that it wrote at ``level``."""
+        return self._decode_token(context, codes + FIRST_CODE + sum(self.level_sizes[:level]))
+
+    def code_logits(self, level: int, hidden: Tensor) -> Tensor:
+        """Logits over the codebook of ``level`` from the decoder's output."""
+        start = FIRST_CODE + sum(self.level_sizes[:level])
+        rows = self.t5.lm_head.weight[start : start + self.level_sizes[level]]
+        if self.t5.config.scale_decoder_outputs:
+            hidden = hidden * self.t5.model_dim**-0.5
+        return torch.nn.functional.linear(hidden, rows)
+
+    def _draw_targets(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.arange(len(lengths), device=lengths.device)
+        if self.settings.targets == "last":
+            return rows, lengths - 1
+        rows = rows.repeat_interleave(self.settings.targets_per_user)
+        choices = (lengths[rows] - 1).clamp_min(1)
+        drawn = (torch.rand(len(rows), device=lengths.device) * choices).long().clamp_max(choices - 1)
+        return rows, torch.where(lengths[rows] > 1, drawn + 1, 0)
+
+    def _decoder_blocks(self) -> list[T5Block]:
+        return cast(list[T5Block], list(self.t5.decoder.block))
+
+    def _decode_token(self, context: Context, tokens: Tensor) -> Tensor:
+        x = self.t5.decoder.embed_tokens(tokens)
+        position = context.own[0].keys.shape[3] if context.own else 0
+        blocks = self._decoder_blocks()
+        bias = blocks[0].layer[0].SelfAttention.compute_bias(position + 1, position + 1)[:, :, -1]
+        unseen = torch.zeros_like(context.visible, dtype=x.dtype).masked_fill(~context.visible, float("-inf"))
+        grown = []
+        for layer, block in enumerate(blocks):
+            self_attention, cross_attention, feed_forward = block.layer
+            mixed, own = _attend_own(
+                self_attention.SelfAttention,
+                self_attention.layer_norm(x),
+                context.own[layer] if context.own else None,
+                bias,
+            )
+            x = x + mixed
+            grown.append(own)
+            normed = cross_attention.layer_norm(x)
+            x = x + _attend_history(cross_attention.EncDecAttention, normed, context.history[layer], unseen)
+            x = feed_forward(x)
+        context.own = grown
+        return cast(Tensor, self.t5.decoder.final_layer_norm(x))
+
+
+def _split(attention: T5Attention, x: Tensor) -> Tensor:
+    """``[B, T, H * d]`` as ``[B, H, T, d]``."""
+    return x.unflatten(2, (attention.n_heads, attention.key_value_proj_dim)).transpose(1, 2).contiguous()
+
+
+def _attend_own(
+    attention: T5Attention, x: Tensor, own: KeyValue | None, bias: Tensor
+) -> tuple[Tensor, KeyValue]:
+    """Self-attention of beams ``x [B, M, D]`` over their own positions; ``bias [1, H, l]``."""
+    shape = (attention.n_heads, attention.key_value_proj_dim)
+    query = attention.q(x).unflatten(2, shape).unsqueeze(3)
+    keys = attention.k(x).unflatten(2, shape).unsqueeze(3)
+    values = attention.v(x).unflatten(2, shape).unsqueeze(3)
+    if own is not None:
+        keys, values = torch.cat([own.keys, keys], dim=3), torch.cat([own.values, values], dim=3)
+    weights = ((query * keys).sum(-1) + bias).float().softmax(-1).to(x.dtype)
+    mixed = (weights.unsqueeze(-1) * values).sum(3)
+    return attention.o(mixed.flatten(2)), KeyValue(keys, values)
+
+
+def _attend_history(attention: T5Attention, x: Tensor, history: KeyValue, unseen: Tensor) -> Tensor:
+    """Cross-attention of beams ``x [B, M, D]`` over the history they share; ``unseen [B, T]`` is 0 or -inf."""
+    query = _split(attention, attention.q(x))
+    scores = query @ history.keys.transpose(-1, -2) + unseen[:, None, None, :]
+    mixed = scores.float().softmax(-1).to(x.dtype) @ history.values
+    return attention.o(mixed.transpose(1, 2).flatten(2))

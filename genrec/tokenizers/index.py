@@ -1,0 +1,189 @@
+"""The only truth of item <-> codes: which identifier each item of the catalogue has."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+import polars as pl
+
+from genrec.artifacts import read_json, write_file, write_json
+from genrec.errors import ArtifactError, first_rows
+from genrec.tokenizers.trie import Trie, build_trie
+
+CODES_FILE = "codes.parquet"
+INDEX_FILE = "index.json"
+Kind = Literal["sequence", "set"]
+
+
+@dataclass(frozen=True, eq=False)
+class ItemIndex:
+    """Identifiers of a whole catalogue.
+
+    Args:
+        codes: int32 ``[N, L]``; row i is the identifier of dense item i; -1 fills the tail of a shorter one. Read-only.
+        level_sizes: Codebook size K_l of every level, length L.
+        item_ids: External id of every dense item, length N, no two alike.
+        kind: ``sequence`` if the codes are read in order, ``set`` if they stand side by side.
+
+    Raises:
+        ArtifactError: If shapes disagree, a code is out of range, an id stands twice, or one identifier of a catalogue
+            with identifiers of different lengths is the beginning of another.
+    """
+
+    codes: np.ndarray
+    level_sizes: tuple[int, ...]
+    item_ids: list[str]
+    kind: Kind = "sequence"
+
+    def __post_init__(self) -> None:
+        codes = np.asarray(self.codes)
+        object.__setattr__(self, "level_sizes", tuple(int(size) for size in self.level_sizes))
+        _check_shape(codes, self.level_sizes, self.item_ids, self.kind)
+        _check_codes(codes, self.level_sizes)
+        _check_ids(self.item_ids)
+        codes = np.ascontiguousarray(codes, dtype=np.int32).view()
+        codes.setflags(write=False)
+        object.__setattr__(self, "codes", codes)
+        if (codes[:, -1] < 0).any():
+            _ = self.trie
+
+    @property
+    def num_items(self) -> int:
+        """N, the size of the catalogue."""
+        return self.codes.shape[0]
+
+    @property
+    def num_levels(self) -> int:
+        """L, the number of codes of the longest identifier."""
+        return self.codes.shape[1]
+
+    @cached_property
+    def trie(self) -> Trie:
+        """The tree of all identifiers, built at first use."""
+        return build_trie(self.codes, self.level_sizes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over codes, level sizes, kind and item ids: equal indexes have equal fingerprints."""
+        header = json.dumps([list(self.codes.shape), list(self.level_sizes), self.kind])
+        digest = hashlib.sha256(header.encode())
+        digest.update(self.codes.astype("<i4", copy=False).data)
+        digest.update(json.dumps(self.item_ids).encode())
+        return digest.hexdigest()
+
+    def identifier(self, item: int) -> tuple[int, ...]:
+        """The codes of one dense item, without the filled tail."""
+        return tuple(int(code) for code in self.codes[item] if code >= 0)
+
+    def save(self, folder: Path) -> None:
+        """Write ``codes.parquet`` (item_id, code_0 ..) and ``index.json`` into ``folder``, each atomically.
+
+        Raises:
+            ArtifactError: If the place cannot be written or the disk is full.
+        """
+        columns: dict[str, pl.Series] = {"item_id": pl.Series(self.item_ids, dtype=pl.String)}
+        for level in range(self.num_levels):
+            columns[f"code_{level}"] = pl.Series(np.ascontiguousarray(self.codes[:, level]))
+        with write_file(folder / CODES_FILE) as path:
+            pl.DataFrame(columns).write_parquet(path)
+        description = {
+            "kind": self.kind,
+            "level_sizes": list(self.level_sizes),
+            "num_items": self.num_items,
+            "fingerprint": self.fingerprint,
+        }
+        write_json(folder / INDEX_FILE, description)
+
+    @classmethod
+    def load(cls, folder: Path) -> "ItemIndex":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ArtifactError: If a file is missing, unreadable or does not belong to the other.
+        """
+        description = read_json(folder / INDEX_FILE)
+        if not isinstance(description, dict) or not {"kind", "level_sizes", "fingerprint"} <= description.keys():
+            raise ArtifactError(f"{INDEX_FILE} is not an item index", where=str(folder), fix="make the folder again")
+        sizes = description["level_sizes"]
+        table = _read_codes(folder / CODES_FILE, len(sizes))
+        codes = table.drop("item_id").to_numpy().astype(np.int32, copy=False)
+        index = cls(codes, tuple(sizes), table["item_id"].to_list(), cast(Kind, description["kind"]))
+        if index.fingerprint != description["fingerprint"]:
+            raise ArtifactError(
+                f"{CODES_FILE} and {INDEX_FILE} do not belong together",
+                where=str(folder),
+                expected=f"codes with fingerprint {str(description['fingerprint'])[:16]}...",
+                fix="make the folder again, or restore both files",
+            )
+        return index
+
+
+def _read_codes(path: Path, num_levels: int) -> pl.DataFrame:
+    if not path.is_file():
+        raise ArtifactError(f"{path.name} is missing", where=str(path.parent), fix="make the folder again")
+    columns = ["item_id", *(f"code_{level}" for level in range(num_levels))]
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        problem = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{path.name} is unreadable: {problem}", where=str(path), fix="make the folder again"
+        ) from error
+    if table.columns != columns or not all(table[name].dtype.is_integer() for name in columns[1:]):
+        raise ArtifactError(
+            f"{path.name} has the columns {', '.join(table.columns)}",
+            where=str(path),
+            expected=f"{', '.join(columns)}, the codes as integers",
+            fix="make the folder again",
+        )
+    if sum(table.null_count().row(0)):
+        raise ArtifactError(f"{path.name} has empty cells", where=str(path), fix="make the folder again")
+    return table.with_columns(pl.col("item_id").cast(pl.String))
+
+
+def _check_shape(codes: np.ndarray, level_sizes: Sequence[int], item_ids: Sequence[str], kind: str) -> None:
+    if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer):
+        raise ArtifactError(
+            f"codes are {codes.dtype} of shape {codes.shape}", expected="integers of shape [items, levels]"
+        )
+    if not codes.shape[0] or not codes.shape[1]:
+        raise ArtifactError(f"codes have the shape {codes.shape}", expected="at least one item and one level")
+    if codes.shape[1] != len(level_sizes):
+        raise ArtifactError(f"codes have {codes.shape[1]} levels but there are {len(level_sizes)} level sizes")
+    if codes.shape[0] != len(item_ids):
+        raise ArtifactError(f"codes have {codes.shape[0]} rows but there are {len(item_ids)} item ids")
+    if kind not in get_args(Kind):
+        raise ArtifactError(f"the kind of an item index is {kind!r}", expected=" or ".join(get_args(Kind)))
+
+
+def _check_codes(codes: np.ndarray, level_sizes: Sequence[int]) -> None:
+    for level, size in enumerate(level_sizes):
+        column = codes[:, level]
+        # The first code must exist; once a shorter identifier has ended, nothing follows.
+        wrong = (column >= size) | (column < (-1 if level else 0))
+        if level:
+            wrong |= (codes[:, level - 1] < 0) & (column >= 0)
+        if wrong.any():
+            rows = np.flatnonzero(wrong)
+            raise ArtifactError(
+                f"code {int(column[rows[0]])} at level {level} of item {int(rows[0])}",
+                where=first_rows(rows.tolist()),
+                expected=f"codes 0 to {size - 1}; -1 only after the end of a shorter identifier",
+                fix="fit the tokenizer again",
+            )
+
+
+def _check_ids(item_ids: Sequence[str]) -> None:
+    if len(set(item_ids)) == len(item_ids):
+        return
+    twice = next(name for name, count in Counter(item_ids).items() if count > 1)
+    rows = [row for row, name in enumerate(item_ids) if name == twice]
+    raise ArtifactError(
+        f"item id {twice!r} stands {len(rows)} times", where=first_rows(rows), expected="every item once"
+    )

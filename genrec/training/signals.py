@@ -1,0 +1,51 @@
+"""SIGINT and SIGTERM: the first asks to finish the step and save, the second acts at once."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopNow(BaseException):
+    """Raised out of a validation by a signal; whoever catches it saves and stops."""
+
+
+class StopSignals:
+    """While entered, notes the first signal in ``number`` and gives the second one back to Python.
+
+    Set ``raising`` around work that may be abandoned half-way: there the signal raises :class:`StopNow`. Outside the main
+    thread, where Python accepts no handlers, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.raising = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    @property
+    def name(self) -> str:
+        """The name of the signal that came, or an empty string."""
+        return signal.Signals(self.number).name if self.number is not None else ""
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+        if self.raising:
+            raise StopNow
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
