@@ -46,6 +46,9 @@ class DataConfig(Section):
     columns: dict[str, str] = Field(default_factory=dict, description="our column name: yours")
     k_core: int = Field(5, ge=0, description="drop users and items with fewer interactions, repeatedly; 0 keeps all")
     min_rating: float | None = Field(None, description="drop interactions rated lower")
+    unknown_items: Literal["error", "drop", "keep"] = Field(
+        "error", description="interactions with items that the items table lacks"
+    )
     split: Literal["leave-one-out", "temporal", "ratio"] = "leave-one-out"
     validation_ratio: float = Field(0.1, gt=0, lt=0.5, description="share held out for validation (temporal, ratio)")
     test_ratio: float = Field(0.1, gt=0, lt=0.5, description="share held out for test (temporal, ratio)")

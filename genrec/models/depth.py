@@ -1,9 +1,10 @@
-"""Item-level backbone with a depth decoder: the history is read item by item, the next identifier written code by code.
+"""Item-level backbone with a depth decoder: the history is read item by item, the next identifier written code by
+code.
 
-One position per item: its vector is the sum of its code embeddings, an optional id embedding and projected features. The
-backbone learns from every position in one pass; from each state a small *depth decoder* writes the codes of the next item
-(the RQ-Transformer of Lee et al. 2022). While decoding, the backbone runs once per user and beams touch the depth decoder
-only: its sole history is one position, the state.
+One position per item: its vector is the sum of its code embeddings, an optional id embedding and projected
+features. The backbone learns from every position in one pass; from each state a small *depth decoder* writes the
+codes of the next item (the RQ-Transformer of Lee et al. 2022). While decoding, the backbone runs once per user and
+beams touch the depth decoder only: its sole history is one position, the state.
 """
 
 from typing import ClassVar

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from genrec.artifacts import read_json
 from genrec.config import RecommenderConfig, parse_settings
@@ -84,9 +85,9 @@ def build_recommender(
         )
     )
     if isinstance(model, GenerativeRecommender) and index is not None:
-        model.item_codes.copy_(torch.from_numpy(index.codes))
+        model.item_codes.copy_(torch.tensor(index.codes))
     if uses_features and features is not None:
-        model.get_buffer("items.features").copy_(torch.from_numpy(features))
+        model.get_buffer("items.features").copy_(torch.tensor(features))
     return model
 
 
@@ -106,7 +107,7 @@ def load_recommender(folder: Path) -> RecommenderModel:
     family = recommender_class(config["family"])
     try:
         model = family.from_pretrained(folder, local_files_only=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ArtifactError("the model's weights cannot be loaded", where=f"{folder}: {error}") from error
     return model.eval()
 

@@ -1,8 +1,8 @@
 """SASRec: a causal transformer over items that scores the whole catalogue; the honest baseline.
 
-After Kang and McAuley, "Self-Attentive Sequential Recommendation" (2018), with the training that makes it strong: softmax
-over the full catalogue, or over negatives that a batch shares with the logQ correction (Yi et al. 2019), instead of binary
-cross-entropy with one negative (Klenitskiy and Vasilev 2023).
+After Kang and McAuley, "Self-Attentive Sequential Recommendation" (2018), with the training that makes it strong:
+softmax over the full catalogue, or over negatives that a batch shares with the logQ correction (Yi et al. 2019),
+instead of binary cross-entropy with one negative (Klenitskiy and Vasilev 2023).
 """
 
 from typing import ClassVar

@@ -1,24 +1,24 @@
 """Encoder-decoder recommender over code sequences: the TIGER family on a T5 backbone.
 
-After Rajput et al., "Recommender Systems with Generative Retrieval" (2023): a T5 encoder reads the codes of the history, a T5
-decoder writes the codes of the next item. The backbone is ``transformers``' T5; training goes through it unchanged, while
-decoding runs its decoder layers here, so that the history's cross-attention keys and values exist once per user.
+After Rajput et al., "Recommender Systems with Generative Retrieval" (2023): a T5 encoder reads the codes of the
+history, a T5 decoder writes the codes of the next item. The backbone is ``transformers``' T5; training goes through
+it unchanged, while decoding runs its decoder layers here, so that the history's cross-attention keys and values
+exist once per user.
 
-Vocabulary: 0 padding and decoder start, 1 end of history, then the codes of each level one after another. Logits are restricted
-to the level's codebook.
+Vocabulary: 0 padding and decoder start, 1 end of history, then the codes of each level one after another. Logits
+are restricted to the level's codebook.
 """
 
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import T5Config, T5ForConditionalGeneration
-from transformers.models.t5.modeling_t5 import T5Attention, T5Block
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
-from genrec.models.layers.history import visible_positions
 from genrec.models.layers.transformer import KeyValue
 
 PADDING, END, FIRST_CODE = 0, 1, 2
@@ -58,9 +58,9 @@ class Seq2Seq(GenerativeRecommender):
                 dropout_rate=settings.dropout,
                 pad_token_id=PADDING,
                 eos_token_id=END,
-                decoder_start_token_id=PADDING,
             )
         )
+        self.t5.config.decoder_start_token_id = PADDING
         self.post_init()
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
@@ -129,8 +129,8 @@ class Seq2Seq(GenerativeRecommender):
         drawn = (torch.rand(len(rows), device=lengths.device) * choices).long().clamp_max(choices - 1)
         return rows, torch.where(lengths[rows] > 1, drawn + 1, 0)
 
-    def _decoder_blocks(self) -> list[T5Block]:
-        return cast(list[T5Block], list(self.t5.decoder.block))
+    def _decoder_blocks(self) -> list[Any]:
+        return list(self.t5.decoder.block)
 
     def _decode_token(self, context: Context, tokens: Tensor) -> Tensor:
         x = self.t5.decoder.embed_tokens(tokens)
@@ -161,9 +161,7 @@ def _split(attention: T5Attention, x: Tensor) -> Tensor:
     return x.unflatten(2, (attention.n_heads, attention.key_value_proj_dim)).transpose(1, 2).contiguous()
 
 
-def _attend_own(
-    attention: T5Attention, x: Tensor, own: KeyValue | None, bias: Tensor
-) -> tuple[Tensor, KeyValue]:
+def _attend_own(attention: T5Attention, x: Tensor, own: KeyValue | None, bias: Tensor) -> tuple[Tensor, KeyValue]:
     """Self-attention of beams ``x [B, M, D]`` over their own positions; ``bias [1, H, l]``."""
     shape = (attention.n_heads, attention.key_value_proj_dim)
     query = attention.q(x).unflatten(2, shape).unsqueeze(3)

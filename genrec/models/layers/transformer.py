@@ -1,14 +1,14 @@
 """A causal transformer with two ways through it: whole sequences at once, and beams that share one history.
 
 RMSNorm before each block, rotary positions, SwiGLU, no biases. Dropout is applied to block outputs only, so that
-``scaled_dot_product_attention`` keeps its fast kernel in training. Sequences are right-padded: a causal mask alone keeps
-valid positions from seeing padding.
+``scaled_dot_product_attention`` keeps its fast kernel in training. Sequences are right-padded: a causal mask alone
+keeps valid positions from seeing padding.
 
-While decoding, the keys and values of the history exist once per user: beams are the query axis of one batched product
-against them, and each beam owns only its few positions (``own``).
+While decoding, the keys and values of the history exist once per user: beams are the query axis of one batched
+product against them, and each beam owns only its few positions (``own``).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -175,6 +175,6 @@ class CausalTransformer(nn.Module):
         x = self.dropout(x)
         grown = []
         for layer, block in enumerate(self.blocks):
-            x, key_value = block.step(x, rotation, history[layer], visible, own[layer] if own else None)
+            x, key_value = cast(Block, block).step(x, rotation, history[layer], visible, own[layer] if own else None)
             grown.append(key_value)
         return self.norm(x), grown

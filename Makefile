@@ -1,0 +1,49 @@
+# Two commands for a bare machine with Python 3.10 to 3.13 and make: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The runs of `make quickstart` can be placed and changed: make quickstart RUNS=/tmp/runs QUICKSTART_ARGS="--set training.max_minutes=1"
+RUNS ?= runs
+QUICKSTART_ARGS ?=
+
+.PHONY: help quickstart install test lint docs clean
+
+help:
+	@echo "make quickstart   install, fetch MovieLens-100K, train, evaluate, recommend"
+	@echo "make test         install what tests need, then lint, types and tests"
+	@echo "make docs         build the documentation into site/"
+	@echo "make clean        remove the environment and what was built"
+
+quickstart: $(VENV)/.installed
+	$(BIN)/genrec fetch ml-100k --out data/ml-100k
+	$(BIN)/genrec run configs/quickstart.yaml --out $(RUNS)/quickstart $(QUICKSTART_ARGS)
+
+install: $(VENV)/.installed
+
+test: $(VENV)/.installed-test lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site build dist *.egg-info
+
+# A stamp stands for a finished installation; it is older than pyproject.toml or constraints.txt only when they changed.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install -c constraints.txt -e ".[$*]"
+	touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	  { echo "genrec needs Python 3.10 to 3.13, and $(PYTHON) is another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,141 @@
+"""Interactions as arrays of dense ids: matched with the catalogue, filtered, put in sequence."""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from genrec.data.histories import Histories
+from genrec.data.splits import k_core
+from genrec.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Events:
+    """Interactions of E rows.
+
+    Attributes:
+        frame: The interactions with external ids and all their columns, E rows.
+        users: int64 [E], position in ``user_ids`` of each interaction.
+        items: int64 [E], row in ``catalogue`` of each interaction.
+        user_ids: External ids of the users.
+        catalogue: The items; column ``item_id`` and others.
+    """
+
+    frame: pl.DataFrame
+    users: np.ndarray
+    items: np.ndarray
+    user_ids: pl.Series
+    catalogue: pl.DataFrame
+
+
+def match_items(
+    frame: pl.DataFrame,
+    catalogue: pl.DataFrame | None,
+    unknown: Literal["error", "drop", "keep"],
+    where: tuple[str, str],
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Make every interaction's item a row of the catalogue.
+
+    Without a catalogue, items are those of the interactions, sorted, so that their numbers do not depend on who
+    took them when.
+
+    Args:
+        frame: Checked interactions.
+        catalogue: Checked items, or None.
+        unknown: What to do with interactions whose item the catalogue lacks.
+        where: What error messages call the interactions and the items.
+
+    Raises:
+        DataError: If items are unknown and ``unknown`` is ``error``; if there are fewer than two items.
+    """
+    if catalogue is None:
+        catalogue = pl.DataFrame({"item_id": frame["item_id"].unique().sort()})
+    else:
+        known = frame["item_id"].is_in(catalogue["item_id"].implode())
+        missing = frame["item_id"].filter(~known).unique().sort()
+        if len(missing) and unknown == "error":
+            _refuse_unknown(frame, known, missing, where)
+        if len(missing):
+            verb = "dropped" if unknown == "drop" else "kept, without text"
+            logger.warning("%d interactions with %d unknown items: %s", (~known).sum(), len(missing), verb)
+        if unknown == "drop":
+            frame = frame.filter(known)
+        else:
+            catalogue = pl.concat([catalogue, pl.DataFrame({"item_id": missing})], how="diagonal")
+    return frame, catalogue
+
+
+def encode(frame: pl.DataFrame, catalogue: pl.DataFrame) -> Events:
+    """Number users in sorted order and items by their rows in the catalogue."""
+    user_ids = frame["user_id"].unique().sort()
+    users, items = _codes(frame["user_id"], user_ids), _codes(frame["item_id"], catalogue["item_id"])
+    return Events(frame, users, items, user_ids, catalogue)
+
+
+def keep_core(events: Events, k: int, where: str) -> Events:
+    """Drop users and items with fewer than ``k`` interactions until all have as many; 0 keeps the whole catalogue.
+
+    Raises:
+        DataError: If fewer than two items are left.
+    """
+    if k:
+        kept = k_core(events.users, events.items, k)
+        users, user_rows = _renumbered(events.users[kept], len(events.user_ids))
+        items, item_rows = _renumbered(events.items[kept], events.catalogue.height)
+        frame = events.frame if len(kept) == len(events.users) else events.frame[kept]
+        events = Events(frame, users, items, events.user_ids[user_rows], events.catalogue[item_rows])
+    left = events.catalogue.height
+    if left < 2:
+        raise DataError(
+            "the catalogue has one item" if left else f"no interaction is left after the {k}-core filter",
+            where=where,
+            expected=f"at least two items with at least {max(k, 1)} interactions" if k > 1 else "at least two items",
+            fix=f"lower data.k_core (now {k})" if k > 1 else "add interactions with other items",
+        )
+    return events
+
+
+def in_sequence(events: Events) -> tuple[Histories, Events]:
+    """Sort by user, then by ``order``, else by time (unknown times first), else as the rows stand."""
+    times = events.frame["timestamp"].fill_null(-1).to_numpy()
+    key = events.frame["order"].to_numpy() if "order" in events.frame.columns else times
+    rows = np.lexsort((key, events.users))
+    events = replace(events, frame=events.frame[rows], users=events.users[rows], items=events.items[rows])
+    offsets = np.zeros(len(events.user_ids) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(events.users, minlength=len(events.user_ids)), out=offsets[1:])
+    known = times if (times >= 0).any() else None
+    histories = Histories(
+        users=np.arange(len(events.user_ids), dtype=np.int64),
+        offsets=offsets,
+        items=events.items.astype(np.int32),
+        timestamps=None if known is None else known[rows],
+    )
+    return histories, events
+
+
+def _codes(values: pl.Series, names: pl.Series) -> np.ndarray:
+    return values.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
+
+
+def _renumbered(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes without gaps, and the old code of each new one."""
+    present = np.bincount(codes, minlength=size) > 0
+    return (np.cumsum(present) - 1)[codes], np.flatnonzero(present)
+
+
+def _refuse_unknown(frame: pl.DataFrame, known: pl.Series, missing: pl.Series, where: tuple[str, str]) -> None:
+    names = ", ".join(repr(name) for name in missing[:5])
+    rows = (~known).arg_true()[:5] + 1
+    raise DataError(
+        f"{len(missing)} items of the interactions are not in the items table: {names}"
+        + (", ..." if len(missing) > 5 else ""),
+        where=f"{where[0]}, rows {', '.join(str(row) for row in rows)}"
+        f"{', ...' if (~known).sum() > 5 else ''} ({(~known).sum()} in all); items in {where[1]}",
+        expected="a row in the items table for every item_id",
+        fix="add the items, or set data.unknown_items to drop (their interactions) or keep (without text)",
+    )

@@ -1,0 +1,165 @@
+"""Beam search over the catalogue's trie.
+
+Each step adds the log-probabilities of one level (float32, over that level's whole codebook), puts -inf outside the
+trie and keeps one global top-M per user. A beam that is -inf is dead: it never comes back and never becomes an item.
+Nothing in the loop depends on values on the device, so it runs without host synchronisation.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
+from genrec.decoding.ranking import RankedItems, ban, rank_items
+from genrec.errors import ArtifactError, ConfigError
+
+NEGATIVE_INFINITY = float("-inf")
+
+
+class CodeWriter(Protocol):
+    """What the search needs of a recommender (see :class:`genrec.models.base.GenerativeRecommender`)."""
+
+    def encode(self, items: Tensor, lengths: Tensor) -> Any:
+        """Read histories ``[B, T]`` once."""
+
+    def next_code_logits(self, context: Any, prefix: Tensor, parents: Tensor | None = None) -> Tensor:
+        """Logits ``[B, M, K]`` of the next code."""
+
+
+class NonFiniteLogitsError(ArtifactError):
+    """The model gave NaN or infinite logits.
+
+    Args:
+        user: Row of the batch, or the user's id once it is known.
+        step: Level whose codes were to be written, from 0.
+    """
+
+    def __init__(self, user: int | str, step: int) -> None:
+        self.user, self.step = user, step
+        super().__init__(
+            f"the model's logits are NaN or infinite for user {user} at step {step}",
+            expected="finite logits",
+            fix="use a checkpoint with finite weights, or float32 if this runs in float16",
+        )
+
+
+@torch.no_grad()
+def beam_search(
+    model: CodeWriter,
+    trie: DeviceTrie,
+    items: Tensor,
+    lengths: Tensor,
+    *,
+    num_beams: int,
+    top_k: int,
+    exclude: Tensor | None = None,
+    temperature: float = 1.0,
+    renormalise: bool = False,
+) -> RankedItems:
+    """Find the k items with the most probable identifiers.
+
+    With at least as many beams as leaves the ranking is that of scoring every item. With fewer, M >= k beams still give
+    k items (or all that are allowed), because each beam that lives leads to at least one item that its user may get.
+
+    Args:
+        model: Encodes histories and writes codes.
+        trie: The items that may be recommended.
+        items: Dense item ids, int64 ``[B, T]``, right-padded.
+        lengths: Items per user, int64 ``[B]``; 0 allowed.
+        num_beams: M, clamped to the identifiers that exist.
+        top_k: k, the length of the lists.
+        exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
+        temperature: Divides the logits.
+        renormalise: Let the probabilities of the legal codes of a step sum to one.
+
+    Returns:
+        Items with the sums of their codes' natural log-probabilities; -1 and -inf where there are fewer than k.
+
+    Raises:
+        ConfigError: If a number is out of range.
+        NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
+    """
+    if num_beams < 1 or top_k < 1 or not temperature > 0:
+        raise ConfigError(
+            f"num_beams {num_beams}, top_k {top_k} and temperature {temperature} cannot be used",
+            expected="num_beams and top_k of at least 1, temperature above 0",
+        )
+    batch, device = len(items), items.device
+    if not trie.num_leaves or not batch:
+        return RankedItems.nothing(batch, top_k, device)
+    exclusion = trie.exclusion(exclude)
+    context = model.encode(items, lengths)
+    nodes = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+    scores = torch.zeros(batch, 1, device=device)
+    prefix = torch.zeros(batch, 1, 0, dtype=torch.int64, device=device)
+    parents: Tensor | None = None
+    broken = torch.zeros(batch, trie.num_levels, dtype=torch.bool, device=device)
+    for depth, level in enumerate(trie.levels):
+        logits = model.next_code_logits(context, prefix, parents)
+        _refuse_other_codebook(logits, trie, depth)
+        values = log_probabilities(logits, temperature)
+        broken[:, depth] = values[..., 0].isnan().any(1)
+        values = _ban_edges(with_end_edge(values, level), nodes, scores, depth, exclusion)
+        values = level.candidates(nodes, values)
+        if renormalise:
+            values = values - values.logsumexp(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
+        values = values + scores.unsqueeze(-1)
+        width = min(num_beams, values.shape[1] * level.choices, len(level.code))
+        scores, chosen = values.flatten(1).topk(width)
+        parents = chosen // level.choices
+        nodes, codes = level.follow(nodes.gather(1, parents), chosen % level.choices)
+        nodes = nodes.masked_fill(scores == NEGATIVE_INFINITY, 0)
+        codes = codes.clamp(max=trie.level_sizes[depth] - 1)
+        prefix = torch.cat([prefix.gather(1, parents.unsqueeze(-1).expand(-1, -1, depth)), codes.unsqueeze(-1)], dim=2)
+    _refuse_broken(broken)
+    return _items_of(trie, nodes, scores, exclusion, top_k)
+
+
+def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """float32 ``[..., K]`` over the whole codebook; a row with NaN or infinite logits becomes NaN throughout."""
+    if temperature != 1:
+        logits = logits.float() / temperature
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+
+
+def with_end_edge(values: Tensor, level: Level) -> Tensor:
+    """Append the log-probability of an end edge, which is followed with certainty, where the level has any."""
+    return torch.cat([values, torch.zeros_like(values[..., :1])], dim=-1) if level.ends else values
+
+
+def _ban_edges(values: Tensor, nodes: Tensor, scores: Tensor, depth: int, exclusion: Exclusion | None) -> Tensor:
+    if exclusion is None:
+        return values
+    batch, beams, size = values.shape
+    living = torch.where(scores > NEGATIVE_INFINITY, nodes, -1)
+    same = living.unsqueeze(2) == exclusion.parents[depth].unsqueeze(1)
+    columns = same.byte().argmax(dim=1) * size + exclusion.codes[depth]
+    return ban(values.flatten(1), columns, same.any(dim=1)).view(batch, beams, size)
+
+
+def _refuse_other_codebook(logits: Tensor, trie: DeviceTrie, depth: int) -> None:
+    if logits.shape[-1] != trie.level_sizes[depth]:
+        raise ArtifactError(
+            f"the model writes {logits.shape[-1]} codes at level {depth}, the trie has {trie.level_sizes[depth]}",
+            expected="a model trained with this item tokenizer",
+            fix="give the model its own tokenizer folder",
+        )
+
+
+def _refuse_broken(broken: Tensor) -> None:
+    if broken.any():
+        row, step = broken.nonzero()[0].tolist()
+        raise NonFiniteLogitsError(row, step)
+
+
+def _items_of(trie: DeviceTrie, leaves: Tensor, scores: Tensor, exclusion: Exclusion | None, top_k: int) -> RankedItems:
+    # Of a crowded leaf more than k items are of no use, unless some of them are excluded.
+    most = top_k if exclusion is None else top_k + exclusion.items.shape[1]
+    items = trie.items_at(leaves, most)
+    scores = scores.unsqueeze(-1).expand(items.shape).flatten(1)
+    items = items.flatten(1)
+    missing = items < 0
+    if exclusion is not None:
+        missing |= exclusion.contains(items)
+    return rank_items(scores.masked_fill(missing, NEGATIVE_INFINITY), items.clamp(min=0), top_k)

@@ -1,0 +1,166 @@
+"""Exact scores of every item: what beams are measured against, and what is used where it is affordable.
+
+Heads that are independent given the context: gather and sum over the code table, chunk by chunk, with a running top-k.
+Models that write codes one after another: a breadth-first walk over the whole trie, chunk by chunk.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from genrec.decoding.beam import CodeWriter, NonFiniteLogitsError, log_probabilities, with_end_edge
+from genrec.decoding.device_trie import DeviceTrie
+from genrec.decoding.ranking import RankedItems, best_keys, forbid, pack, top_items, unpack
+from genrec.errors import ConfigError
+
+CHUNK_ENTRIES = 1 << 22
+
+
+class ParallelWriter(Protocol):
+    """A recommender whose heads do not depend on each other's codes."""
+
+    item_codes: Tensor
+
+    def encode(self, items: Tensor, lengths: Tensor) -> Any:
+        """Read histories ``[B, T]`` once."""
+
+    def all_code_logits(self, context: Any) -> list[Tensor]:
+        """Logits of every level, ``[B, K_l]`` each."""
+
+
+@torch.no_grad()
+def score_catalogue(
+    model: ParallelWriter,
+    items: Tensor,
+    lengths: Tensor,
+    *,
+    top_k: int,
+    exclude: Tensor | None = None,
+    allowed: Tensor | None = None,
+    temperature: float = 1.0,
+) -> RankedItems:
+    """Exact top-k of a model with parallel heads: N x L gathers per user, memory bounded by chunks of items.
+
+    Args:
+        model: Parallel heads; its ``item_codes [N, L]`` are the catalogue, -1 fills shorter identifiers.
+        items: Dense item ids, int64 ``[B, T]``, right-padded.
+        lengths: Items per user, int64 ``[B]``.
+        top_k: k, the length of the lists.
+        exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
+        allowed: bool ``[N]``, False for items that nobody may get.
+        temperature: Divides the logits.
+
+    Raises:
+        NonFiniteLogitsError: Naming the first row and level with NaN or infinite logits.
+    """
+    # Codes ascend level after level in one table; a last column of zeros stands for "no code".
+    levels = [log_probabilities(logits, temperature) for logits in model.all_code_logits(model.encode(items, lengths))]
+    _refuse_nan(levels)
+    table = torch.cat([*levels, torch.zeros_like(levels[0][:, :1])], dim=1)
+    sizes = torch.tensor([0] + [level.shape[1] for level in levels], device=table.device)
+    starts, none = sizes.cumsum(0)[:-1], table.shape[1] - 1
+    best = pack(*_nothing(len(table), table.device))
+    chunk = max(1, CHUNK_ENTRIES // max(1, len(table)))
+    for first in range(0, len(model.item_codes), chunk):
+        codes = model.item_codes[first : first + chunk].long()
+        columns = torch.where(codes < 0, none, codes + starts)
+        scores = table[:, columns[:, 0]]
+        for level in range(1, columns.shape[1]):
+            scores += table[:, columns[:, level]]
+        numbers = torch.arange(first, first + len(codes), device=table.device)
+        keys = pack(forbid(scores, exclude, allowed, first), numbers)
+        best = best_keys(torch.cat([best, best_keys(keys, top_k)], dim=1), top_k)
+    return unpack(best)
+
+
+@torch.no_grad()
+def walk_trie(
+    model: CodeWriter,
+    trie: DeviceTrie,
+    items: Tensor,
+    lengths: Tensor,
+    *,
+    temperature: float = 1.0,
+    renormalise: bool = False,
+    max_nodes: int = 4096,
+) -> Tensor:
+    """Score every identifier of the trie by walking it breadth-first, ``max_nodes`` nodes at a time.
+
+    The model recomputes each prefix from nothing, so this shares no cache with beam search. Memory: one float32 per
+    user and node of the widest depth, and the model's own for ``[B, max_nodes]`` prefixes.
+
+    Returns:
+        Natural log-probabilities of all leaves, float32 ``[B, leaves]``.
+
+    Raises:
+        NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
+    """
+    context = model.encode(items, lengths)
+    scores = torch.zeros(len(items), 1, device=items.device)
+    prefixes = torch.zeros(1, 0, dtype=torch.int64, device=items.device)
+    for depth, level in enumerate(trie.levels):
+        size = trie.level_sizes[depth]
+        parts = []
+        degree = (level.start[1:] - level.start[:-1]).long()
+        parents = torch.repeat_interleave(torch.arange(len(degree), device=items.device), degree)
+        codes = level.code.long()
+        for first in range(0, len(prefixes), max_nodes):
+            prefix = prefixes[first : first + max_nodes]
+            logits = model.next_code_logits(context, prefix.expand(len(items), -1, -1), None)
+            values = log_probabilities(logits, temperature)
+            _refuse_nan([values.flatten(1)], depth)
+            edges = slice(int(level.start[first]), int(level.start[first + len(prefix)]))
+            above = parents[edges] - first
+            chosen = with_end_edge(values, level)[:, above, codes[edges]]
+            if renormalise:
+                total = torch.zeros(len(items), len(prefix), device=items.device)
+                chosen = chosen - total.index_add(1, above, chosen.exp()).log()[:, above]
+            parts.append(scores[:, parents[edges]] + chosen)
+        scores = torch.cat(parts, dim=1)
+        prefixes = torch.cat([prefixes[parents], codes.clamp(max=size - 1).unsqueeze(1)], dim=1)
+    return scores
+
+
+def exhaustive_search(
+    model: CodeWriter,
+    trie: DeviceTrie,
+    items: Tensor,
+    lengths: Tensor,
+    *,
+    top_k: int,
+    exclude: Tensor | None = None,
+    temperature: float = 1.0,
+    renormalise: bool = False,
+    max_nodes: int = 4096,
+) -> RankedItems:
+    """The list that a beam search would give with as many beams as items; arguments as in ``beam_search``.
+
+    With ``renormalise``, a beam search that excludes items renormalises over what is left of each user's trie, while
+    this renormalises over the whole trie.
+
+    Raises:
+        ConfigError: If ``renormalise`` and ``exclude`` are given together.
+    """
+    if renormalise and exclude is not None:
+        raise ConfigError("exhaustive search cannot renormalise per user", fix="leave out renormalise or exclude")
+    if not trie.num_leaves or not len(items):
+        return RankedItems.nothing(len(items), top_k, items.device)
+    leaves = walk_trie(
+        model, trie, items, lengths, temperature=temperature, renormalise=renormalise, max_nodes=max_nodes
+    )
+    counts = (trie.leaf_start[1:] - trie.leaf_start[:-1]).long()
+    scores = torch.full((len(items), trie.num_items), float("-inf"), device=items.device)
+    scores[:, trie.leaf_items.long()] = leaves.repeat_interleave(counts, dim=1)
+    return top_items(scores, top_k, exclude)
+
+
+def _nothing(batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.full((batch, 1), float("-inf"), device=device), torch.zeros(1, dtype=torch.int64, device=device)
+
+
+def _refuse_nan(levels: list[Tensor], step: int | None = None) -> None:
+    for level, values in enumerate(levels):
+        broken = values.isnan().any(dim=1)
+        if broken.any():
+            raise NonFiniteLogitsError(int(broken.nonzero()[0]), level if step is None else step)

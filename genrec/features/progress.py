@@ -1,0 +1,23 @@
+"""Progress with remaining time on the terminal, silent when nobody watches."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+Element = TypeVar("Element")
+
+
+def progress(elements: Iterable[Element], description: str, total: int | None = None) -> Iterator[Element]:
+    """Iterate while a bar on standard error shows how far it is; no bar unless that is a terminal.
+
+    Args:
+        elements: What to iterate over.
+        description: What is being done.
+        total: How many elements there are, if ``elements`` does not know.
+    """
+    console = Console(stderr=True)
+    silent = not sys.stderr.isatty()
+    yield from track(elements, description, total=total, console=console, transient=True, disable=silent)

@@ -1,0 +1,254 @@
+"""What every item tokenizer is: fitted on a catalogue's vectors, then able to name any item with codes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from genrec.artifacts import read_json, write_json
+from genrec.config import Section, parse_settings
+from genrec.errors import ArtifactError, ConfigError, DataError, first_rows
+from genrec.features.base import ItemFeatures, load_arrays, save_arrays
+
+if TYPE_CHECKING:
+    from genrec.data import Dataset
+
+CONFIG_FILE = "config.json"
+CODEBOOKS_FILE = "codebooks.safetensors"
+CollisionPolicy = Literal["suffix", "reassign", "bucket", "error"]
+
+
+class TokenizerSettings(Section):
+    """Settings that every family has."""
+
+    num_levels: int = Field(3, ge=1, le=32, description="codes per item")
+    codebook_size: int | tuple[int, ...] = Field(256, description="codes of every level, or of each in turn")
+    collisions: CollisionPolicy = Field("suffix", description="what to do with items of equal codes")
+    allow_collapse: bool = Field(False, description="accept a first level that uses less than a fifth of its codes")
+    seed: int = 42
+
+    @field_validator("codebook_size")
+    @classmethod
+    def _positive(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if min(value if isinstance(value, tuple) else (value,), default=0) < 1:
+            raise ValueError("codebook sizes are at least 1")
+        return value
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Codebook size of every level.
+
+        Raises:
+            ConfigError: If the list of sizes does not have one size per level.
+        """
+        if isinstance(self.codebook_size, int):
+            return (self.codebook_size,) * self.num_levels
+        if len(self.codebook_size) != self.num_levels:
+            raise ConfigError(
+                f"codebook_size lists {len(self.codebook_size)} sizes for {self.num_levels} levels",
+                where="tokenizer",
+                expected="one size, or one per level",
+                fix=f"set num_levels: {len(self.codebook_size)}, or change the list",
+            )
+        return self.codebook_size
+
+
+class ItemTokenizer(ABC):
+    """Turns item vectors into short identifiers.
+
+    Args:
+        settings: The family's validated settings.
+
+    Raises:
+        ConfigError: If the settings contradict each other.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[TokenizerSettings]]
+
+    def __init__(self, settings: TokenizerSettings) -> None:
+        self.settings = settings
+        self.level_sizes = settings.level_sizes
+        self.width: int | None = None
+
+    def fit(self, dataset: "Dataset", features: ItemFeatures) -> None:
+        """Learn the codebooks.
+
+        Args:
+            dataset: The catalogue; collaborative families read its training part.
+            features: Vectors of the catalogue, rows in the order of ``dataset.item_ids``.
+
+        Raises:
+            DataError: If the vectors do not belong to the data set, are not finite, or are too few or too much alike.
+        """
+        check_alignment(dataset.item_ids, features.item_ids)
+        self.width = features.values.shape[1]
+        self._check_vectors(features.values)
+        check_distinct(features.values, self.level_sizes)
+        self._fit(dataset, features)
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        """Name items by their vectors, also items that did not exist at fitting.
+
+        Args:
+            features: float ``[n, D]``.
+
+        Returns:
+            int32 ``[n, L]``, before the collision policy: items that are alike may share all codes.
+
+        Raises:
+            ConfigError: If the tokenizer has not been fitted.
+            DataError: If the width differs from that at fitting, or a number is not finite.
+        """
+        return self._encode(self._check_vectors(np.asarray(features)))
+
+    @abstractmethod
+    def _fit(self, dataset: "Dataset", features: ItemFeatures) -> None:
+        """Learn from checked vectors."""
+
+    @abstractmethod
+    def _encode(self, values: np.ndarray) -> np.ndarray:
+        """Codes int32 ``[n, L]`` of checked float32 vectors ``[n, D]``."""
+
+    @abstractmethod
+    def state(self) -> dict[str, np.ndarray]:
+        """What was learned, by name."""
+
+    @abstractmethod
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take back what :meth:`state` gave."""
+
+    def last_level_costs(self, features: np.ndarray) -> np.ndarray:
+        """How badly each code of the last level would fit each item, given its earlier codes.
+
+        Args:
+            features: float ``[n, D]``.
+
+        Returns:
+            float64 ``[n, K]`` with K of the last level.
+
+        Raises:
+            ConfigError: If the family has no such measure.
+        """
+        raise ConfigError(
+            f"the tokenizer {self.name} cannot reassign codes",
+            where="tokenizer.collisions",
+            expected="suffix, bucket or error",
+            fix="choose one of these",
+        )
+
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray | None:
+        """Vectors float32 ``[n, D]`` that codes int ``[n, L]`` stand for, or None where the method has none."""
+        return None
+
+    def residual_energy(self, features: np.ndarray) -> np.ndarray | None:
+        """Mean squared length of what is left after 0, 1 .. L levels, float64 ``[L + 1]``, or None without residuals."""
+        return None
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``codebooks.safetensors``.
+
+        Raises:
+            ArtifactError: If the place cannot be written or the disk is full.
+        """
+        described = {
+            "tokenizer": self.name,
+            "settings": self.settings.model_dump(mode="json"),
+            "level_sizes": list(self.level_sizes),
+            "width": self.width,
+        }
+        save_arrays(Path(folder) / CODEBOOKS_FILE, self.state())
+        write_json(Path(folder) / CONFIG_FILE, described)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "ItemTokenizer":
+        """A fitted tokenizer of whatever family from its folder.
+
+        Raises:
+            ArtifactError: If a file is missing or unreadable, or the folder holds another family than this class.
+        """
+        from genrec.tokenizers.registry import tokenizer_class
+
+        path = Path(folder) / CONFIG_FILE
+        described = read_json(path)
+        if not isinstance(described, dict) or not {"tokenizer", "settings", "width"} <= described.keys():
+            raise ArtifactError(f"{CONFIG_FILE} is not an item tokenizer", where=str(folder), fix="fit it again")
+        family = tokenizer_class(described["tokenizer"])
+        if not issubclass(family, cls):
+            raise ArtifactError(
+                f"{folder} holds the tokenizer {family.name}", expected=cls.name, fix="load it with ItemTokenizer"
+            )
+        tokenizer = family(parse_settings(family.Settings, described["settings"], where=str(path)))
+        tokenizer.width = described["width"]
+        tokenizer.restore(load_arrays(Path(folder) / CODEBOOKS_FILE))
+        return tokenizer
+
+    def _check_vectors(self, values: np.ndarray) -> np.ndarray:
+        if self.width is None:
+            raise ConfigError(f"the tokenizer {self.name} has not been fitted", fix="call fit or from_pretrained first")
+        if values.ndim != 2 or values.shape[1] != self.width:
+            raise DataError(
+                f"the vectors have the shape {values.shape}",
+                where=f"tokenizer {self.name}",
+                expected=f"[items, {self.width}], as at fitting",
+                fix="encode the items with the feature encoder that the tokenizer was fitted with",
+            )
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            raise DataError(
+                "a vector holds NaN or infinity",
+                where=first_rows(np.flatnonzero(~finite).tolist()),
+                expected="finite numbers only",
+                fix="make the features again",
+            )
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def check_alignment(catalogue: Sequence[str], vectors: Sequence[str]) -> None:
+    """Refuse features whose rows are not the catalogue's items in its order.
+
+    Raises:
+        DataError: Naming the first item without a vector, or the first row out of place.
+    """
+    if list(catalogue) == list(vectors):
+        return
+    known = set(vectors)
+    missing = [row for row, item in enumerate(catalogue) if item not in known]
+    if missing:
+        what = f"item {catalogue[missing[0]]!r} has no vector"
+        where = f"items, {first_rows(missing)}"
+    else:
+        differing = [row for row, (item, other) in enumerate(zip(catalogue, vectors, strict=False)) if item != other]
+        what = "the vectors belong to other items or stand in another order"
+        where = f"features, {first_rows(differing)}" if differing else f"features, {len(vectors)} rows"
+    raise DataError(
+        what, where=where, expected="one row per item in the order of the data set", fix="make the features again"
+    )
+
+
+def check_distinct(values: np.ndarray, level_sizes: Sequence[int]) -> None:
+    """Refuse catalogues with fewer different vectors than a codebook has codes.
+
+    Args:
+        values: float32 ``[N, D]``.
+        level_sizes: Codebook size of every level.
+
+    Raises:
+        DataError: With the largest size possible.
+    """
+    largest = max(level_sizes)
+    seen: set[bytes] = set()
+    for row in values:
+        seen.add(row.tobytes())
+        if len(seen) >= largest:
+            return
+    level = list(level_sizes).index(largest) + 1
+    raise DataError(
+        f"level {level} has {largest} codes but the {len(values)} items have {len(seen)} different vectors",
+        where="tokenizer.codebook_size",
+        expected=f"at most {len(seen)} codes per level",
+        fix=f"set tokenizer.codebook_size: {len(seen)} or smaller, or use features that tell the items apart",
+    )

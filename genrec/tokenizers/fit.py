@@ -1,0 +1,103 @@
+"""The tokenizer stage: from a recipe's section to a folder of codebooks, identifiers and diagnostics."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genrec.artifacts import write_artifact, write_json
+from genrec.config import TokenizerConfig, parse_settings
+from genrec.errors import DataError
+from genrec.features.base import ItemFeatures
+from genrec.tokenizers.base import ItemTokenizer
+from genrec.tokenizers.collisions import Catalogue, Resolution, resolve_collisions
+from genrec.tokenizers.index import ItemIndex
+from genrec.tokenizers.plots import draw_quality
+from genrec.tokenizers.quality import bucket_sizes, measure_quality
+from genrec.tokenizers.registry import tokenizer_class
+
+if TYPE_CHECKING:
+    from genrec.data import Dataset
+
+QUALITY_FILE = "quality.json"
+PLOTS_FOLDER = "plots"
+COLLAPSED_USE = 0.2
+
+
+def build_tokenizer(config: TokenizerConfig) -> ItemTokenizer:
+    """An unfitted tokenizer from its name and settings.
+
+    Raises:
+        ConfigError: If the name or a setting is not known.
+    """
+    cls = tokenizer_class(config.name)
+    return cls(parse_settings(cls.Settings, config.settings, where="tokenizer"))
+
+
+def fit_tokenizer(config: TokenizerConfig, dataset: "Dataset", features: ItemFeatures, out: Path) -> ItemIndex:
+    """Fit a tokenizer, resolve collisions, and write the ``tokenizer`` folder.
+
+    Args:
+        config: Name of the tokenizer and its settings.
+        dataset: The catalogue and, for popularity and collaborative families, its training part.
+        features: Vectors of the catalogue.
+        out: Folder to write: config.json, codebooks.safetensors, codes.parquet, index.json, quality.json, plots/.
+
+    Raises:
+        ConfigError: If the name or a setting is not known.
+        DataError: If the vectors cannot be tokenized, the first level collapses, or collisions cannot be resolved.
+        ArtifactError: If the place cannot be written.
+    """
+    tokenizer = build_tokenizer(config)
+    tokenizer.fit(dataset, features)
+    codes = tokenizer.encode(features.values)
+    report = measure_quality(tokenizer, codes, features, dataset)
+    if not tokenizer.settings.allow_collapse:
+        refuse_collapse(report["levels"][0])
+    resolution = _resolve(tokenizer, codes, dataset, features)
+    report["collisions"] = resolution.report
+    index = ItemIndex(resolution.codes, resolution.level_sizes, list(features.item_ids))
+    settings = tokenizer.settings.model_dump(mode="json")
+    inputs = {"dataset": dataset.fingerprint, "features": features.fingerprint}
+    with write_artifact(
+        Path(out), "tokenizer", config={"name": tokenizer.name, **settings}, inputs=inputs, seed=settings["seed"]
+    ) as folder:
+        tokenizer.save_pretrained(folder.path)
+        index.save(folder.path)
+        write_json(folder.path / QUALITY_FILE, report)
+        draw_quality(report, codes, bucket_sizes(codes), folder.path / PLOTS_FOLDER)
+        folder.counts = {
+            "items": index.num_items,
+            "levels": index.num_levels,
+            "collision_rate": resolution.report["before"]["collision_rate"],
+        }
+    return index
+
+
+def refuse_collapse(level: dict[str, Any]) -> None:
+    """Refuse a first level that leaves most codes unused, because nothing learned from it would be worth having.
+
+    Args:
+        level: See :func:`genrec.tokenizers.quality.level_quality`.
+
+    Raises:
+        DataError: If the use is under a fifth.
+    """
+    if level["use"] >= COLLAPSED_USE:
+        return
+    raise DataError(
+        f"the first level collapsed: it uses {level['used']} of {level['size']} codes",
+        where="tokenizer",
+        expected=f"at least {COLLAPSED_USE:.0%} of the codes in use",
+        fix="check that the features tell items apart, lower codebook_size, or use tokenizer.name: rqkmeans; "
+        "tokenizer.allow_collapse: true accepts it",
+    )
+
+
+def _resolve(tokenizer: ItemTokenizer, codes: np.ndarray, dataset: "Dataset", features: ItemFeatures) -> Resolution:
+    catalogue = Catalogue(
+        item_ids=features.item_ids,
+        popularity=dataset.train_popularity(),
+        last_level_costs=lambda rows: tokenizer.last_level_costs(features.values[rows]),
+    )
+    return resolve_collisions(tokenizer.settings.collisions, codes, tokenizer.level_sizes, catalogue)

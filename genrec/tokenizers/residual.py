@@ -1,0 +1,141 @@
+"""Residual quantisation, shared by every family that names an item by what the codes before left over."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
+
+CHUNK_ELEMENTS = 1 << 22
+
+
+class ResidualTokenizer(ItemTokenizer):
+    """Encodes with one codebook after the other; a family says only how vectors enter the code space and leave it.
+
+    Args:
+        settings: The family's validated settings.
+    """
+
+    normalise_residuals = False
+
+    def __init__(self, settings: TokenizerSettings) -> None:
+        super().__init__(settings)
+        self.codebooks: list[np.ndarray] = []
+
+    @abstractmethod
+    def to_code_space(self, values: np.ndarray) -> np.ndarray:
+        """Vectors float32 ``[n, D]`` as the quantiser sees them, float32 ``[n, C]``."""
+
+    @abstractmethod
+    def from_code_space(self, vectors: np.ndarray) -> np.ndarray:
+        """The way back: float32 ``[n, C]`` to float32 ``[n, D]``."""
+
+    def _encode(self, values: np.ndarray) -> np.ndarray:
+        residual = self.to_code_space(values)
+        codes = np.empty((len(values), len(self.codebooks)), dtype=np.int32)
+        for level, codebook in enumerate(self.codebooks):
+            codes[:, level], residual = residual_step(residual, codebook, self.normalise_residuals)
+        return codes
+
+    def last_level_costs(self, features: np.ndarray) -> np.ndarray:
+        """Squared distances of what the earlier levels left to every code of the last, float64 ``[n, K]``."""
+        residual = self.to_code_space(self._check_vectors(np.asarray(features)))
+        for codebook in self.codebooks[:-1]:
+            _, residual = residual_step(residual, codebook, self.normalise_residuals)
+        if self.normalise_residuals:
+            residual = unit_rows(residual)
+        return np.concatenate([block for _, block in squared_distances(residual, self.codebooks[-1])])
+
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray | None:
+        """The sum of the codes' vectors, taken back; None with normalised residuals, whose lengths are not kept."""
+        if self.normalise_residuals:
+            return None
+        total = sum(codebook[codes[:, level]] for level, codebook in enumerate(self.codebooks))
+        return self.from_code_space(np.asarray(total, dtype=np.float32))
+
+    def residual_energy(self, features: np.ndarray) -> np.ndarray:
+        """Mean squared length of the residuals in code space, float64 ``[L + 1]``."""
+        residual = self.to_code_space(self._check_vectors(np.asarray(features)))
+        scale = np.ones(len(residual))
+        energy = [_mean_energy(residual, scale)]
+        for codebook in self.codebooks:
+            if self.normalise_residuals:
+                scale = scale * np.linalg.norm(residual.astype(np.float64), axis=1)
+            _, residual = residual_step(residual, codebook, self.normalise_residuals)
+            energy.append(_mean_energy(residual, scale))
+        return np.asarray(energy)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """One array ``codebook_l`` float32 ``[K_l, C]`` per level."""
+        return {f"codebook_{level}": codebook for level, codebook in enumerate(self.codebooks)}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take back what :meth:`state` gave."""
+        self.codebooks = [arrays[f"codebook_{level}"] for level in range(len(self.level_sizes))]
+
+
+def squared_distances(vectors: np.ndarray, codebook: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Squared distances in pieces of bounded memory, up to a constant per row.
+
+    In float64, because float32 mistakes the nearest code where two are about equally near.
+
+    Args:
+        vectors: float32 ``[n, C]``.
+        codebook: float32 ``[K, C]``.
+
+    Yields:
+        Rows and float64 ``[rows, K]``: the squared distance minus the row's own squared length.
+    """
+    exact = codebook.astype(np.float64)
+    lengths = (exact**2).sum(axis=1)
+    rows = max(1, CHUNK_ELEMENTS // max(codebook.shape))
+    for start in range(0, len(vectors), rows):
+        part = slice(start, min(start + rows, len(vectors)))
+        yield part, lengths - 2.0 * (vectors[part].astype(np.float64) @ exact.T)
+
+
+def nearest_codes(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """The nearest code of each vector, int32 ``[n]``; the lowest code where several are equally near.
+
+    Args:
+        vectors: float32 ``[n, C]``.
+        codebook: float32 ``[K, C]``.
+    """
+    codes = np.empty(len(vectors), dtype=np.int32)
+    for part, distances in squared_distances(vectors, codebook):
+        codes[part] = distances.argmin(axis=1)
+    return codes
+
+
+def residual_step(residual: np.ndarray, codebook: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Quantise one level.
+
+    Args:
+        residual: float32 ``[n, C]``, what the levels before left over.
+        codebook: float32 ``[K, C]``.
+        normalise: Scale residuals to length 1 first.
+
+    Returns:
+        Codes int32 ``[n]`` and what this level leaves over, float32 ``[n, C]``.
+    """
+    if normalise:
+        residual = unit_rows(residual)
+    codes = nearest_codes(residual, codebook)
+    return codes, residual - codebook[codes]
+
+
+def unit_rows(values: np.ndarray) -> np.ndarray:
+    """Rows float32 ``[n, C]`` scaled to length 1; rows of zeros stay zeros."""
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)
+
+
+def relative_energy(energy: Sequence[float]) -> list[float]:
+    """Residual energies as shares of the first."""
+    first = float(energy[0])
+    return [float(value) / first if first else 0.0 for value in energy]
+
+
+def _mean_energy(residual: np.ndarray, scale: np.ndarray) -> float:
+    return float(((residual.astype(np.float64) * scale[:, None]) ** 2).sum(axis=1).mean())

@@ -1,0 +1,78 @@
+"""Residual k-means: every level is a k-means of what the levels before left over.
+
+Source: the cheap variant that GRID recommends (with residuals scaled to length 1) and OneRec (2502.18965) builds on;
+k-means by faiss.
+"""
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from genrec.features.base import ItemFeatures
+from genrec.features.progress import progress
+from genrec.tokenizers.base import TokenizerSettings
+from genrec.tokenizers.residual import ResidualTokenizer, residual_step, unit_rows
+
+if TYPE_CHECKING:
+    from genrec.data import Dataset
+
+
+class ResidualKMeansSettings(TokenizerSettings):
+    """Settings of the tokenizer ``rqkmeans``."""
+
+    iterations: int = Field(25, ge=1, description="k-means iterations per level")
+    normalise_residuals: bool = Field(False, description="scale residuals to length 1 before every level (GRID)")
+
+
+class ResidualKMeansTokenizer(ResidualTokenizer):
+    """Residual k-means on the vectors as they are.
+
+    Args:
+        settings: See :class:`ResidualKMeansSettings`.
+    """
+
+    name: ClassVar[str] = "rqkmeans"
+    Settings: ClassVar[type[TokenizerSettings]] = ResidualKMeansSettings
+    settings: ResidualKMeansSettings
+
+    def __init__(self, settings: ResidualKMeansSettings) -> None:
+        super().__init__(settings)
+        self.normalise_residuals = settings.normalise_residuals
+
+    def _fit(self, dataset: "Dataset", features: ItemFeatures) -> None:
+        residual = features.values
+        self.codebooks = []
+        for level, size in enumerate(progress(self.level_sizes, "residual k-means", len(self.level_sizes))):
+            vectors = unit_rows(residual) if self.normalise_residuals else residual
+            self.codebooks.append(kmeans(vectors, size, self.settings.iterations, self.settings.seed + level))
+            _, residual = residual_step(residual, self.codebooks[-1], self.normalise_residuals)
+
+    def to_code_space(self, values: np.ndarray) -> np.ndarray:
+        """The vectors themselves."""
+        return values
+
+    def from_code_space(self, vectors: np.ndarray) -> np.ndarray:
+        """The vectors themselves."""
+        return vectors
+
+
+def kmeans(vectors: np.ndarray, size: int, iterations: int, seed: int) -> np.ndarray:
+    """Centroids of a k-means over all vectors.
+
+    Args:
+        vectors: float32 ``[n, C]`` with n >= ``size``.
+        size: K, the number of centroids.
+        iterations: Lloyd iterations.
+        seed: Seed of the initial draw.
+
+    Returns:
+        float32 ``[K, C]``.
+    """
+    import faiss
+
+    # faiss draws 256 points per centroid unless told that more are welcome, and warns below 39.
+    limits = {"min_points_per_centroid": 1, "max_points_per_centroid": max(256, -(-len(vectors) // size))}
+    model = faiss.Kmeans(vectors.shape[1], size, niter=iterations, seed=seed, verbose=False, **limits)
+    model.train(np.ascontiguousarray(vectors, dtype=np.float32))
+    return np.ascontiguousarray(model.centroids, dtype=np.float32).reshape(size, vectors.shape[1])

@@ -1,0 +1,283 @@
+"""Train a recommender on a data set: the one entry point, for every family and for the SASRec baseline alike."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+
+from genrec.artifacts import fingerprint, reporting_write_errors
+from genrec.config import DecodingConfig, TrainingConfig
+from genrec.data.histories import Histories
+from genrec.errors import ConfigError, DataError, InterruptedRun, MemoryExhaustedError
+from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cut_windows
+from genrec.training.checkpoints import CheckpointStore
+from genrec.training.log import Display, MetricsLog
+from genrec.training.signals import StopSignals
+from genrec.training.trainer import RecommenderTrainer, Run, StopReason, Validation
+from genrec.training.validation import decoding_validation
+
+LOGS_PER_EPOCH = 10
+MAX_STEPS_BETWEEN_LOGS = 100
+SCHEDULERS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+
+
+class TrainingData(Protocol):
+    """What training needs of a :class:`genrec.data.Dataset`."""
+
+    fingerprint: str
+
+    def train(self) -> Histories:
+        """The training part of every user."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run came to; the model holds the weights of ``best_step``.
+
+    Attributes:
+        best_metric: The selecting metric's best value; None if it never was a number.
+        best_step: Optimizer updates at the best validation.
+        steps: Updates done.
+        epochs: Epochs done.
+        seconds: Time spent, over all sessions.
+        stopped: Why it ended: all ``epochs``, no improvement (``patience``), or the ``time`` budget.
+        history: One record per validation: step, epoch, seconds, validation_seconds, validation (metrics).
+        notes: What happened on the way: resumed, checkpoints skipped and why.
+    """
+
+    best_metric: float | None
+    best_step: int | None
+    steps: int
+    epochs: float
+    seconds: float
+    stopped: StopReason
+    history: list[dict[str, Any]]
+    notes: list[str]
+
+
+def train_recommender(
+    model: nn.Module,
+    dataset: TrainingData,
+    config: TrainingConfig,
+    decoding: DecodingConfig,
+    out: Path,
+    *,
+    validate: Validation | None = None,
+    log: Path | None = None,
+    console: Console | None = None,
+) -> TrainingResult:
+    """Train, validate by real decoding, keep the best weights in the model; rerun to continue exactly.
+
+    Args:
+        model: Takes ``items [B, T]`` and ``lengths [B]``, returns an output with ``loss``, the mean over its targets; has
+            ``max_history``. ``count_targets(lengths)`` says how many targets a batch has where that is not every item.
+        dataset: A prepared data set; only its training part is learned from.
+        config: The recipe's section.
+        decoding: How validation lists are written.
+        out: The run's private folder of checkpoints.
+        validate: Model in, metrics out; by default lists for the validation users (:func:`decoding_validation`).
+        log: The training log; ``metrics.jsonl`` in ``out`` by default.
+        console: Where progress is shown; the standard error stream by default.
+
+    Raises:
+        ConfigError: If the settings changed since the checkpoints were written, the selecting metric is unknown, or
+            several processes were started.
+        DataError: If there is no training history.
+        ArtifactError: If checkpoints cannot be written or belong to another model or data set.
+        NonFiniteLossError: Before the update that a non-finite loss or gradient would have spoilt.
+        InterruptedRun: After SIGINT or SIGTERM, when a checkpoint is saved.
+        MemoryExhaustedError: If memory runs out.
+    """
+    _refuse_processes()
+    out = out.absolute()
+    display = Display(console or Console(stderr=True), config.metric)
+    with StopSignals() as signals:
+        run = Run(
+            config,
+            _loader(model, dataset, config),
+            validate or decoding_validation(dataset, config, decoding),
+            _store(model, dataset, config, decoding, out),
+            MetricsLog(log or out / "metrics.jsonl"),
+            display,
+            signals,
+        )
+        with reporting_write_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+        step, notes = _restore(run)
+        for note in notes:
+            display.say(note)
+        done = step is not None and run.stop_reason(step) is not None and not run.validation_due(step)
+        if not done:
+            step = _train(model, run, step, out)
+        if signals.number is not None:
+            raise InterruptedRun(
+                signals.number,
+                f"training was stopped by {signals.name} at step {step} and saved",
+                fix="run the same command again to continue from there",
+            )
+    return _result(model, run, step or 0, notes)
+
+
+def _train(model: nn.Module, run: Run, resumed: int | None, out: Path) -> int:
+    trainer = RecommenderTrainer(model, _arguments(run, out), run, _tracking(run.log.path.parent, resumed))
+    trainer.resumed_step = resumed
+    trainer.args.eval_on_start = resumed is not None and run.validation_due(resumed)
+    run.display.begin(epochs=run.config.epochs, total=run.total_steps, step=resumed or 0)
+    try:
+        trainer.train(resume_from_checkpoint=str(run.store.path(resumed)) if resumed is not None else None)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_memory(error):
+            raise
+        raise _memory_error(run.config, trainer.state.global_step + 1, validating=not trainer.model.training) from error
+    finally:
+        run.display.end()
+        run.state.seconds = run.seconds
+    return trainer.state.global_step
+
+
+def _loader(model: nn.Module, dataset: TrainingData, config: TrainingConfig) -> EpochLoader:
+    size = int(model.max_history) + 1  # type: ignore[arg-type]
+    windows = cut_windows(dataset.train(), size)
+    if len(windows) == 0:
+        raise DataError(
+            "no user has a training history",
+            expected="at least one interaction in the training part",
+            fix="give more interactions, or lower data.k_core",
+        )
+    batches = EpochBatches(windows.lengths, config.batch_size, config.gradient_accumulation_steps, config.seed)
+    return EpochLoader(WindowDataset(windows, size), batches, config.num_workers)
+
+
+def _store(
+    model: nn.Module, dataset: TrainingData, config: TrainingConfig, decoding: DecodingConfig, out: Path
+) -> CheckpointStore:
+    settings = {f"training.{key}": value for key, value in config.model_dump(mode="json").items()}
+    settings |= {f"decoding.{key}": value for key, value in decoding.model_dump(mode="json").items()}
+    # Only their product decides what an update sees; what changes no list is left out, too.
+    del settings["training.batch_size"], settings["training.gradient_accumulation_steps"]
+    del settings["decoding.batch_size"]
+    settings["users per update"] = config.batch_size * config.gradient_accumulation_steps
+    inputs = {"model": _describe(model), "data set": dataset.fingerprint}
+    return CheckpointStore(out, settings, inputs, config.seed)
+
+
+def _describe(model: nn.Module) -> str:
+    """Fingerprint of what an untrained model is: shapes, settings, and the bytes of its tables summed."""
+    shapes = {name: [str(value.dtype), *value.shape] for name, value in model.state_dict().items()}
+    tables = {
+        name: int(table.detach().cpu().contiguous().reshape(-1).view(torch.uint8).sum(dtype=torch.int64))
+        for name, table in model.named_buffers()
+    }
+    config = getattr(model, "config", None)
+    settings = config.to_dict() if hasattr(config, "to_dict") else {}
+    settings = {key: value for key, value in settings.items() if key not in ("transformers_version", "use_cache")}
+    return fingerprint({"class": type(model).__name__, "shapes": shapes, "tables": tables, "settings": settings})
+
+
+def _restore(run: Run) -> tuple[int | None, list[str]]:
+    step, notes = run.store.newest()
+    if step is not None:
+        run.restore(run.store.state(step)["run"])
+        notes.append(f"continuing from checkpoint-{step} of {run.total_steps} steps")
+    elif notes:
+        notes.append("no checkpoint is usable: training starts anew")
+    run.log.rewind(step or 0)
+    for note in notes:
+        run.log.write({"step": step or 0, "note": note})
+    return step, notes
+
+
+def _arguments(run: Run, out: Path) -> TrainingArguments:
+    config = run.config
+    steps = run.loader.batches.updates
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=int(config.warmup_ratio * run.total_steps),
+        lr_scheduler_type=SCHEDULERS[config.scheduler],
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        logging_steps=max(1, min(MAX_STEPS_BETWEEN_LOGS, steps // LOGS_PER_EPOCH)),
+        logging_nan_inf_filter=False,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    # Several visible GPUs would mean nn.DataParallel; one process uses one.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _tracking(folder: Path, resumed: int | None) -> list[TrainerCallback]:
+    if importlib.util.find_spec("tensorboard") is None:
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+
+    purge = None if resumed is None else resumed + 1
+    return [TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"), purge_step=purge))]
+
+
+def _result(model: nn.Module, run: Run, step: int, notes: list[str]) -> TrainingResult:
+    state = run.state
+    kept = state.best_step if state.best_step is not None else step
+    run.store.load_weights(kept, model)
+    model.eval()
+    return TrainingResult(
+        best_metric=state.best_metric,
+        best_step=state.best_step,
+        steps=step,
+        epochs=step / run.loader.batches.updates,
+        seconds=state.seconds,
+        stopped=run.stop_reason(step) or "epochs",
+        history=state.history,
+        notes=notes,
+    )
+
+
+def _refuse_processes() -> None:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        raise ConfigError(
+            f"training was started in {world} processes",
+            where="WORLD_SIZE",
+            expected="one process",
+            fix="start it without a launcher, or with one process",
+        )
+
+
+def _is_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    known = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in known)
+
+
+def _memory_error(config: TrainingConfig, step: int, *, validating: bool) -> MemoryExhaustedError:
+    half = config.batch_size // 2
+    if validating:
+        fix = "lower decoding.batch_size or decoding.num_beams"
+    elif half:
+        twice = config.gradient_accumulation_steps * 2
+        fix = (
+            f"run again with training.batch_size={half} training.gradient_accumulation_steps={twice}:"
+            " the same updates with half the memory, from the last checkpoint on"
+        )
+    else:
+        fix = "lower recommender.max_history, recommender.hidden_size or recommender.num_layers"
+    return MemoryExhaustedError(
+        f"memory ran out while {'validating' if validating else 'training'}",
+        where=f"step {step}, training.batch_size={config.batch_size}",
+        fix=fix,
+    )

@@ -1,0 +1,182 @@
+"""Checks that every recommender family must pass; a new family is tested by being in the registry."""
+
+import numpy as np
+import pytest
+import torch
+
+from genrec.config import RecommenderConfig
+from genrec.models import GenerativeRecommender, ItemScorer, build_recommender, load_recommender
+from genrec.models.registry import FAMILIES
+from genrec.tokenizers.index import ItemIndex
+
+NUM_ITEMS, LEVEL_SIZES = 40, (8, 8, 5)
+SMALL = {"hidden_size": 32, "num_heads": 2}
+EXTRA = {"seq2seq": {"num_layers": 2, "head_size": 16, "feed_forward_size": 64}}
+
+
+def make_index() -> ItemIndex:
+    generator = np.random.default_rng(3)
+    flat = generator.choice(int(np.prod(LEVEL_SIZES)), NUM_ITEMS, replace=False)
+    codes = np.stack(np.unravel_index(flat, LEVEL_SIZES), axis=1).astype(np.int32)
+    return ItemIndex(codes, LEVEL_SIZES, [f"item-{i}" for i in range(NUM_ITEMS)])
+
+
+def make_model(family: str, seed: int = 0, **settings):
+    features = np.random.default_rng(5).standard_normal((NUM_ITEMS, 12)).astype(np.float32)
+    torch.manual_seed(seed)
+    config = RecommenderConfig(name=family, **{**SMALL, **EXTRA.get(family, {}), **settings})
+    return build_recommender(config, num_items=NUM_ITEMS, index=make_index(), features=features)
+
+
+def log_probability(model, items: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log p(target | history), float32 [B], through the questions that a decoder asks."""
+    if isinstance(model, ItemScorer):
+        return model.score_items(items, lengths).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    context = model.encode(items, lengths)
+    codes = model.item_codes[targets].long()[:, None]
+    total = torch.zeros(len(items))
+    for level in range(model.num_levels):
+        parents = torch.zeros(len(items), 1, dtype=torch.long)
+        logits = model.next_code_logits(context, codes[:, :, :level], parents)
+        total += logits[:, 0].log_softmax(-1).gather(1, codes[:, 0, level : level + 1])[:, 0]
+    return total
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def histories() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(NUM_ITEMS, (6, 9), generator=generator), torch.tensor([9, 4, 1, 6, 2, 3])
+
+
+def test_saved_and_loaded_model_gives_the_same_bytes(family, histories, tmp_path):
+    model = make_model(family).eval()
+    model.save_pretrained(tmp_path)
+    loaded = load_recommender(tmp_path)
+    assert not loaded.training
+    assert loaded.config.index_fingerprint == model.config.index_fingerprint
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    targets = histories[0][:, 0]
+    with torch.no_grad():
+        assert torch.equal(log_probability(model, *histories, targets), log_probability(loaded, *histories, targets))
+
+
+def test_equal_seeds_give_equal_weights(family):
+    first, second, other = make_model(family, 1), make_model(family, 1), make_model(family, 2)
+    for left, right in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(left, right)
+    assert any(not torch.equal(left, right) for left, right in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_every_parameter_learns(family, histories):
+    model = make_model(family)
+    model(*histories).loss.backward()
+    silent = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.abs().sum()]
+    assert silent == []
+
+
+def test_padding_and_batch_change_nothing(family, histories):
+    model = make_model(family).eval()
+    items, lengths = histories
+    targets = (items[:, 0] + 1) % NUM_ITEMS
+    noisy = items.clone()
+    for row, length in enumerate(lengths):
+        noisy[row, length:] = (noisy[row, length:] + 7) % NUM_ITEMS
+    with torch.no_grad():
+        batched = log_probability(model, items, lengths, targets)
+        assert torch.allclose(log_probability(model, noisy, lengths, targets), batched, atol=1e-5)
+        for row, length in enumerate(lengths):
+            alone = log_probability(
+                model, items[row : row + 1, :length], lengths[row : row + 1], targets[row : row + 1]
+            )
+            assert torch.allclose(alone[0], batched[row], atol=1e-5)
+        assert torch.allclose(model(noisy, lengths).loss, model(items, lengths).loss, atol=1e-5) or family == "seq2seq"
+
+
+def test_every_history_item_is_read(family, histories):
+    model = make_model(family).eval()
+    items, lengths = histories[0][:1], histories[1][:1]
+    targets = torch.tensor([3])
+    with torch.no_grad():
+        before = log_probability(model, items, lengths, targets)
+        for position in range(int(lengths[0])):
+            changed = items.clone()
+            changed[0, position] = (changed[0, position] + 11) % NUM_ITEMS
+            assert not torch.equal(log_probability(model, changed, lengths, targets), before), position
+
+
+def test_training_loss_is_the_probability_that_decoding_sees(family, histories):
+    """The one-pass loss equals scoring every item by decoding after its own prefix: no position sees its future."""
+    settings = {"targets": "last"} if family == "seq2seq" else {}
+    model = make_model(family, **settings).eval()
+    items, lengths = histories
+    terms = []
+    with torch.no_grad():
+        for row, length in enumerate(lengths.tolist()):
+            for cut in [length - 1] if family == "seq2seq" else range(length):
+                prefix = items[row : row + 1, : max(cut, 1)]
+                target = items[row : row + 1, cut]
+                terms.append(log_probability(model, prefix, torch.tensor([cut]), target))
+        expected = -torch.cat(terms).mean()
+        assert torch.allclose(model(items, lengths).loss, expected, atol=1e-4)
+
+
+def test_empty_history_is_answered(family):
+    model = make_model(family).eval()
+    with torch.no_grad():
+        items = torch.tensor([[0, 0], [5, 6]])
+        values = log_probability(model, items, torch.tensor([0, 2]), torch.tensor([1, 1]))
+        other = log_probability(model, items + 3, torch.tensor([0, 2]), torch.tensor([1, 1]))
+    assert torch.isfinite(values).all()
+    assert torch.allclose(values[0], other[0], atol=1e-6)
+    assert not torch.allclose(values[1], other[1], atol=1e-6)
+
+
+def test_incremental_decoding_equals_recomputation(family, histories):
+    model = make_model(family).eval()
+    if isinstance(model, ItemScorer):
+        assert model.score_items(*histories).shape == (6, NUM_ITEMS)
+        return
+    assert isinstance(model, GenerativeRecommender)
+    generator = torch.Generator().manual_seed(7)
+    batch, beams = 6, 5
+    cached, fresh = model.encode(*histories), model.encode(*histories)
+    prefix = torch.zeros(batch, 1, 0, dtype=torch.long)
+    with torch.no_grad():
+        logits = model.next_code_logits(cached, prefix)
+        assert logits.shape == (batch, 1, LEVEL_SIZES[0])
+        for level in range(1, model.num_levels):
+            parents = torch.randint(prefix.shape[1], (batch, beams), generator=generator)
+            codes = torch.randint(LEVEL_SIZES[level - 1], (batch, beams, 1), generator=generator)
+            kept = prefix.gather(1, parents[:, :, None].expand(-1, -1, level - 1))
+            prefix = torch.cat([kept, codes], dim=2)
+            logits = model.next_code_logits(cached, prefix, parents)
+            assert logits.shape == (batch, beams, LEVEL_SIZES[level])
+            assert torch.allclose(logits, model.next_code_logits(fresh, prefix), atol=1e-5)
+
+
+def test_it_memorises_a_few_users(family):
+    """Each family learns 64 histories by heart: the last item is the most probable one."""
+    generator = torch.Generator().manual_seed(11)
+    items = torch.randint(NUM_ITEMS, (64, 5), generator=generator)
+    lengths = torch.full((64,), 5)
+    settings = {"targets": "last"} if family == "seq2seq" else {}
+    if family == "depth":
+        settings["depth_dropout"] = 0.0
+    model = make_model(family, dropout=0.0, **settings).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        model(items, lengths).loss.backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        history, cut = items[:, :4], torch.full((64,), 4)
+        every_item = [log_probability(model, history, cut, torch.full((64,), item)) for item in range(NUM_ITEMS)]
+    best = torch.stack(every_item, dim=1).argmax(dim=1)
+    assert (best == items[:, 4]).float().mean() >= 0.99

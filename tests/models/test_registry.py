@@ -1,0 +1,81 @@
+"""Building and loading recommenders: what does not fit is said, and nothing else is changed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from genrec.config import RecommenderConfig
+from genrec.errors import ArtifactError, ConfigError
+from genrec.models import build_recommender, load_recommender
+from genrec.tokenizers.index import ItemIndex
+
+
+def index(num_items: int = 4, kind: str = "sequence") -> ItemIndex:
+    codes = np.stack([np.arange(num_items), np.zeros(num_items, int)], axis=1).astype(np.int32)
+    return ItemIndex(codes, (num_items, 1), [str(i) for i in range(num_items)], kind)
+
+
+def test_unknown_family_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'decoder'"):
+        build_recommender(RecommenderConfig(name="decodr"), num_items=4, index=index())
+
+
+def test_unknown_setting_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'hidden_size'"):
+        build_recommender(RecommenderConfig(name="decoder", hiden_size=8), num_items=4, index=index())
+
+
+def test_identifiers_are_required():
+    with pytest.raises(ConfigError, match="run the tokenizer stage first"):
+        build_recommender(RecommenderConfig(name="decoder"), num_items=4)
+
+
+def test_identifiers_of_another_catalogue_are_refused():
+    with pytest.raises(ArtifactError, match="names 4 items, the data set has 5"):
+        build_recommender(RecommenderConfig(name="decoder"), num_items=5, index=index())
+
+
+def test_set_identifiers_are_refused():
+    with pytest.raises(ConfigError, match="ordered identifiers of one length"):
+        build_recommender(RecommenderConfig(name="decoder"), num_items=4, index=index(kind="set"))
+
+
+def test_missing_features_are_named():
+    with pytest.raises(ConfigError, match="use_features=false"):
+        build_recommender(RecommenderConfig(name="depth"), num_items=4, index=index())
+
+
+def test_features_of_another_catalogue_are_refused():
+    with pytest.raises(ArtifactError, match="describe 3 items, the data set has 4"):
+        build_recommender(
+            RecommenderConfig(name="depth"), num_items=4, index=index(), features=np.ones((3, 2), np.float32)
+        )
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ConfigError, match="multiple of 2"):
+        build_recommender(RecommenderConfig(name="decoder", hidden_size=30, num_heads=4), num_items=4, index=index())
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ArtifactError, match="holds no genrec model"):
+        load_recommender(tmp_path)
+
+
+def test_missing_weights_are_named(tmp_path):
+    model = build_recommender(RecommenderConfig(name="decoder", hidden_size=8), num_items=4, index=index())
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match="weights cannot be loaded"):
+        load_recommender(tmp_path)
+
+
+def test_truncated_weights_are_named(tmp_path):
+    model = build_recommender(RecommenderConfig(name="decoder", hidden_size=8), num_items=4, index=index())
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(ArtifactError, match="weights cannot be loaded"):
+        load_recommender(tmp_path)
