@@ -6,6 +6,7 @@ whose columns cannot be seen as one array without copying, and stamps it with a 
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +49,7 @@ def write_histories(folder: Path, histories: Histories, train_end: np.ndarray, v
     schema = batch.schema.with_metadata({"huggingface": json.dumps({"info": info})})
     with pa.OSFile(str(folder / TABLE), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(batch.replace_schema_metadata(schema.metadata))
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": TABLE}],
         "_fingerprint": fingerprint({"users": len(histories), "items": len(histories.items)})[:16],
         "_format_columns": None,

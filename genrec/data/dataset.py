@@ -127,7 +127,8 @@ class Dataset:
             return [""] * self.num_items
         texts = [_text_of(self.items, name) for name in columns]
         parts = [pl.when(text != "").then(text) for text in texts]
-        return self.items.select(pl.concat_str(parts, separator=". ", ignore_nulls=True).alias("text"))["text"].to_list()
+        joined = pl.concat_str(parts, separator=". ", ignore_nulls=True)
+        return self.items.select(joined.alias("text"))["text"].to_list()
 
     def train(self) -> Histories:
         """The training part of every user who has one, oldest item first."""

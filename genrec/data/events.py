@@ -65,6 +65,8 @@ def match_items(
             logger.warning("%d interactions with %d unknown items: %s", (~known).sum(), len(missing), verb)
         if unknown == "drop":
             frame = frame.filter(known)
+            if frame.height == 0:
+                raise DataError("no interaction has an item of the items table", where=" and ".join(where))
         else:
             catalogue = pl.concat([catalogue, pl.DataFrame({"item_id": missing})], how="diagonal")
     return frame, catalogue

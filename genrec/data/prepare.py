@@ -14,7 +14,7 @@ from genrec.data.arrow import write_histories
 from genrec.data.dataset import STAGE, Dataset
 from genrec.data.events import encode, in_sequence, keep_core, match_items
 from genrec.data.public import cached_source
-from genrec.data.readers import find_table, read_table, table_sha256, to_frame
+from genrec.data.readers import find_table, read_table, require_table, table_sha256, to_frame
 from genrec.data.schema import tidy_interactions, tidy_items, without_duplicates
 from genrec.data.splits import split_ends
 from genrec.data.statistics import dataset_statistics, statistics_page
@@ -96,8 +96,8 @@ def locate_tables(config: DataConfig) -> Tables:
         folder = cached_source(config.source) if config.source else Path(str(config.path))
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}", where="data.path", fix="check the path")
-        interactions = find_table(folder, "interactions")
-        items = Path(config.items) if config.items else find_table(folder, "items", required=False)
+        interactions = require_table(folder, "interactions")
+        items = Path(config.items) if config.items else find_table(folder, "items")
     for path in filter(None, (interactions, items)):
         if not path.exists():
             raise DataError(f"there is no file {path}", expected="a file or folder of tables", fix="check the path")

@@ -208,4 +208,3 @@ def _refuse(values: pl.Series, bad: pl.Series, what: str, expected: str, where: 
             expected=expected,
             fix=fix or "correct these rows, or remove them",
         )
-

@@ -5,7 +5,7 @@ trie and keeps one global top-M per user. A beam that is -inf is dead: it never 
 Nothing in the loop depends on values on the device, so it runs without host synchronisation.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,14 @@ class CodeWriter(Protocol):
 
     def next_code_logits(self, context: Any, prefix: Tensor, parents: Tensor | None = None) -> Tensor:
         """Logits ``[B, M, K]`` of the next code."""
+
+
+class Options(NamedTuple):
+    """How to search; see :func:`beam_search`."""
+
+    num_beams: int
+    temperature: float = 1.0
+    renormalise: bool = False
 
 
 class NonFiniteLogitsError(ArtifactError):
@@ -85,35 +93,49 @@ def beam_search(
             f"num_beams {num_beams}, top_k {top_k} and temperature {temperature} cannot be used",
             expected="num_beams and top_k of at least 1, temperature above 0",
         )
-    batch, device = len(items), items.device
-    if not trie.num_leaves or not batch:
-        return RankedItems.nothing(batch, top_k, device)
+    if not trie.num_leaves or not len(items):
+        return RankedItems.nothing(len(items), top_k, items.device)
     exclusion = trie.exclusion(exclude)
-    context = model.encode(items, lengths)
-    nodes = torch.zeros(batch, 1, dtype=torch.int64, device=device)
-    scores = torch.zeros(batch, 1, device=device)
-    prefix = torch.zeros(batch, 1, 0, dtype=torch.int64, device=device)
+    options = Options(num_beams, temperature, renormalise)
+    leaves, scores, broken = search_leaves(model, trie, model.encode(items, lengths), len(items), options, exclusion)
+    if broken.any():
+        row, step = broken.nonzero()[0].tolist()
+        raise NonFiniteLogitsError(row, step)
+    return _items_of(trie, leaves, scores, exclusion, top_k)
+
+
+def search_leaves(
+    model: CodeWriter, trie: DeviceTrie, context: Any, batch: int, options: Options, exclusion: Exclusion | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loop of :func:`beam_search`, free of host synchronisation.
+
+    Returns:
+        Leaves int64 ``[B, M]``, their scores float32 ``[B, M]`` (-inf: there is no such leaf), and bool ``[B, L]``: the
+        steps at which a user's logits were NaN or infinite.
+    """
+    nodes = torch.zeros(batch, 1, dtype=torch.int64, device=trie.device)
+    scores = torch.zeros(batch, 1, device=trie.device)
+    prefix = torch.zeros(batch, 1, 0, dtype=torch.int64, device=trie.device)
     parents: Tensor | None = None
-    broken = torch.zeros(batch, trie.num_levels, dtype=torch.bool, device=device)
+    broken = []
     for depth, level in enumerate(trie.levels):
         logits = model.next_code_logits(context, prefix, parents)
         _refuse_other_codebook(logits, trie, depth)
-        values = log_probabilities(logits, temperature)
-        broken[:, depth] = values[..., 0].isnan().any(1)
+        values = log_probabilities(logits, options.temperature)
+        broken.append(values[..., 0].isnan().any(dim=1))
         values = _ban_edges(with_end_edge(values, level), nodes, scores, depth, exclusion)
         values = level.candidates(nodes, values)
-        if renormalise:
+        if options.renormalise:
             values = values - values.logsumexp(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
         values = values + scores.unsqueeze(-1)
-        width = min(num_beams, values.shape[1] * level.choices, len(level.code))
+        width = min(options.num_beams, values.shape[1] * level.choices, len(level.code))
         scores, chosen = values.flatten(1).topk(width)
         parents = chosen // level.choices
         nodes, codes = level.follow(nodes.gather(1, parents), chosen % level.choices)
         nodes = nodes.masked_fill(scores == NEGATIVE_INFINITY, 0)
         codes = codes.clamp(max=trie.level_sizes[depth] - 1)
         prefix = torch.cat([prefix.gather(1, parents.unsqueeze(-1).expand(-1, -1, depth)), codes.unsqueeze(-1)], dim=2)
-    _refuse_broken(broken)
-    return _items_of(trie, nodes, scores, exclusion, top_k)
+    return nodes, scores, torch.stack(broken, dim=1)
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
@@ -145,12 +167,6 @@ def _refuse_other_codebook(logits: Tensor, trie: DeviceTrie, depth: int) -> None
             expected="a model trained with this item tokenizer",
             fix="give the model its own tokenizer folder",
         )
-
-
-def _refuse_broken(broken: Tensor) -> None:
-    if broken.any():
-        row, step = broken.nonzero()[0].tolist()
-        raise NonFiniteLogitsError(row, step)
 
 
 def _items_of(trie: DeviceTrie, leaves: Tensor, scores: Tensor, exclusion: Exclusion | None, top_k: int) -> RankedItems:

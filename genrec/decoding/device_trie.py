@@ -98,7 +98,7 @@ class Exclusion:
 
     def contains(self, items: Tensor) -> Tensor:
         """Whether each of ``items [B, C]`` is excluded for its user."""
-        place = torch.searchsorted(self.items, items).clamp_(max=self.items.shape[1] - 1)
+        place = torch.searchsorted(self.items, items.contiguous()).clamp_(max=self.items.shape[1] - 1)
         return self.items.gather(1, place) == items
 
 

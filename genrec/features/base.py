@@ -159,7 +159,12 @@ class FeatureEncoder(ABC):
 
 
 def check_rows(
-    values: np.ndarray, item_ids: Sequence[str], *, where: str, constant_rows: bool = True, constant_columns: bool = True
+    values: np.ndarray,
+    item_ids: Sequence[str],
+    *,
+    where: str,
+    constant_rows: bool = True,
+    constant_columns: bool = True,
 ) -> None:
     """Refuse vectors that would poison every distance: not finite, or carrying nothing.
 
@@ -188,7 +193,15 @@ def check_rows(
     if constant_rows and values.shape[1] > 1:
         same = np.flatnonzero((values == values[:, :1]).all(axis=1))
         if len(same):
-            _refuse(same, item_ids, "a vector has the same number in every column", where, "a vector that says something")
+            _refuse(
+                same, item_ids, "a vector has the same number in every column", where, "a vector that says something"
+            )
+
+
+def unit_rows(values: np.ndarray) -> np.ndarray:
+    """Rows float32 ``[n, D]`` scaled to length 1; rows of zeros stay zeros."""
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -221,9 +234,7 @@ def load_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
         ) from error
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise ArtifactError(
-            f"{path.name} lacks {missing[0]!r}", where=str(path), expected=f"arrays {', '.join(names)}"
-        )
+        raise ArtifactError(f"{path.name} lacks {missing[0]!r}", where=str(path), expected=f"arrays {', '.join(names)}")
     return arrays
 
 

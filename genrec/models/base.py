@@ -81,24 +81,34 @@ class Context:
         history: Keys and values ``[B, H, T, d]`` per layer, shared by a user's beams.
         visible: bool ``[B, T]`` over the history's positions.
         lengths: int64 ``[B]``, the number of visible positions.
-        first: Keys and values ``[B, 1, H, l, d]`` of decoder positions before the first code, if there are any.
-        own: Keys and values of the beams' own positions, grown by each call of ``next_code_logits``.
+        first: Keys and values ``[B, 1, H, d]`` of decoder positions before the first code, per layer, if there are any.
+        own: Keys and values ``[B, M, H, d]`` of the beams' own positions, per layer; each call of ``next_code_logits``
+            adds one.
     """
 
     state: Tensor
     history: list[KeyValue]
     visible: Tensor
     lengths: Tensor
-    first: list[KeyValue] | None = None
-    own: list[KeyValue] | None = None
+    first: list[list[KeyValue]] | None = None
+    own: list[list[KeyValue]] | None = None
 
     def reorder(self, parents: Tensor) -> None:
         """Let each beam continue from the slot ``parents [B, M]`` of the call before."""
         if self.own is not None:
-            index = parents[:, :, None, None, None]
+            users = torch.arange(len(parents), device=parents.device).unsqueeze(1)
             self.own = [
-                KeyValue(*(torch.take_along_dim(part, index, dim=1) for part in key_value)) for key_value in self.own
+                [KeyValue(*(_take_beams(part, parents, users) for part in position)) for position in layer]
+                for layer in self.own
             ]
+
+
+def _take_beams(part: Tensor, parents: Tensor, users: Tensor) -> Tensor:
+    """Rows ``parents [B, M]`` of ``part [B, M', H, d]``; what beams share stays as it is."""
+    beams = part.shape[1]
+    if beams == 1:
+        return part
+    return part.flatten(0, 1).index_select(0, (parents + users * beams).flatten()).unflatten(0, parents.shape)
 
 
 class RecommenderModel(PreTrainedModel):

@@ -19,7 +19,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
-from genrec.models.layers.transformer import KeyValue
+from genrec.models.layers.transformer import KeyValue, own_mixture, own_scores
 
 PADDING, END, FIRST_CODE = 0, 1, 2
 
@@ -134,24 +134,21 @@ class Seq2Seq(GenerativeRecommender):
 
     def _decode_token(self, context: Context, tokens: Tensor) -> Tensor:
         x = self.t5.decoder.embed_tokens(tokens)
-        position = context.own[0].keys.shape[3] if context.own else 0
+        position = len(context.own[0]) if context.own else 0
         blocks = self._decoder_blocks()
         bias = blocks[0].layer[0].SelfAttention.compute_bias(position + 1, position + 1)[:, :, -1]
         unseen = torch.zeros_like(context.visible, dtype=x.dtype).masked_fill(~context.visible, float("-inf"))
         grown = []
         for layer, block in enumerate(blocks):
             self_attention, cross_attention, feed_forward = block.layer
-            mixed, own = _attend_own(
-                self_attention.SelfAttention,
-                self_attention.layer_norm(x),
-                context.own[layer] if context.own else None,
-                bias,
-            )
+            own = context.own[layer] if context.own else []
+            mixed, own = _attend_own(self_attention.SelfAttention, self_attention.layer_norm(x), own, bias)
             x = x + mixed
             grown.append(own)
             normed = cross_attention.layer_norm(x)
             x = x + _attend_history(cross_attention.EncDecAttention, normed, context.history[layer], unseen)
-            x = feed_forward(x)
+            dense = feed_forward.DenseReluDense
+            x = x + dense.wo(dense.wi(feed_forward.layer_norm(x)).relu_())
         context.own = grown
         return cast(Tensor, self.t5.decoder.final_layer_norm(x))
 
@@ -161,17 +158,12 @@ def _split(attention: T5Attention, x: Tensor) -> Tensor:
     return x.unflatten(2, (attention.n_heads, attention.key_value_proj_dim)).transpose(1, 2).contiguous()
 
 
-def _attend_own(attention: T5Attention, x: Tensor, own: KeyValue | None, bias: Tensor) -> tuple[Tensor, KeyValue]:
+def _attend_own(attention: T5Attention, x: Tensor, own: list[KeyValue], bias: Tensor) -> tuple[Tensor, list[KeyValue]]:
     """Self-attention of beams ``x [B, M, D]`` over their own positions; ``bias [1, H, l]``."""
     shape = (attention.n_heads, attention.key_value_proj_dim)
-    query = attention.q(x).unflatten(2, shape).unsqueeze(3)
-    keys = attention.k(x).unflatten(2, shape).unsqueeze(3)
-    values = attention.v(x).unflatten(2, shape).unsqueeze(3)
-    if own is not None:
-        keys, values = torch.cat([own.keys, keys], dim=3), torch.cat([own.values, values], dim=3)
-    weights = ((query * keys).sum(-1) + bias).float().softmax(-1).to(x.dtype)
-    mixed = (weights.unsqueeze(-1) * values).sum(3)
-    return attention.o(mixed.flatten(2)), KeyValue(keys, values)
+    own = [*own, KeyValue(attention.k(x).unflatten(2, shape), attention.v(x).unflatten(2, shape))]
+    weights = (own_scores(attention.q(x).unflatten(2, shape), own) + bias).float().softmax(-1).to(x.dtype)
+    return attention.o(own_mixture(weights, own).flatten(2)), own
 
 
 def _attend_history(attention: T5Attention, x: Tensor, history: KeyValue, unseen: Tensor) -> Tensor:

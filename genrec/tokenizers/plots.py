@@ -60,7 +60,9 @@ def draw_bucket_sizes(buckets: dict[str, list[int]], path: Path) -> None:
     for shade, (depth, sizes) in zip(shades, buckets.items(), strict=True):
         label = f"first {depth} codes: {len(sizes):,} prefixes, largest {sizes[0]:,}"
         rank = np.arange(1, len(sizes) + 1)
-        axes.step(rank, sizes, where="mid", color=shade, linewidth=1.8, label=label.replace("first 1 codes", "first code"))
+        axes.step(
+            rank, sizes, where="mid", color=shade, linewidth=1.8, label=label.replace("first 1 codes", "first code")
+        )
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):

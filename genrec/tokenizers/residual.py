@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from genrec.features.base import unit_rows
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
 
 CHUNK_ELEMENTS = 1 << 22
@@ -123,12 +124,6 @@ def residual_step(residual: np.ndarray, codebook: np.ndarray, normalise: bool) -
         residual = unit_rows(residual)
     codes = nearest_codes(residual, codebook)
     return codes, residual - codebook[codes]
-
-
-def unit_rows(values: np.ndarray) -> np.ndarray:
-    """Rows float32 ``[n, C]`` scaled to length 1; rows of zeros stay zeros."""
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)
 
 
 def relative_energy(energy: Sequence[float]) -> list[float]:

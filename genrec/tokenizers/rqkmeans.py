@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from genrec.features.base import ItemFeatures
+from genrec.features.base import ItemFeatures, unit_rows
 from genrec.features.progress import progress
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.residual import ResidualTokenizer, residual_step, unit_rows
+from genrec.tokenizers.residual import ResidualTokenizer, residual_step
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -22,7 +22,7 @@ class ResidualKMeansSettings(TokenizerSettings):
     """Settings of the tokenizer ``rqkmeans``."""
 
     iterations: int = Field(25, ge=1, description="k-means iterations per level")
-    normalise_residuals: bool = Field(False, description="scale residuals to length 1 before every level (GRID)")
+    normalise_residuals: bool = Field(True, description="scale residuals to length 1 before every level (GRID)")
 
 
 class ResidualKMeansTokenizer(ResidualTokenizer):

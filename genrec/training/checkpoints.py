@@ -102,6 +102,12 @@ class CheckpointStore:
             return step, skipped
         return None, skipped
 
+    def discard_after(self, step: int) -> None:
+        """Delete the checkpoints after ``step``: damaged ones must not count as the newest when old ones are deleted."""
+        for later in self.steps():
+            if later > step:
+                shutil.rmtree(self.path(later))
+
     def state(self, step: int) -> dict[str, Any]:
         """The content of ``state.json`` of ``step``."""
         content: dict[str, Any] = read_json(self.path(step) / STATE_FILE)

@@ -188,6 +188,7 @@ def _restore(run: Run) -> tuple[int | None, list[str]]:
         notes.append(f"continuing from checkpoint-{step} of {run.total_steps} steps")
     elif notes:
         notes.append("no checkpoint is usable: training starts anew")
+    run.store.discard_after(step or 0)
     run.log.rewind(step or 0)
     for note in notes:
         run.log.write({"step": step or 0, "note": note})

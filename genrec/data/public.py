@@ -1,0 +1,152 @@
+"""Public data sets by name: fetched from the first mirror that delivers the expected bytes, then read as any table."""
+
+import logging
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from genrec.artifacts import (
+    MANIFEST,
+    file_sha256,
+    read_json,
+    read_manifest,
+    reporting_write_errors,
+    verify_artifact,
+    write_artifact,
+    write_json,
+)
+from genrec.data.download import DownloadError, check_sha256, download, nothing_delivered
+from genrec.data.readers import read_table
+from genrec.data.schema import tidy_interactions, tidy_items
+from genrec.data.sources import Mirror, PublicSource, RemoteTable, find_source
+from genrec.errors import ArtifactError, DataError
+
+logger = logging.getLogger(__name__)
+
+STAGE = "source"
+RECORD = "SOURCE.json"
+
+
+def fetch_source(name: str, out: Path) -> Path:
+    """Fetch a public data set into a folder, unless it is there already.
+
+    Args:
+        name: ``ml-100k``, ``ml-1m``, ``amazon-2014-CATEGORY`` or ``amazon-2023-CATEGORY``.
+        out: Folder for ``interactions.parquet``, ``items.parquet``, ``LICENCE`` (the terms of use) and ``SOURCE.json``
+            (the mirror and the hashes of what it delivered).
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ConfigError: If there is no such data set.
+        DataError: If no mirror delivers the expected bytes.
+        ArtifactError: If ``out`` cannot be written, or holds something else.
+    """
+    source, out = find_source(name), Path(out)
+    if _is_there(source, out):
+        return out
+    logger.info("%s: terms of use\n%s", source.name, source.terms)
+    recorded = _recorded_hashes(out)
+    with reporting_write_errors(out):
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        downloads = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent)
+    with downloads as folder:
+        mirror, files, hashes = _first_delivery(source, Path(folder), recorded)
+        interactions, items = _tables(source, mirror, files, Path(folder))
+        inputs = {f"{source.name}/{url.rsplit('/', 1)[-1]}": sha256 for url, sha256 in hashes.items()}
+        with write_artifact(out, STAGE, config={"name": source.name}, inputs=inputs) as target:
+            interactions.write_parquet(target.path / "interactions.parquet")
+            items.write_parquet(target.path / "items.parquet")
+            (target.path / "LICENCE").write_text(source.terms, encoding="utf-8")
+            pinned = {table.url for table in (mirror.interactions, mirror.items) if table.sha256}
+            files_record = {url: {"sha256": sha, "pinned": url in pinned} for url, sha in hashes.items()}
+            write_json(target.path / RECORD, {"name": source.name, "files": files_record})
+            target.counts = {"interactions": interactions.height, "items": items.height}
+    return out
+
+
+def cached_source(name: str) -> Path:
+    """Fetch a public data set on first use into ``$GENREC_CACHE`` (default: ``~/.cache/genrec``)."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genrec"
+    return fetch_source(name, Path(os.environ.get("GENREC_CACHE") or default) / find_source(name).name)
+
+
+def _is_there(source: PublicSource, out: Path) -> bool:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / MANIFEST).is_file() or read_manifest(out, STAGE).config.get("name") != source.name:
+        raise ArtifactError(
+            f"{out} holds something else", expected=f"an empty folder or {source.name}", fix="choose another --out"
+        )
+    try:
+        verify_artifact(out, STAGE)
+    except ArtifactError as error:
+        logger.warning("%s is damaged and is fetched again: %s", out, error.what)
+        return False
+    return True
+
+
+def _recorded_hashes(out: Path) -> dict[str, str]:
+    """Hashes of files without a published one, as an earlier download of this folder recorded them."""
+    if not (out / RECORD).is_file():
+        return {}
+    return {url: entry["sha256"] for url, entry in read_json(out / RECORD)["files"].items()}
+
+
+def _first_delivery(
+    source: PublicSource, folder: Path, recorded: dict[str, str]
+) -> tuple[Mirror, dict[str, Path], dict[str, str]]:
+    reasons = []
+    for mirror in source.mirrors:
+        try:
+            files = {}
+            for table in (mirror.interactions, mirror.items):
+                if table.url not in files:
+                    logger.info("fetching %s", table.url)
+                    files[table.url] = download(table.url, folder)
+                    expected = table.sha256 or recorded.get(table.url)
+                    if expected:
+                        check_sha256(files[table.url], expected, table.url)
+            return mirror, files, {url: file_sha256(path) for url, path in files.items()}
+        except DownloadError as error:
+            logger.warning("no luck with a mirror of %s: %s", source.name, error)
+            reasons.append(str(error))
+    wanted = {table.file_name for mirror in source.mirrors[:1] for table in (mirror.interactions, mirror.items)}
+    raise nothing_delivered(source.name, reasons, sorted(wanted))
+
+
+def _tables(
+    source: PublicSource, mirror: Mirror, files: dict[str, Path], folder: Path
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    interactions = _read(mirror.interactions, "interactions", files, folder)
+    interactions = tidy_interactions(interactions, where=mirror.interactions.url)
+    items = tidy_items(_read(mirror.items, "items", files, folder), where=mirror.items.url)
+    seen = interactions.select(pl.col("item_id").unique().sort())
+    if source.only_seen_items:
+        items = items.join(seen, on="item_id", how="semi", maintain_order="left")
+    # Some products have reviews but no metadata: they stay, without text.
+    without_text = seen.join(items, on="item_id", how="anti").sort("item_id")
+    if without_text.height:
+        logger.warning("%d of %d items of %s have no metadata", without_text.height, seen.height, source.name)
+    return interactions, pl.concat([items, without_text], how="diagonal")
+
+
+def _read(
+    table: RemoteTable, kind: Literal["interactions", "items"], files: dict[str, Path], folder: Path
+) -> pl.DataFrame:
+    path = files[table.url]
+    if table.member:
+        target = folder / Path(table.member).name
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(table.member) as member, target.open("wb") as stream:
+                shutil.copyfileobj(member, stream)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise DataError(f"{table.member} cannot be unpacked: {error}", where=table.url) from error
+        path = target
+    return read_table(path, kind)

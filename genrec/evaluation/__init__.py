@@ -1,0 +1,1 @@
+"""What lists are worth: metrics, slices, confidence intervals, baselines, tables, and the protocol they state."""

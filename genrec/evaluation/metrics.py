@@ -1,0 +1,198 @@
+"""Item-level metrics of ranked lists over the full catalogue: a hit is the held-out item itself, never its identifier.
+
+Per-user values are kept, because confidence intervals, slices and paired comparisons need them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from genrec.config import EvaluationConfig
+from genrec.data.histories import Histories
+from genrec.errors import ConfigError, DataError, first_rows
+
+DEFAULT_KS: tuple[int, ...] = EvaluationConfig().ks
+BLOCK_USERS = 65_536
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a system's lists are worth.
+
+    Attributes:
+        users: int64 [R], dense user id of each row.
+        per_user: Name (``recall@10``) to float64 [R]; recall, ndcg and mrr at every k.
+        catalogue: Name (``coverage@10``) to a number that belongs to all lists together.
+    """
+
+    users: np.ndarray
+    per_user: dict[str, np.ndarray]
+    catalogue: dict[str, float]
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Mean over users of every per-user metric, then the catalogue's numbers."""
+        return {name: float(values.mean()) for name, values in self.per_user.items()} | self.catalogue
+
+
+def evaluate_lists(
+    recommended: np.ndarray,
+    targets: Histories,
+    *,
+    num_items: int,
+    popularity: np.ndarray | None = None,
+    ks: Sequence[int] = DEFAULT_KS,
+) -> Evaluation:
+    """Score one ranked list per user against the user's held-out items.
+
+    See :func:`ranking_metrics` and :func:`catalogue_metrics` for what is measured.
+
+    Args:
+        recommended: int [R, K], dense items, best first; -1 = none, which still takes its place. Places beyond K count
+            as misses.
+        targets: R rows of held-out items; an item that is held out twice counts once.
+        num_items: N, size of the catalogue.
+        popularity: int [N], interactions in the training part; without it there is no ``popularity_rank``.
+        ks: Lengths of list to score.
+
+    Raises:
+        DataError: If there are no users, a user has no target, a list names an item twice, or an item is not in 0..N-1.
+        ConfigError: If ks is empty or not positive.
+    """
+    recommended, ks = np.asarray(recommended), checked_ks(ks)
+    _check_lists(recommended, targets, num_items)
+    blocks = []
+    for first in range(0, len(targets), BLOCK_USERS):
+        block = recommended[first : first + BLOCK_USERS, : ks[-1]]
+        hits, held_out = find_hits(block, _rows(targets, first, first + len(block)), num_items)
+        blocks.append(ranking_metrics(hits, held_out, ks))
+    per_user = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return Evaluation(targets.users, per_user, catalogue_metrics(recommended, num_items, popularity, ks))
+
+
+def find_hits(recommended: np.ndarray, targets: Histories, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which places of the lists hold a held-out item, and how many distinct ones each user has.
+
+    Args:
+        recommended: int [R, K], -1 = none.
+        targets: R rows.
+        num_items: N.
+
+    Returns:
+        Hits bool [R, K]; number of distinct targets int64 [R].
+    """
+    wanted = np.unique(np.repeat(np.arange(len(targets)), targets.lengths) * num_items + targets.items)
+    listed = np.arange(len(targets))[:, None] * num_items + recommended
+    # A sorted search instead of np.isin: that one sorts all places again.
+    place = np.minimum(np.searchsorted(wanted, listed), len(wanted) - 1)
+    hits = (wanted[place] == listed) & (recommended >= 0)
+    return hits, np.bincount(wanted // num_items, minlength=len(targets))
+
+
+def ranking_metrics(hits: np.ndarray, held_out: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
+    """Recall, NDCG and MRR per user; with h hits in the first k places and t targets:
+
+    recall@k = h / t, the hit rate where t = 1; ndcg@k = discounted gain over that of the min(k, t) first places, gains
+    binary (Järvelin and Kekäläinen, 2002); mrr@k = 1 / place of the first hit, 0 without one.
+
+    Args:
+        hits: bool [R, K]; places beyond K are misses.
+        held_out: int [R], t per user, at least 1.
+        ks: Ascending lengths of list.
+
+    Returns:
+        ``recall@k``, ``ndcg@k``, ``mrr@k`` to float64 [R].
+    """
+    gains = np.zeros((len(hits), ks[-1]))
+    gains[:, : hits.shape[1]] = hits[:, : ks[-1]]
+    discounts = 1.0 / np.log2(np.arange(2, ks[-1] + 2))
+    found, gained, ideal = gains.cumsum(axis=1), (gains * discounts).cumsum(axis=1), discounts.cumsum()
+    first = np.where(hits.any(axis=1), hits.argmax(axis=1), ks[-1])
+    metrics = {f"recall@{k}": found[:, k - 1] / held_out for k in ks}
+    metrics |= {f"ndcg@{k}": gained[:, k - 1] / ideal[np.minimum(held_out, k) - 1] for k in ks}
+    return metrics | {f"mrr@{k}": np.where(first < k, 1.0 / (first + 1), 0.0) for k in ks}
+
+
+def catalogue_metrics(
+    recommended: np.ndarray, num_items: int, popularity: np.ndarray | None, ks: Sequence[int]
+) -> dict[str, float]:
+    """What all lists together do with the catalogue.
+
+    ``coverage@k``: share of the catalogue that is in at least one list. ``gini@k``: Gini coefficient of how often each
+    item is listed, unlisted items included (0 = all equally often, towards 1 = always the same few). ``popularity_rank@k``:
+    mean rank of a listed item by interactions in training (1 = the most popular; ties share the mean of their ranks).
+
+    Args:
+        recommended: int [R, K], -1 = none.
+        num_items: N.
+        popularity: int [N], interactions in the training part, or None.
+        ks: Ascending lengths of list.
+    """
+    metrics: dict[str, dict[str, float]] = {"coverage": {}, "gini": {}, "popularity_rank": {}}
+    ranks = None if popularity is None else rankdata(-np.asarray(popularity), method="average")
+    for k in ks:
+        listed = recommended[:, :k]
+        counts = np.bincount(listed[listed >= 0], minlength=num_items)
+        metrics["coverage"][f"coverage@{k}"] = float(np.count_nonzero(counts) / num_items)
+        metrics["gini"][f"gini@{k}"] = gini(counts)
+        if ranks is not None:
+            metrics["popularity_rank"][f"popularity_rank@{k}"] = float(counts @ ranks / max(counts.sum(), 1))
+    return metrics["coverage"] | metrics["gini"] | metrics["popularity_rank"]
+
+
+def gini(counts: np.ndarray) -> float:
+    """Gini coefficient of non-negative counts, int or float [N]; 0 where all are zero."""
+    ranked = np.sort(np.asarray(counts, dtype=np.float64))
+    size, total = len(ranked), ranked.sum()
+    return float((2 * np.arange(1, size + 1) - size - 1) @ ranked / (size * total)) if total else 0.0
+
+
+def checked_ks(ks: Sequence[int]) -> list[int]:
+    """The lengths of list in ascending order, each once.
+
+    Raises:
+        ConfigError: If there is none or one is not positive.
+    """
+    ordered = sorted(set(ks))
+    if not ordered or ordered[0] < 1:
+        raise ConfigError(
+            f"evaluation.ks = {list(ks)} cannot be used", expected="at least one k, all of them 1 or more"
+        )
+    return ordered
+
+
+def _rows(histories: Histories, first: int, last: int) -> Histories:
+    offsets = histories.offsets[first : last + 1]
+    return Histories(histories.users[first:last], offsets - offsets[0], histories.items[offsets[0] : offsets[-1]])
+
+
+def _check_lists(recommended: np.ndarray, targets: Histories, num_items: int) -> None:
+    if len(targets) == 0:
+        raise DataError(
+            "there are no users to evaluate",
+            expected="at least one user with a history and a held-out item",
+            fix="lower data.k_core, or hold out more (data.split, data.test_ratio)",
+        )
+    if recommended.ndim != 2 or len(recommended) != len(targets):
+        raise DataError(
+            f"the lists are an array of shape {recommended.shape}", expected=f"one row for each of {len(targets)} users"
+        )
+    empty = np.flatnonzero(targets.lengths == 0)
+    if len(empty):
+        raise DataError("users without a held-out item cannot be scored", where=first_rows(empty.tolist()))
+    lowest, highest = recommended.min(initial=-1), max(recommended.max(initial=-1), targets.items.max())
+    if lowest < -1 or targets.items.min() < 0 or highest >= num_items:
+        raise DataError(
+            f"items {min(lowest, targets.items.min())}..{highest}", expected=f"0..{num_items - 1}, or -1 = none"
+        )
+    ordered = np.sort(recommended, axis=1)
+    twice = np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1))
+    if len(twice):
+        raise DataError(
+            "a list names an item twice", where=first_rows(twice.tolist()), expected="distinct items per list"
+        )

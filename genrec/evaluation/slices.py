@@ -1,0 +1,124 @@
+"""Where the hits come from: metrics by how popular the held-out item is and by how long the history is.
+
+The groups are fixed rules, not quantiles of one data set, so that numbers of different runs mean the same.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from genrec.data.histories import Histories
+from genrec.evaluation.metrics import checked_ks, find_hits, ranking_metrics
+
+HEAD_SHARE = 0.2
+POPULARITY_GROUPS = ("cold", "tail", "head")
+LENGTH_STARTS = (0, 1, 5, 10, 20, 50, 100)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One group of held-out items or users.
+
+    Attributes:
+        users: Users with at least one held-out item in the group.
+        targets: Held-out items in the group.
+        metrics: Means over these users, counting only held-out items of the group.
+    """
+
+    users: int
+    targets: int
+    metrics: dict[str, float]
+
+    def as_json(self) -> dict[str, int | dict[str, float]]:
+        """The slice as it stands in ``metrics.json``."""
+        return {"users": self.users, "targets": self.targets, "metrics": self.metrics}
+
+
+Slices = dict[str, dict[str, Slice]]
+
+
+def popularity_groups(popularity: np.ndarray) -> np.ndarray:
+    """The group of every item: 0 cold, 1 tail, 2 head, int8 [N].
+
+    Cold items have no interaction in training. Of the others the most popular fifth (rounded up, ties by item
+    position) is the head, the rest the tail.
+
+    Args:
+        popularity: int [N], interactions in the training part.
+    """
+    order = np.argsort(-popularity, kind="stable")
+    warm = int(np.count_nonzero(popularity))
+    groups = np.zeros(len(popularity), dtype=np.int8)
+    groups[order[:warm]] = 1
+    groups[order[: int(np.ceil(HEAD_SHARE * warm))]] = 2
+    return groups
+
+
+def length_group(lengths: np.ndarray) -> np.ndarray:
+    """The group of every history by its number of items: the index of its start in ``LENGTH_STARTS``, int64 [R]."""
+    return np.searchsorted(LENGTH_STARTS, lengths, side="right") - 1
+
+
+def length_labels() -> list[str]:
+    """Names of the groups of history lengths: ``0``, ``1-4``, ... ``100+``."""
+    pairs = zip(LENGTH_STARTS, LENGTH_STARTS[1:], strict=False)
+    labels = [str(start) if end == start + 1 else f"{start}-{end - 1}" for start, end in pairs]
+    return [*labels, f"{LENGTH_STARTS[-1]}+"]
+
+
+def evaluate_slices(
+    recommended: np.ndarray,
+    histories: Histories,
+    targets: Histories,
+    *,
+    popularity: np.ndarray,
+    ks: Sequence[int],
+) -> Slices:
+    """Metrics per group; a group without any held-out item is left out.
+
+    A user whose held-out items belong to several popularity groups is counted in each, there with the items of that
+    group only.
+
+    Args:
+        recommended: int [R, K], dense items, best first; -1 = none.
+        histories: R rows that the lists were made from.
+        targets: R rows of held-out items.
+        popularity: int [N], interactions in the training part.
+        ks: Lengths of list to score.
+
+    Returns:
+        ``item_popularity`` (cold, tail, head) and ``history_length`` to the slices by group.
+    """
+    ks, num_items = checked_ks(ks), len(popularity)
+    of_target = popularity_groups(popularity)[targets.items]
+    of_user = np.repeat(length_group(histories.lengths), targets.lengths)
+    slices: Slices = {}
+    for name, groups, labels in (
+        ("item_popularity", of_target, POPULARITY_GROUPS),
+        ("history_length", of_user, length_labels()),
+    ):
+        slices[name] = {
+            label: _score(recommended[rows], part, num_items, ks)
+            for label, rows, part in _parts(targets, groups, labels)
+        }
+    return slices
+
+
+def _parts(
+    targets: Histories, groups: np.ndarray, labels: Sequence[str]
+) -> Iterator[tuple[str, np.ndarray, Histories]]:
+    rows_of_targets = np.repeat(np.arange(len(targets)), targets.lengths)
+    for group, label in enumerate(labels):
+        chosen = groups == group
+        if not chosen.any():
+            continue
+        rows, counts = np.unique(rows_of_targets[chosen], return_counts=True)
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        yield label, rows, Histories(targets.users[rows], offsets, targets.items[chosen])
+
+
+def _score(recommended: np.ndarray, targets: Histories, num_items: int, ks: Sequence[int]) -> Slice:
+    hits, held_out = find_hits(recommended, targets, num_items)
+    means = {name: float(values.mean()) for name, values in ranking_metrics(hits, held_out, ks).items()}
+    return Slice(len(targets), len(targets.items), means)

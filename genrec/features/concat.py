@@ -1,0 +1,98 @@
+"""Several encoders side by side, each part scaled so that none drowns the others."""
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from genrec.config import FeaturesConfig, Section
+from genrec.errors import ConfigError
+from genrec.features.base import FeatureEncoder, ItemFeatures, unit_rows
+from genrec.features.build import build_encoder
+
+if TYPE_CHECKING:
+    from genrec.data import Dataset
+
+
+class ConcatSettings(Section):
+    """Settings of the encoder ``concat``."""
+
+    parts: tuple[FeaturesConfig, ...] = Field(min_length=1, description="encoders with their settings")
+    normalise: Literal["rows", "scale", "none"] = Field(
+        "rows", description="rows: every row of a part to length 1; scale: a part's mean squared length to 1; none"
+    )
+    weights: tuple[float, ...] | None = Field(
+        None, description="factor of every part after normalisation; all 1 if null"
+    )
+
+
+class ConcatEncoder(FeatureEncoder):
+    """Concatenation with normalisation per part.
+
+    Args:
+        settings: See :class:`ConcatSettings`.
+
+    Raises:
+        ConfigError: If a part is not known, or there is not one weight per part.
+    """
+
+    name: ClassVar[str] = "concat"
+    Settings: ClassVar[type[Section]] = ConcatSettings
+    settings: ConcatSettings
+
+    def __init__(self, settings: ConcatSettings) -> None:
+        super().__init__(settings)
+        if settings.weights is not None and len(settings.weights) != len(settings.parts):
+            raise ConfigError(
+                f"there are {len(settings.weights)} weights for {len(settings.parts)} parts",
+                where="features.weights",
+                expected="one weight per part",
+                fix="correct the list, or remove it",
+            )
+        self.encoders = [
+            build_encoder(part, where=f"features.parts.{number}") for number, part in enumerate(settings.parts)
+        ]
+        self.scales = np.ones(len(self.encoders), dtype=np.float32)
+
+    def fit(self, dataset: "Dataset") -> ItemFeatures:
+        """Fit every part on the same data set."""
+        parts = [encoder.fit(dataset) for encoder in self.encoders]
+        if self.settings.normalise == "scale":
+            lengths = [float((part.values.astype(np.float64) ** 2).sum(axis=1).mean()) for part in parts]
+            self.scales = np.asarray([length**-0.5 if length else 1.0 for length in lengths], dtype=np.float32)
+        values = self._join([part.values for part in parts])
+        described = {
+            "encoder": self.name,
+            "parts": [part.description for part in parts],
+            "width": values.shape[1],
+        }
+        return ItemFeatures(values, dataset.item_ids, described)
+
+    def transform(self, items: pl.DataFrame) -> np.ndarray:
+        """Encode new items, if every part can."""
+        return self._join([encoder.transform(items) for encoder in self.encoders])
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """States of the parts, their arrays under ``part_i.name``, and the scales float32 ``[parts]``."""
+        values, arrays = [], {"scales": self.scales}
+        for number, encoder in enumerate(self.encoders):
+            inner_values, inner_arrays = encoder.state()
+            values.append(inner_values)
+            arrays.update({f"part_{number}.{name}": array for name, array in inner_arrays.items()})
+        return {"parts": values}, arrays
+
+    def restore(self, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Take back what :meth:`state` gave."""
+        self.scales = arrays["scales"]
+        for number, (encoder, inner) in enumerate(zip(self.encoders, values["parts"], strict=True)):
+            prefix = f"part_{number}."
+            own = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+            encoder.restore(inner, own)
+
+    def _join(self, parts: list[np.ndarray]) -> np.ndarray:
+        weights = self.settings.weights or (1.0,) * len(parts)
+        if self.settings.normalise == "rows":
+            parts = [unit_rows(part) for part in parts]
+        scaled = [part * (weight * scale) for part, weight, scale in zip(parts, weights, self.scales, strict=True)]
+        return np.concatenate(scaled, axis=1, dtype=np.float32)

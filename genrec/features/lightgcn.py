@@ -1,0 +1,232 @@
+"""Collaborative item vectors: LightGCN on the training part of the interactions.
+
+Source: He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation, SIGIR 2020 (equations
+3 to 5 and the BPR loss of section 3.3). Layers propagate over the bipartite graph of users and items without weights of
+their own; the vector is the mean over layers 0..K.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from genrec.config import Section
+from genrec.errors import DataError
+from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, unit_rows
+from genrec.features.progress import progress
+
+if TYPE_CHECKING:
+    from genrec.data import Dataset
+
+INITIAL_DEVIATION = 0.1
+# Rejection leaves at most this share of negatives that are positives for users who have nearly the whole catalogue.
+REJECTION_ROUNDS = 10
+
+
+class LightGCNSettings(Section):
+    """Settings of the encoder ``lightgcn``."""
+
+    dim: int = Field(64, ge=1)
+    num_layers: int = Field(3, ge=0)
+    epochs: int = Field(20, ge=1, description="one sampled triple per training interaction and epoch")
+    batch_size: int = Field(2048, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    l2: float = Field(1e-4, ge=0, description="penalty on the layer-0 vectors of each triple")
+    normalise: bool = Field(False, description="scale every vector to length 1")
+    seed: int = 42
+
+
+class LightGCNEncoder(FeatureEncoder):
+    """LightGCN trained with BPR; sees the training part only and has no vectors for new items.
+
+    Items without a training interaction get the mean vector of the others: their own would be noise, shrunk by the mean
+    over layers of which only layer 0 is not zero.
+
+    Args:
+        settings: See :class:`LightGCNSettings`.
+    """
+
+    name: ClassVar[str] = "lightgcn"
+    Settings: ClassVar[type[Section]] = LightGCNSettings
+    settings: LightGCNSettings
+
+    def fit(self, dataset: "Dataset") -> ItemFeatures:
+        """Train on ``dataset.train()``.
+
+        Raises:
+            DataError: If there is no training interaction.
+        """
+        histories = dataset.train()
+        users = np.repeat(histories.users, histories.lengths)
+        # A repeated interaction is one edge, as in the paper.
+        edges = np.unique(np.stack([users, histories.items.astype(np.int64)]), axis=1)
+        if not edges.shape[1]:
+            raise DataError(
+                "there is no training interaction",
+                where="features lightgcn",
+                expected="users with histories",
+                fix="use features.encoder: lexical or sentence, which need none",
+            )
+        final = train_lightgcn(edges, dataset.num_users, dataset.num_items, self.settings)
+        values = _replace_isolated(final[dataset.num_users :].numpy(), edges[1])
+        if self.settings.normalise:
+            values = unit_rows(values)
+        check_rows(values, dataset.item_ids, where="features lightgcn")
+        described = {"encoder": self.name, "edges": int(edges.shape[1]), "width": values.shape[1]}
+        return ItemFeatures(values, dataset.item_ids, described)
+
+    def transform(self, items: pl.DataFrame) -> np.ndarray:
+        """Refuse: new items have no interactions.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(
+            f"lightgcn has no vectors for {len(items)} new items",
+            where="features.encoder",
+            expected="an encoder that reads the items themselves",
+            fix="use lexical, sentence or matrix, or train again with interactions of the new items",
+        )
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Nothing: the vectors are in the features, and nothing else can be encoded."""
+        return {}, {}
+
+    def restore(self, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Nothing to take back."""
+
+
+def normalised_adjacency(edges: np.ndarray, num_users: int, num_items: int) -> Tensor:
+    """D^-1/2 A D^-1/2 of the bipartite graph, without self-loops; rows of isolated nodes are zero.
+
+    Args:
+        edges: int64 ``[2, E]``, distinct pairs of dense user and item.
+        num_users: Number of users.
+        num_items: Number of items.
+
+    Returns:
+        Sparse CSR float32 ``[users + items, users + items]``.
+    """
+    users, items = edges[0], edges[1] + num_users
+    rows, columns = np.concatenate([users, items]), np.concatenate([items, users])
+    nodes = num_users + num_items
+    # Only nodes with an edge are ever looked up, so no degree is zero here.
+    degree = np.bincount(rows, minlength=nodes).astype(np.float64)
+    weights = (degree[rows] * degree[columns]) ** -0.5
+    order = np.lexsort((columns, rows))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=nodes))])
+    return torch.sparse_csr_tensor(
+        torch.from_numpy(starts),
+        torch.from_numpy(columns[order]),
+        torch.from_numpy(weights[order].astype(np.float32)),
+        size=(nodes, nodes),
+        check_invariants=True,
+    )
+
+
+class _Propagation(torch.autograd.Function):
+    """One layer; the matrix is symmetric, so the gradient takes the same product."""
+
+    @staticmethod
+    def forward(ctx: Any, adjacency: Tensor, vectors: Tensor) -> Tensor:
+        ctx.adjacency = adjacency
+        return adjacency @ vectors
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.adjacency @ gradients[0]
+
+
+def propagate(adjacency: Tensor, vectors: Tensor, num_layers: int) -> Tensor:
+    """Mean of layers 0..K.
+
+    Args:
+        adjacency: Normalised, ``[nodes, nodes]``.
+        vectors: Layer 0, float32 ``[nodes, D]``.
+        num_layers: K.
+    """
+    total = layer = vectors
+    for _ in range(num_layers):
+        layer = _Propagation.apply(adjacency, layer)
+        total = total + layer
+    return total / (num_layers + 1)
+
+
+def bpr_loss(final: Tensor, initial: Tensor, triples: Tensor, l2: float) -> Tensor:
+    """Mean softplus of negative minus positive score, plus the penalty on layer-0 vectors.
+
+    Args:
+        final: float32 ``[nodes, D]``, propagated.
+        initial: float32 ``[nodes, D]``, layer 0.
+        triples: int64 ``[3, B]``: nodes of user, positive item and negative item.
+        l2: Weight of the penalty, half the mean squared length of the three vectors together.
+    """
+    users, positives, negatives = final[triples[0]], final[triples[1]], final[triples[2]]
+    ranking = functional.softplus(((negatives - positives) * users).sum(dim=1)).mean()
+    return ranking + l2 * 0.5 * initial[triples].square().sum() / triples.shape[1]
+
+
+def sample_triples(edges: np.ndarray, num_items: int, generator: np.random.Generator) -> np.ndarray:
+    """As many triples as edges: a user uniformly, a positive of theirs uniformly, a negative by rejection.
+
+    Args:
+        edges: int64 ``[2, E]``, sorted by user, then item.
+        num_items: Number of items.
+        generator: Source of chance.
+
+    Returns:
+        int64 ``[3, E]``: users, positives, negatives (dense ids).
+    """
+    users, starts, degrees = np.unique(edges[0], return_index=True, return_counts=True)
+    chosen = generator.integers(len(users), size=edges.shape[1])
+    positives = edges[1][starts[chosen] + (generator.random(len(chosen)) * degrees[chosen]).astype(np.int64)]
+    keys = edges[0] * num_items + edges[1]
+    negatives = generator.integers(num_items, size=len(chosen))
+    for _ in range(REJECTION_ROUNDS):
+        wanted = users[chosen] * num_items + negatives
+        found = keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
+        if not found.any():
+            break
+        negatives[found] = generator.integers(num_items, size=int(found.sum()))
+    return np.stack([users[chosen], positives, negatives])
+
+
+def train_lightgcn(edges: np.ndarray, num_users: int, num_items: int, settings: LightGCNSettings) -> Tensor:
+    """Train and propagate once more.
+
+    Args:
+        edges: int64 ``[2, E]``, distinct pairs of user and item, sorted.
+        num_users: Number of users.
+        num_items: Number of items.
+        settings: Of the encoder.
+
+    Returns:
+        float32 ``[users + items, D]``.
+    """
+    generator = np.random.default_rng(settings.seed)
+    adjacency = normalised_adjacency(edges, num_users, num_items)
+    start = generator.standard_normal((num_users + num_items, settings.dim), dtype=np.float32) * INITIAL_DEVIATION
+    initial = torch.from_numpy(start).requires_grad_()
+    optimiser = torch.optim.Adam([initial], lr=settings.learning_rate)
+    offsets = np.array([[0], [num_users], [num_users]])
+    for _ in progress(range(settings.epochs), "lightgcn", settings.epochs):
+        triples = torch.from_numpy(sample_triples(edges, num_items, generator) + offsets)
+        for batch in triples.split(settings.batch_size, dim=1):
+            optimiser.zero_grad()
+            loss = bpr_loss(propagate(adjacency, initial, settings.num_layers), initial, batch, settings.l2)
+            loss.backward()
+            optimiser.step()
+    with torch.no_grad():
+        return propagate(adjacency, initial, settings.num_layers)
+
+
+def _replace_isolated(vectors: np.ndarray, connected_items: np.ndarray) -> np.ndarray:
+    connected = np.zeros(len(vectors), dtype=bool)
+    connected[connected_items] = True
+    vectors = vectors.copy()
+    vectors[~connected] = vectors[connected].mean(axis=0)
+    return vectors

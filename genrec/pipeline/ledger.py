@@ -1,0 +1,122 @@
+"""What a run has done so far: for each stage what it was made from and what it left, so that fresh work is not repeated."""
+
+import fcntl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from genrec.artifacts import MANIFEST, file_sha256, read_json, reporting_write_errors, verify_artifact, write_json
+from genrec.errors import ArtifactError
+
+LEDGER_FILE = "stages.json"
+
+
+class StageRecord(BaseModel):
+    """One finished stage.
+
+    Attributes:
+        key: Fingerprint of its settings and of everything that it read.
+        outputs: Name of each file or folder that it left, and its fingerprint.
+        seconds: How long it took.
+        summary: One line on what came out.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    outputs: dict[str, str]
+    seconds: float
+    summary: str = ""
+
+
+class Ledger:
+    """The records of one run's folder, in ``stages.json``.
+
+    Args:
+        folder: The run's folder; a damaged ledger counts as none, so that its stages run again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records: dict[str, StageRecord] = {}
+        try:
+            known = read_json(folder / LEDGER_FILE)
+            self.records = {name: StageRecord.model_validate(record) for name, record in known.items()}
+        except (ArtifactError, ValidationError, AttributeError):
+            self.records = {}
+
+    def stale_because(self, stage: str, key: str) -> str | None:
+        """Why a stage must run, or None if what it left is still what would come out.
+
+        Args:
+            stage: Its name.
+            key: Fingerprint of its settings and inputs now.
+        """
+        record = self.records.get(stage)
+        if record is None:
+            return "not made yet"
+        if record.key != key:
+            return "its settings or inputs changed"
+        for name, expected in record.outputs.items():
+            try:
+                found = output_fingerprint(self.folder / name)
+            except ArtifactError as error:
+                return error.what
+            if found != expected:
+                return f"{name} was changed after it was written"
+        return None
+
+    def finish(self, stage: str, record: StageRecord) -> None:
+        """Write down that a stage is done.
+
+        Raises:
+            ArtifactError: If the folder cannot be written.
+        """
+        self.records[stage] = record
+        write_json(self.folder / LEDGER_FILE, {name: value.model_dump() for name, value in self.records.items()})
+
+
+def output_fingerprint(path: Path) -> str:
+    """The fingerprint of a stage's folder, every file of it checked, or the SHA-256 of a single file.
+
+    Raises:
+        ArtifactError: If it is missing, incomplete or changed.
+    """
+    if (path / MANIFEST).is_file():
+        return verify_artifact(path).fingerprint
+    if path.is_file():
+        return file_sha256(path)
+    raise ArtifactError(f"{path.name} is missing", where=str(path.parent), fix="run the stage again")
+
+
+def outputs_of(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Fingerprints of what a stage left in ``folder``."""
+    return {name: output_fingerprint(folder / name) for name in names}
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder while one works in it.
+
+    Raises:
+        ArtifactError: If another process works there, or the folder cannot be written.
+    """
+    with reporting_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ArtifactError(
+                f"another process is working in {folder}", fix="wait for it, or choose another --out"
+            ) from error
+        yield
+
+
+def flat(settings: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings without the keys that change no result."""
+    return {key: value for key, value in settings.items() if key not in without}

@@ -1,0 +1,201 @@
+"""The ``model`` folder: everything that lists need, so that this folder alone can recommend.
+
+``config.json`` and ``model.safetensors`` (transformers), ``items.parquet`` (item_id, title; row i is dense item i),
+``decoding.json`` (how lists are written), ``training.json`` (how it learned), ``tokenizer/`` (a copy of the item
+tokenizer), ``encoder/`` (a copy of the feature encoder, where it is small), ``README.md`` (the model card).
+"""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact, write_artifact, write_json
+from genrec.config import DecodingConfig, parse_settings
+from genrec.data import Dataset
+from genrec.errors import ArtifactError, ConfigError
+from genrec.models import RecommenderModel, load_recommender
+from genrec.tokenizers import ItemIndex
+
+if TYPE_CHECKING:
+    from genrec.training import TrainingResult
+
+STAGE = "model"
+ITEMS_FILE = "items.parquet"
+DECODING_FILE = "decoding.json"
+TRAINING_FILE = "training.json"
+CARD_FILE = "README.md"
+TOKENIZER_FOLDER = "tokenizer"
+ENCODER_FOLDER = "encoder"
+MAX_ENCODER_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """What a model folder holds.
+
+    Attributes:
+        model: In eval mode.
+        items: Row i is dense item i; columns item_id and title.
+        decoding: How lists are written where nothing else is said.
+        manifest: What it was made from.
+    """
+
+    model: RecommenderModel
+    items: pl.DataFrame
+    decoding: DecodingConfig
+    manifest: Manifest
+
+    @property
+    def item_ids(self) -> list[str]:
+        """External id of every dense item."""
+        return self.items["item_id"].to_list()
+
+    def check_catalogue(self, dataset: Dataset) -> None:
+        """Refuse a data set whose items are not those of the model, in its order.
+
+        Raises:
+            ArtifactError: If they differ.
+        """
+        if dataset.item_ids == self.item_ids:
+            return
+        raise ArtifactError(
+            "the data set does not match the model: they number different items",
+            where=str(dataset.path),
+            expected=f"the {self.items.height} items that the model was trained on, found {dataset.num_items}",
+            fix="use the data set that the model was trained on, or train on this one",
+        )
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Folders of earlier stages that travel with a model.
+
+    Attributes:
+        tokenizer: The ``tokenizer`` folder; None for models that score items.
+        features: The ``features`` folder, for its encoder; None where there is none.
+    """
+
+    tokenizer: Path | None = None
+    features: Path | None = None
+
+
+def save_model(
+    out: Path,
+    model: RecommenderModel,
+    dataset: Dataset,
+    companions: Companions,
+    *,
+    decoding: DecodingConfig,
+    result: "TrainingResult",
+    settings: dict[str, Any],
+    card: str,
+) -> None:
+    """Write a ``model`` folder.
+
+    Args:
+        out: The folder.
+        model: With the weights to keep.
+        dataset: What it was trained on.
+        companions: Folders to copy from.
+        decoding: How lists are written by default.
+        result: How it learned.
+        settings: Sections ``recommender`` and ``training``, for the manifest.
+        card: The model card, Markdown.
+
+    Raises:
+        ArtifactError: If the place cannot be written or the disk is full.
+    """
+    inputs = {"dataset": dataset.fingerprint}
+    if companions.tokenizer is not None:
+        inputs["tokenizer"] = model.config.index_fingerprint
+    with write_artifact(out, STAGE, config=settings, inputs=inputs, seed=settings["training"]["seed"]) as folder:
+        model.save_pretrained(folder.path)
+        catalogue = {"item_id": dataset.item_ids, "title": dataset.titles}
+        pl.DataFrame(catalogue, schema={"item_id": pl.String, "title": pl.String}).write_parquet(
+            folder.path / ITEMS_FILE
+        )
+        write_json(folder.path / DECODING_FILE, decoding.model_dump(mode="json"))
+        write_json(folder.path / TRAINING_FILE, asdict(result))
+        (folder.path / CARD_FILE).write_text(card, encoding="utf-8")
+        if companions.tokenizer is not None:
+            shutil.copytree(companions.tokenizer, folder.path / TOKENIZER_FOLDER)
+        if companions.features is not None:
+            _copy_if_small(companions.features / ENCODER_FOLDER, folder.path / ENCODER_FOLDER)
+        folder.counts = {
+            "items": dataset.num_items,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "steps": result.steps,
+        }
+
+
+def open_model(path: str | Path, *, device: str | None = None, verify: bool = True) -> TrainedModel:
+    """Open a ``model`` folder.
+
+    Args:
+        path: The folder.
+        device: Where the model runs, such as ``cuda``; a GPU if there is one by default.
+        verify: Check every file against its hash first.
+
+    Raises:
+        ArtifactError: If the folder is missing, incomplete, changed, or its parts do not belong together.
+        ConfigError: If there is no such device.
+    """
+    folder = Path(path)
+    manifest = verify_artifact(folder, STAGE) if verify else read_manifest(folder, STAGE)
+    model, items = load_recommender(folder), _read_items(folder)
+    if items.height != model.config.num_items:
+        raise ArtifactError(
+            f"{ITEMS_FILE} has {items.height} items, the model {model.config.num_items}",
+            where=str(folder),
+            fix="restore the folder, or train again",
+        )
+    if model.needs_identifiers:
+        _check_index(ItemIndex.load(folder / TOKENIZER_FOLDER), model, items["item_id"].to_list(), folder)
+    decoding = parse_settings(DecodingConfig, read_json(folder / DECODING_FILE), where=str(folder / DECODING_FILE))
+    return TrainedModel(to_device(model, device), items, decoding, manifest)
+
+
+def to_device(model: RecommenderModel, device: str | None) -> RecommenderModel:
+    """The model on a device, by default on a GPU if there is one.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    import torch
+
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(torch.device(name))  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError) as error:
+        problem = str(error).splitlines()[0]
+        raise ConfigError(f"the device {name!r} cannot be used: {problem}", expected="cpu, cuda, cuda:1 ...") from error
+
+
+def _read_items(folder: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(folder / ITEMS_FILE, columns=["item_id", "title"])
+    except (OSError, pl.exceptions.PolarsError) as error:
+        problem = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{ITEMS_FILE} cannot be read: {problem}", where=str(folder), fix="restore the folder, or train again"
+        ) from error
+
+
+def _check_index(index: ItemIndex, model: RecommenderModel, item_ids: list[str], folder: Path) -> None:
+    if index.fingerprint == model.config.index_fingerprint and index.item_ids == item_ids:
+        return
+    raise ArtifactError(
+        "the tokenizer does not match the model",
+        where=str(folder / TOKENIZER_FOLDER),
+        expected=f"the item index {model.config.index_fingerprint[:16]}..., found {index.fingerprint[:16]}...",
+        fix="put back the tokenizer that the model was trained with, or train again with this one",
+    )
+
+
+def _copy_if_small(source: Path, target: Path) -> None:
+    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    if source.is_dir() and size <= MAX_ENCODER_BYTES:
+        shutil.copytree(source, target)

@@ -1,0 +1,82 @@
+"""A recipe with every setting filled in and every name checked, before any work begins."""
+
+from genrec.config import Recipe, RecommenderConfig, TrainingConfig, parse_settings
+from genrec.errors import ConfigError
+from genrec.features.registry import encoder_class
+from genrec.models import parse_recommender, recommender_class
+from genrec.tokenizers import tokenizer_class
+
+LEARNED_BASELINE = "sasrec"
+BASELINES = ("popularity", "itemknn", LEARNED_BASELINE)
+
+
+def resolve_recipe(recipe: Recipe) -> Recipe:
+    """Check what the families decide, and write their defaults into the recipe.
+
+    Args:
+        recipe: As read from YAML.
+
+    Returns:
+        A recipe that says everything, and means the same when it is read again.
+
+    Raises:
+        ConfigError: On the first unknown name or unusable setting.
+    """
+    encoder = encoder_class(recipe.features.encoder)
+    tokenizer = tokenizer_class(recipe.tokenizer.name)
+    filled = {
+        "features": parse_settings(encoder.Settings, recipe.features.settings, where="features"),
+        "tokenizer": parse_settings(tokenizer.Settings, recipe.tokenizer.settings, where="tokenizer"),
+        "recommender": parse_recommender(recipe.recommender),
+    }
+    _check_baselines(recipe)
+    sections = {
+        name: getattr(recipe, name).model_copy(update=settings.model_dump(mode="json")) for name, settings in filled.items()
+    }
+    return recipe.model_copy(update=sections)
+
+
+def baseline_recommender(recipe: Recipe) -> RecommenderConfig:
+    """The section ``recommender`` of the baseline that is trained.
+
+    Raises:
+        ConfigError: If a key of ``evaluation.sasrec`` is not one of its settings.
+    """
+    config = RecommenderConfig.model_validate({"name": LEARNED_BASELINE, **recipe.evaluation.sasrec})
+    settings = parse_settings(
+        recommender_class(LEARNED_BASELINE).Settings, recipe.evaluation.sasrec, where="evaluation.sasrec"
+    )
+    return config.model_copy(update=settings.model_dump(mode="json"))
+
+
+def baseline_training(recipe: Recipe) -> TrainingConfig:
+    """The section ``training`` of the baseline that is trained: the recipe's, but for ``evaluation.sasrec_training``.
+
+    Raises:
+        ConfigError: If a key of ``evaluation.sasrec_training`` is not one of ``training``.
+    """
+    values = {**recipe.training.model_dump(), **recipe.evaluation.sasrec_training}
+    return parse_settings(TrainingConfig, values, where="evaluation.sasrec_training")
+
+
+def needs_identifiers(recipe: Recipe) -> bool:
+    """Whether the recipe's recommender writes identifiers."""
+    return recommender_class(recipe.recommender.name).needs_identifiers
+
+
+def uses_features(config: RecommenderConfig) -> bool:
+    """Whether a recommender reads item vectors."""
+    return bool(getattr(parse_recommender(config), "use_features", False))
+
+
+def _check_baselines(recipe: Recipe) -> None:
+    unknown = [name for name in recipe.evaluation.baselines if name not in BASELINES]
+    if unknown:
+        raise ConfigError(
+            f"there is no baseline {unknown[0]!r}",
+            where="evaluation.baselines",
+            expected=f"any of {', '.join(BASELINES)}",
+            fix="remove it or correct its name",
+        )
+    baseline_recommender(recipe)
+    baseline_training(recipe)

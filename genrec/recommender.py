@@ -1,0 +1,256 @@
+"""The public face: a trained model folder in, lists of items out.
+
+    from genrec import Recommender
+    recommender = Recommender.from_pretrained("runs/quickstart/model")
+    lists = recommender.recommend([["50", "172"], ["1", "588"]], k=10)
+    lists.titles[0]
+"""
+
+import difflib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import polars as pl
+
+from genrec.config import DecodingConfig
+from genrec.data.events import Events, in_sequence
+from genrec.data.histories import Histories
+from genrec.data.readers import to_frame
+from genrec.data.schema import tidy_interactions
+from genrec.decoding import generate_lists
+from genrec.errors import ConfigError, DataError
+from genrec.pipeline.model_folder import TrainedModel, open_model
+
+logger = logging.getLogger(__name__)
+
+Unknown = Literal["error", "skip", "warn"]
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendations:
+    """One ranked list per user, best first.
+
+    Args:
+        users: External id of each of the R users; the row number as text where histories came as plain lists.
+        items: Dense items, int32 ``[R, k]``; -1 where there is none.
+        scores: float32 ``[R, k]``; natural log-probability of the identifier, or the score that ranked; -inf where
+            there is no item.
+        item_ids: External id of every dense item.
+        item_titles: Title of every dense item.
+    """
+
+    users: list[str]
+    items: np.ndarray
+    scores: np.ndarray
+    item_ids: list[str]
+    item_titles: list[str]
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @cached_property
+    def ids(self) -> list[list[str]]:
+        """External item ids per user, at most k each."""
+        return [[self.item_ids[item] for item in row if item >= 0] for row in self.items]
+
+    @cached_property
+    def titles(self) -> list[list[str]]:
+        """Titles per user, aligned with :attr:`ids`."""
+        return [[self.item_titles[item] for item in row if item >= 0] for row in self.items]
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row per user and rank: user_id, rank (from 1), item_id, title, score."""
+        row, column = np.nonzero(self.items >= 0)
+        items = self.items[row, column]
+        return pl.DataFrame(
+            {
+                "user_id": pl.Series(self.users, dtype=pl.String).gather(row),
+                "rank": pl.Series(column + 1, dtype=pl.Int32),
+                "item_id": pl.Series(self.item_ids, dtype=pl.String).gather(items),
+                "title": pl.Series(self.item_titles, dtype=pl.String).gather(items),
+                "score": pl.Series(self.scores[row, column], dtype=pl.Float32),
+            }
+        )
+
+
+class Recommender:
+    """A trained recommender with its catalogue.
+
+    Args:
+        trained: Model, catalogue and default decoding.
+    """
+
+    def __init__(self, trained: TrainedModel) -> None:
+        self.model = trained.model.eval()
+        self.decoding = trained.decoding
+        self.item_ids: list[str] = trained.item_ids
+        self.titles: list[str] = trained.items["title"].to_list()
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str | None = None, verify: bool = True) -> "Recommender":
+        """Open a ``model`` folder as written by ``genrec run`` or ``genrec train``.
+
+        Args:
+            path: The folder.
+            device: Where the model runs, such as ``cuda``; a GPU if there is one by default.
+            verify: Check every file against its hash first.
+
+        Raises:
+            ArtifactError: If the folder is missing, incomplete, changed, or its parts do not belong together.
+            ConfigError: If there is no such device.
+        """
+        return cls(open_model(path, device=device, verify=verify))
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue, N."""
+        return len(self.item_ids)
+
+    @cached_property
+    def dense_items(self) -> dict[str, int]:
+        """External id to dense item."""
+        return {name: item for item, name in enumerate(self.item_ids)}
+
+    def recommend(
+        self,
+        histories: Any,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        unknown: Unknown = "error",
+        allowed: Iterable[str] | None = None,
+        blocked: Iterable[str] | None = None,
+        decoding: DecodingConfig | None = None,
+        progress: bool = False,
+    ) -> Recommendations:
+        """The next items of each user.
+
+        An empty history is answered with the model's start state: what it expects of a user of whom nothing is known.
+
+        Args:
+            histories: One list of item ids per user, oldest first; or a table (polars, pandas, Arrow or
+                ``datasets.Dataset``) with ``user_id``, ``item_id`` and, where rows are not in order already,
+                ``timestamp`` or ``order``; ``item_id`` may also hold a list per row.
+            k: Length of the lists.
+            exclude_seen: Leave out what is in the history.
+            unknown: What to do with items that the model does not know: raise, leave them out, or leave them out and say so.
+            allowed: Recommend nothing but these items.
+            blocked: Never recommend these items.
+            decoding: How to search; as at training if None.
+            progress: Show users per second and the time left on the standard error stream.
+
+        Raises:
+            DataError: If the table cannot be used or names unknown items.
+            ConfigError: If ``k`` is not positive or no item is allowed.
+        """
+        if k < 1:
+            raise ConfigError(f"k = {k} cannot be used", expected="at least 1")
+        users, dense = self.dense_histories(histories, unknown)
+        items, scores = generate_lists(
+            self.model,
+            dense,
+            decoding=decoding or self.decoding,
+            top_k=k,
+            exclude_seen=exclude_seen,
+            allowed=self.filter_items(allowed, blocked),
+            progress=progress,
+        )
+        return Recommendations(users, items, scores, self.item_ids, self.titles)
+
+    def dense_histories(self, histories: Any, unknown: Unknown = "error") -> tuple[list[str], Histories]:
+        """External ids of the users, in the order given, and their histories in dense items.
+
+        Args:
+            histories: As in :meth:`recommend`.
+            unknown: As in :meth:`recommend`.
+
+        Raises:
+            DataError: If the table cannot be used or names unknown items.
+        """
+        if unknown not in get_args(Unknown):
+            raise ConfigError(f"unknown = {unknown!r} cannot be used", expected=", ".join(get_args(Unknown)))
+        if isinstance(histories, Sequence) and not isinstance(histories, str | bytes):
+            return self._from_lists(histories, unknown)
+        return self._from_table(histories, unknown)
+
+    def filter_items(self, allowed: Iterable[str] | None, blocked: Iterable[str] | None) -> np.ndarray | None:
+        """Which items may be recommended, bool ``[N]``, or None for all.
+
+        Raises:
+            DataError: If an id is not in the catalogue.
+            ConfigError: If nothing is left.
+        """
+        if allowed is None and blocked is None:
+            return None
+        mask = np.full(self.num_items, allowed is None)
+        for names, value in ((allowed, True), (blocked, False)):
+            names = [str(name) for name in names or ()]
+            self._handle_unknown(names, "error", "the list of items")
+            mask[[self.dense_items[name] for name in names]] = value
+        if not mask.any():
+            raise ConfigError("no item may be recommended", expected="at least one allowed item that is not blocked")
+        return mask
+
+    def _from_lists(self, histories: Sequence[Any], unknown: Unknown) -> tuple[list[str], Histories]:
+        for row, history in enumerate(histories):
+            if isinstance(history, str | bytes | dict) or not isinstance(history, Iterable):
+                raise DataError(
+                    f"history {row} is {history!r}",
+                    expected="one list of item ids per user, such as [['50', '172'], ['1']]",
+                    fix="put the ids of each user into a list of their own",
+                )
+        named = [[str(item) for item in history] for history in histories]
+        self._handle_unknown([item for history in named for item in history], unknown, "the histories")
+        known = self.dense_items
+        dense = [[known[item] for item in history if item in known] for history in named]
+        return [str(row) for row in range(len(dense))], Histories.from_lists(dense)
+
+    def _from_table(self, table: Any, unknown: Unknown) -> tuple[list[str], Histories]:
+        frame = to_frame(table)
+        if "item_id" in frame.columns and isinstance(frame.schema["item_id"], pl.List):
+            return self._from_list_column(frame, unknown)
+        frame = tidy_interactions(frame, where="the histories")
+        users = frame["user_id"].unique(maintain_order=True)
+        self._handle_unknown(frame["item_id"].to_list(), unknown, "the histories")
+        catalogue = pl.DataFrame({"item_id": self.item_ids}, schema={"item_id": pl.String})
+        frame = frame.filter(pl.col("item_id").is_in(catalogue["item_id"].implode()))
+        events = Events(
+            frame=frame,
+            users=frame["user_id"].cast(pl.Enum(users)).to_physical().to_numpy().astype(np.int64),
+            items=frame["item_id"].cast(pl.Enum(catalogue["item_id"])).to_physical().to_numpy().astype(np.int64),
+            user_ids=users,
+            catalogue=catalogue,
+        )
+        return users.to_list(), in_sequence(events)[0]
+
+    def _from_list_column(self, frame: pl.DataFrame, unknown: Unknown) -> tuple[list[str], Histories]:
+        if "user_id" in frame.columns and frame["user_id"].is_duplicated().any():
+            raise DataError(
+                f"user {frame['user_id'].filter(frame['user_id'].is_duplicated())[0]!r} stands in several rows",
+                where="the histories",
+                expected="one row per user where item_id holds lists",
+                fix="join the lists of each user, or give one row per interaction",
+            )
+        names, histories = self._from_lists([row or [] for row in frame["item_id"].to_list()], unknown)
+        return frame["user_id"].cast(pl.String).to_list() if "user_id" in frame.columns else names, histories
+
+    def _handle_unknown(self, names: Sequence[str], unknown: Unknown, where: str) -> None:
+        missing = [name for name in dict.fromkeys(names) if name not in self.dense_items]
+        if not missing or unknown == "skip":
+            return
+        shown = ", ".join(repr(name) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        if unknown == "warn":
+            logger.warning("%d items that the model does not know are left out: %s", len(missing), shown)
+            return
+        nearest = difflib.get_close_matches(missing[0], self.item_ids[:10_000], n=1)
+        raise DataError(
+            f"{len(missing)} items are not in the model's catalogue: {shown}",
+            where=where,
+            expected=f"item ids of the training data, such as {(nearest or self.item_ids)[0]!r}",
+            fix="correct them, or leave them out with unknown='skip' (on the command line --unknown skip)",
+        )

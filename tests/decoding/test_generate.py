@@ -1,0 +1,253 @@
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from genrec.config import DecodingConfig, RecommenderConfig
+from genrec.data.histories import Histories
+from genrec.decoding import (
+    NonFiniteLogitsError,
+    Searcher,
+    generate,
+    generate_blocks,
+    generate_lists,
+    recommend,
+    trie_of,
+    walk_trie,
+    write_recommendations,
+)
+from genrec.errors import ConfigError
+from genrec.models import GenerativeRecommender, build_recommender
+from genrec.tokenizers.index import ItemIndex
+
+NUM_ITEMS, SIZES = 60, (6, 6, 4)
+SMALL = {"hidden_size": 16, "num_heads": 2, "num_layers": 1, "max_history": 5}
+EXTRA = {"seq2seq": {"head_size": 8, "feed_forward_size": 32}}
+FAMILIES = ["decoder", "depth", "sasrec", "seq2seq"]
+
+
+def make_model(family: str = "decoder", seed: int = 0):
+    rng = np.random.default_rng(seed)
+    flat = rng.choice(int(np.prod(SIZES)), NUM_ITEMS, replace=False)
+    codes = np.stack(np.unravel_index(flat, SIZES), axis=1).astype(np.int32)
+    index = ItemIndex(codes, SIZES, [f"i{i}" for i in range(NUM_ITEMS)])
+    features = rng.standard_normal((NUM_ITEMS, 4)).astype(np.float32)
+    torch.manual_seed(seed)
+    config = RecommenderConfig(name=family, **SMALL, **EXTRA.get(family, {}))
+    model = build_recommender(config, num_items=NUM_ITEMS, index=index, features=features)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 if family == "seq2seq" else 3)
+    return model.eval()
+
+
+def make_histories(rows: int = 30, seed: int = 1) -> Histories:
+    rng = np.random.default_rng(seed)
+    histories = Histories.from_lists(
+        [rng.integers(0, NUM_ITEMS, length).tolist() for length in rng.integers(0, 12, rows)]
+    )
+    return Histories(np.arange(rows)[::-1].copy(), histories.offsets, histories.items)
+
+
+def score_every_item(model, history: np.ndarray) -> np.ndarray:
+    items = torch.as_tensor(history[-5:].astype(np.int64)).reshape(1, -1)
+    items = items if items.shape[1] else torch.zeros(1, 1, dtype=torch.int64)
+    lengths = torch.tensor([min(len(history), 5)])
+    with torch.no_grad():
+        if not isinstance(model, GenerativeRecommender):
+            return model.score_items(items, lengths)[0].numpy()
+        context = model.encode(items, lengths)
+        codes = model.item_codes.long()
+        scores = torch.zeros(NUM_ITEMS)
+        for level in range(model.num_levels):
+            logits = model.next_code_logits(context, codes[None, :, :level] if level else codes[None, :1, :0])
+            scores += logits[0].log_softmax(-1).expand(NUM_ITEMS, -1).gather(1, codes[:, level : level + 1])[:, 0]
+        return scores.numpy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_lists_are_the_best_items_of_every_user(family, exclude_seen):
+    model, histories = make_model(family), make_histories()
+    decoding = DecodingConfig(num_beams=NUM_ITEMS, batch_size=7, exclude_seen=exclude_seen)
+    items, scores = generate_lists(model, histories, decoding=decoding, top_k=8)
+    assert (items.shape, items.dtype, scores.dtype) == ((30, 8), np.int32, np.float32)
+    for row in range(30):
+        expected = score_every_item(model, histories[row])
+        if exclude_seen:
+            expected[histories[row]] = -np.inf
+        best = np.sort(expected)[::-1][:8]
+        np.testing.assert_allclose(scores[row], best, atol=1e-5)
+        np.testing.assert_allclose(expected[items[row]], best, atol=1e-5)
+        assert len(set(items[row].tolist())) == 8
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batches_blocks_and_other_users_change_nothing(family, monkeypatch):
+    model, histories = make_model(family), make_histories()
+    decoding = DecodingConfig(num_beams=12, top_k=6, batch_size=64)
+    items, scores = generate_lists(model, histories, decoding=decoding)
+    order = np.random.default_rng(0).permutation(30)
+    monkeypatch.setattr(generate, "BLOCK_USERS", 8)
+    small = decoding.model_copy(update={"batch_size": 3})
+    other_items, other_scores = generate_lists(model, histories.select(order), decoding=small)
+    np.testing.assert_array_equal(other_items, items[order])
+    np.testing.assert_allclose(other_scores, scores[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_filters_hold_for_every_family(family):
+    model, histories = make_model(family), make_histories()
+    allowed = np.zeros(NUM_ITEMS, dtype=bool)
+    allowed[[3, 5, 8, 13, 21]] = True
+    items, scores = generate_lists(model, histories, decoding=DecodingConfig(num_beams=4), top_k=6, allowed=allowed)
+    for row in range(30):
+        left = {3, 5, 8, 13, 21} - set(histories[row].tolist())
+        assert items[row, : len(left)].tolist() == [item for item in items[row].tolist() if item >= 0]
+        assert set(items[row, : len(left)].tolist()) == left
+        assert np.isneginf(scores[row, len(left) :]).all()
+    with pytest.raises(ConfigError, match="expected: one bool per item, 60 in all"):
+        generate_lists(model, histories, decoding=DecodingConfig(), allowed=allowed[1:])
+
+
+def test_recommend_answers_one_batch_and_never_has_fewer_beams_than_items():
+    model, histories = make_model(), make_histories()
+    items = torch.tensor([histories[row][:1].tolist() or [0] for row in range(30)])
+    found = recommend(model, items, torch.ones(30, dtype=torch.int64), decoding=DecodingConfig(num_beams=1, top_k=20))
+    assert (found.items >= 0).all()
+    assert found.items.shape == (30, 20)
+
+
+def test_parallel_heads_are_scored_exhaustively():
+    """The same weights asked through both doors: a model whose codes do not depend on each other."""
+
+    class Independent(type(make_model())):
+        supports_parallel = True
+
+        def next_code_logits(self, context, prefix, parents=None):
+            return self.code_logits(prefix.shape[2], context.state).unsqueeze(1).expand(-1, prefix.shape[1], -1)
+
+        def all_code_logits(self, context):
+            return [self.code_logits(level, context.state) for level in range(self.num_levels)]
+
+    model = make_model()
+    model.__class__ = Independent
+    searcher = Searcher(model, DecodingConfig(num_beams=1))
+    assert searcher.trie is None
+    batch = torch.tensor([[3, 4], [7, 8]]), torch.tensor([2, 1])
+    found = searcher.search(*batch, top_k=5, exclude=torch.tensor([[3], [-1]]))
+    leaves = walk_trie(model, trie_of(model), *batch)
+    scores = torch.zeros(2, NUM_ITEMS).index_copy(1, trie_of(model).leaf_items.long(), leaves)
+    scores[0, 3] = -np.inf
+    torch.testing.assert_close(found.scores, scores.topk(5).values)
+    assert torch.equal(found.items, scores.topk(5).indices)
+
+
+def test_the_trie_is_built_once_and_again_when_codes_change():
+    model = make_model()
+    trie = trie_of(model)
+    assert trie_of(model) is trie
+    model.item_codes.copy_(model.item_codes.flip(0))
+    assert trie_of(model) is not trie
+    assert trie_of(make_model()) is not trie
+
+
+def test_a_model_in_training_is_used_without_dropout_and_left_in_training():
+    model, histories = make_model(), make_histories()
+    decoding = DecodingConfig(num_beams=10)
+    expected = generate_lists(model, histories, decoding=decoding)
+    model.train()
+    found = generate_lists(model, histories, decoding=decoding)
+    assert model.training
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_broken_logits_name_the_user():
+    model, histories = make_model(), make_histories()
+    poison = model.item_codes[7, 0]
+    with torch.no_grad():
+        model.codes.table.weight[poison] = float("nan")
+    broken = [row for row in range(30) if (model.item_codes[histories[row][-5:], 0] == poison).any()]
+    assert 0 < len(broken) < 30
+    names = [f"user-{user}" for user in range(30)]
+    decoding = DecodingConfig(batch_size=30)
+    with pytest.raises(NonFiniteLogitsError, match=r"for user user-\d+ at step 0") as caught:
+        list(generate_blocks(model, histories, decoding=decoding, user_ids=names))
+    assert caught.value.user in {f"user-{histories.users[row]}" for row in broken}
+    with pytest.raises(NonFiniteLogitsError, match=r"for user \d+ at step 0"):
+        generate_lists(model, histories, decoding=decoding)
+
+
+def test_progress_is_shown_on_stderr(capsys):
+    generate_lists(make_model(), make_histories(), decoding=DecodingConfig(num_beams=2, top_k=2), progress=True)
+    captured = capsys.readouterr()
+    assert "recommending" in captured.err
+    assert captured.out == ""
+
+
+def write(path: Path, model, histories, monkeypatch, **changes):
+    monkeypatch.setattr(generate, "BLOCK_USERS", 8)
+    blocks = generate_blocks(model, histories, decoding=DecodingConfig(num_beams=10), top_k=5, **changes)
+    return write_recommendations(
+        path,
+        blocks,
+        users=histories.users,
+        user_ids=[f"u{i}" for i in range(30)],
+        item_ids=[f"i{i}" for i in range(NUM_ITEMS)],
+    )
+
+
+def test_the_file_holds_every_user_rank_by_rank(tmp_path, monkeypatch):
+    model, histories = make_model(), make_histories()
+    written = write(tmp_path / "lists.parquet", model, histories, monkeypatch)
+    assert (written.users, written.short_users, written.empty_users) == (30, 0, 0)
+    items, scores = generate_lists(model, histories, decoding=DecodingConfig(num_beams=10), top_k=5)
+    table = pl.read_parquet(tmp_path / "lists.parquet")
+    assert table.columns == ["user_id", "rank", "item_id", "score", "short_by"]
+    assert table["user_id"].to_list() == [f"u{29 - row}" for row in range(30) for _ in range(5)]
+    assert table["rank"].to_list() == [1, 2, 3, 4, 5] * 30
+    assert table["item_id"].to_list() == [f"i{item}" for item in items.ravel()]
+    np.testing.assert_allclose(table["score"].to_numpy(), scores.ravel())
+    assert set(table["short_by"].to_list()) == {0}
+    assert pq.ParquetFile(tmp_path / "lists.parquet").num_row_groups == 4
+
+
+def test_short_and_empty_lists_say_so(tmp_path, monkeypatch):
+    histories = Histories.from_lists([[1, 2], [3, 4, 5], []])
+    allowed = np.isin(np.arange(NUM_ITEMS), [3, 4, 5])
+    written = write(tmp_path / "lists.parquet", make_model(), histories, monkeypatch, allowed=allowed)
+    assert (written.users, written.short_users, written.empty_users) == (3, 3, 1)
+    rows = pl.read_parquet(tmp_path / "lists.parquet").select("user_id", "rank", "short_by").rows()
+    assert rows == [("u0", rank, 2) for rank in (1, 2, 3)] + [("u1", None, 5)] + [("u2", rank, 2) for rank in (1, 2, 3)]
+    empty = pl.read_parquet(tmp_path / "lists.parquet").row(3, named=True)
+    assert (empty["item_id"], empty["score"]) == (None, None)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "lists.parquet"
+    path.write_bytes(b"before")
+    model, histories = make_model(), make_histories()
+    search = Searcher.search
+    calls = []
+
+    def interrupted(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return search(self, *arguments, **options)
+
+    monkeypatch.setattr(Searcher, "search", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, model, histories, monkeypatch)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_users_give_an_empty_file(tmp_path, monkeypatch):
+    written = write(tmp_path / "lists.parquet", make_model(), Histories.from_lists([]), monkeypatch)
+    assert written.users == 0
+    assert pl.read_parquet(tmp_path / "lists.parquet").shape == (0, 5)

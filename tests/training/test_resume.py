@@ -1,0 +1,294 @@
+"""A run that was stopped anywhere and started again is bit for bit the run that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TinyModel, quality, settings
+from torch import Tensor, nn
+
+from genrec.errors import ArtifactError, ConfigError, InterruptedRun
+
+PLAN: dict[str, Any] = {"epochs": 2, "batch_size": 8, "gradient_accumulation_steps": 2}
+STEPS = 10  # two epochs of five updates; the last update of an epoch has one micro-batch, the others have two
+STEP_OF_CALL = [*([1, 1, 2, 2, 3, 3, 4, 4, 5]), *([6, 6, 7, 7, 8, 8, 9, 9, 10])]
+TENSORS = ("model.safetensors", "optimizer.safetensors", "random.safetensors")
+
+
+def stopping_at(call: int, number: int = signal.SIGTERM) -> TinyModel:
+    """A model whose forward pass number ``call`` brings a signal."""
+
+    def before_loss(now: int, loss: Tensor) -> Tensor:
+        if now == call:
+            os.kill(os.getpid(), number)
+        return loss
+
+    model = TinyModel()
+    model.before_loss = before_loss
+    return model
+
+
+def end_state(folder: Path, step: int = STEPS) -> dict[str, Any]:
+    """Everything that the last checkpoint says, but times."""
+    state = json.loads((folder / f"checkpoint-{step}/state.json").read_text())
+    del state["run"]["seconds"]
+    for record in state["run"]["history"]:
+        del record["seconds"], record["validation_seconds"]
+    return {name: (folder / f"checkpoint-{step}" / name).read_bytes() for name in TENSORS} | {"state": state}
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """The training log without times and notes."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    times = ("seconds", "users_per_second", "validation_seconds")
+    return [{k: v for k, v in record.items() if k not in times} for record in records if "note" not in record]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumes_bit_by_bit_from_every_step(train, tmp_path: Path, workers: int):
+    whole = TinyModel()
+    expected_result = train("whole", model=whole, num_workers=workers, **PLAN)
+    assert expected_result.steps == STEPS
+    expected = end_state(tmp_path / "whole")
+    for call, step in enumerate(STEP_OF_CALL, start=1):
+        if workers and call not in (3, 9, 10, 14):
+            continue
+        name = f"stopped-{call}"
+        with pytest.raises(InterruptedRun) as caught:
+            train(name, model=stopping_at(call), num_workers=workers, **PLAN)
+        assert f"stopped by SIGTERM at step {step} and saved" in caught.value.what
+        model = TinyModel()
+        result = train(name, model=model, num_workers=workers, **PLAN)
+        assert result.notes == [f"continuing from checkpoint-{step} of {STEPS} steps"]
+        assert end_state(tmp_path / name) == expected, call
+        assert logged(tmp_path / name) == logged(tmp_path / "whole"), call
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
+        assert result.best_step == expected_result.best_step
+
+
+def test_stopped_again_and_again_it_still_arrives(train, tmp_path: Path):
+    train("whole", **PLAN)
+    for _ in range(STEPS):
+        with pytest.raises(InterruptedRun):
+            train("often", model=stopping_at(1), **PLAN)
+    train("often", **PLAN)
+    assert end_state(tmp_path / "often") == end_state(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_says_its_exit_code_and_what_to_do(train, number: int, code: int):
+    before = signal.getsignal(number)
+    with pytest.raises(InterruptedRun) as caught:
+        train(model=stopping_at(3, number), **PLAN)
+    assert caught.value.exit_code == code
+    assert caught.value.fix == "run the same command again to continue from there"
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("stopped", [1, 2])
+def test_a_signal_while_validating_leaves_the_validation_to_the_next_run(train, tmp_path: Path, stopped: int):
+    train("whole", **PLAN)
+    calls = []
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        calls.append(len(calls) + 1)
+        if calls[-1] == stopped:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(30)
+        return quality(model)
+
+    began = time.monotonic()
+    with pytest.raises(InterruptedRun, match=f"stopped by SIGINT at step {5 * stopped}"):
+        train("cut", validate=validate, **PLAN)
+    assert time.monotonic() - began < 20
+    train("cut", validate=validate, **PLAN)
+    assert calls == [1, 2, 3]
+    assert end_state(tmp_path / "cut") == end_state(tmp_path / "whole")
+    assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
+
+
+def test_patience_that_ends_in_a_repeated_validation_trains_no_further(train):
+    values = iter([0.5, 0.4])
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        if len(calls := seen) == 1:
+            calls.append("stopped")
+            os.kill(os.getpid(), signal.SIGTERM)
+        seen.append("done")
+        return {"quality": next(values)}
+
+    seen: list[str] = []
+    with pytest.raises(InterruptedRun):
+        train(validate=validate, epochs=5, patience=1)
+    model = TinyModel()
+    result = train(validate=validate, model=model, epochs=5, patience=1)
+    assert (result.stopped, result.epochs, model.calls) == ("patience", 2, 0)
+
+
+def test_after_a_kill_the_steps_since_the_last_checkpoint_are_repeated(train, tmp_path: Path):
+    train("whole", **PLAN)
+    model = TinyModel()
+
+    def killed(call: int, loss: Tensor) -> Tensor:
+        if call == 15:
+            raise SystemError("as good as kill -9")
+        return loss
+
+    model.before_loss = killed
+    with pytest.raises(SystemError):
+        train("killed", model=model, save_steps=3, **PLAN)
+    result = train("killed", save_steps=3, **PLAN)
+    assert result.notes == [f"continuing from checkpoint-6 of {STEPS} steps"]
+    assert end_state(tmp_path / "killed") == end_state(tmp_path / "whole")
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_skipped_said_and_replaced(train, tmp_path: Path):
+    train("whole", **PLAN)
+    with pytest.raises(InterruptedRun):
+        train("hurt", model=stopping_at(12), **PLAN)
+    damaged = tmp_path / "hurt/checkpoint-7/optimizer.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    result = train("hurt", **PLAN)
+    assert "skipped checkpoint-7: optimizer.safetensors was changed" in result.notes[0]
+    assert result.notes[1] == f"continuing from checkpoint-5 of {STEPS} steps"
+    assert end_state(tmp_path / "hurt") == end_state(tmp_path / "whole")
+    text = (tmp_path / "hurt/metrics.jsonl").read_text()
+    assert "skipped checkpoint-7" in text
+
+
+def test_when_nothing_is_usable_it_says_so_and_starts_anew(train, tmp_path: Path):
+    train("whole", **PLAN)
+    with pytest.raises(InterruptedRun):
+        train("hurt", model=stopping_at(5), **PLAN)
+    (tmp_path / "hurt/checkpoint-3/manifest.json").unlink()
+    result = train("hurt", **PLAN)
+    assert result.notes[-1] == "no checkpoint is usable: training starts anew"
+    assert end_state(tmp_path / "hurt") == end_state(tmp_path / "whole")
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_older_checkpoint(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    train("whole", **PLAN)
+    saved = []
+
+    def full(model: nn.Module, path: str) -> None:
+        saved.append(path)
+        if len(saved) == 2:
+            raise OSError(28, "No space left on device")
+        real(model, path)
+
+    from genrec.training import checkpoints
+
+    real = checkpoints.save_model
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_model", full)
+        with pytest.raises(ArtifactError, match="the disk is full"):
+            train("full", **PLAN)
+    assert [path.name for path in (tmp_path / "full").glob("*checkpoint*")] == ["checkpoint-5"]
+    train("full", **PLAN)
+    assert end_state(tmp_path / "full") == end_state(tmp_path / "whole")
+
+
+def test_micro_batches_may_be_cut_smaller_when_memory_ran_out(train, tmp_path: Path):
+    whole = TinyModel(dropout=0)
+    train("whole", model=whole, epochs=2, batch_size=8)
+    with pytest.raises(InterruptedRun):
+        stopped = stopping_at(7)
+        stopped.dropout.p = 0.0
+        train("cut", model=stopped, epochs=2, batch_size=8)
+    model = TinyModel(dropout=0)
+    result = train("cut", model=model, epochs=2, batch_size=4, gradient_accumulation_steps=2)
+    assert result.notes == ["continuing from checkpoint-7 of 18 steps"]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
+
+
+def test_changed_settings_and_other_models_are_refused(train):
+    with pytest.raises(InterruptedRun):
+        train(model=stopping_at(3), **PLAN)
+    with pytest.raises(ConfigError, match="training.learning_rate: 0.01 -> 0.02"):
+        train(learning_rate=0.02, **PLAN)
+    with pytest.raises(ConfigError, match="users per update: 16 -> 8"):
+        train(**{**PLAN, "gradient_accumulation_steps": 1})
+    other = TinyModel()
+    other.head = nn.Linear(8, 20, bias=False)
+    with pytest.raises(ArtifactError, match="belong to another model"):
+        train(model=other, **PLAN)
+    tables = TinyModel()
+    tables.seen += 1
+    with pytest.raises(ArtifactError, match="belong to another model"):
+        train(model=tables, **PLAN)
+    assert train(num_workers=2, patience=50, save_steps=2, max_minutes=10, **PLAN).steps == STEPS
+
+
+def test_a_larger_time_budget_continues_a_run_that_time_ended(train):
+    assert train(max_minutes=1e-6, **PLAN).stopped == "time"
+    result = train(max_minutes=10, **PLAN)
+    assert (result.stopped, result.steps) == ("epochs", STEPS)
+
+
+CHILD = """
+import sys, time
+sys.path[:0] = {paths!r}
+from conftest import TinyData, TinyModel, quality, settings
+from pathlib import Path
+from genrec.config import DecodingConfig
+from genrec.errors import GenrecError
+from genrec.training import train_recommender
+
+class Slow(TinyModel):
+    def forward(self, items, lengths):
+        print("step", flush=True)
+        time.sleep(0.2)
+        return super().forward(items, lengths)
+
+try:
+    config = settings(epochs=100, num_workers={workers})
+    train_recommender(Slow(), TinyData(), config, DecodingConfig(), Path({out!r}), validate=quality)
+except GenrecError as error:
+    print(error, flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 0)])
+def test_a_process_saves_and_exits(tmp_path: Path, number: int, code: int, workers: int):
+    code_text = CHILD.format(paths=[str(Path(__file__).parent)], out=str(tmp_path / "run"), workers=workers)
+    # A group of its own, signalled as a whole: that is what Ctrl-C does to the loader's workers, too.
+    command = [sys.executable, "-c", code_text]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
+    ) as child:
+        assert child.stdout is not None
+        for _ in range(3):
+            assert child.stdout.readline() == "step\n"
+        os.killpg(child.pid, number)
+        output = child.stdout.read()
+        assert child.wait(timeout=60) == code
+    assert f"training was stopped by {signal.Signals(number).name} at step" in output
+    checkpoints = [path.name for path in (tmp_path / "run").glob("checkpoint-*")]
+    assert len(checkpoints) == 1
+    assert f"at step {checkpoints[0].split('-')[1]} and saved" in output
+
+
+def test_a_second_signal_acts_at_once(train):
+    model = TinyModel()
+
+    def before_loss(call: int, loss: Tensor) -> Tensor:
+        if call == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        return loss
+
+    model.before_loss = before_loss
+    with pytest.raises(KeyboardInterrupt):
+        train(model=model, **PLAN)
+    assert settings().seed == 42
