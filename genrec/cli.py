@@ -161,7 +161,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-OF-THE-RECIPE by default.")] = None,
     overrides: Overrides = None,
     until: Annotated[Stage | None, typer.Option(metavar="STAGE", help=f"Stop after this stage: {STAGE_NAMES}.")] = None,
-    force: Annotated[list[Stage] | None, typer.Option(metavar="STAGE", help="Run this stage although it is fresh.")] = None,
+    force: Annotated[list[Stage] | None, typer.Option(metavar="STAGE", help="Run this stage even if fresh.")] = None,
 ) -> None:
     """Run all stages of a recipe: prepare, embed, tokenize, train, evaluate, generate, report."""
     from genrec.config import load_recipe
@@ -244,7 +244,7 @@ def train(
     dataset: DatasetFolder,
     out: Out,
     tokenizer: Annotated[Path | None, typer.Option(help="A folder from `genrec tokenize`.")] = None,
-    features: Annotated[Path | None, typer.Option(help="A folder from `genrec embed`, where the model uses it.")] = None,
+    features: Annotated[Path | None, typer.Option(help="A folder from `genrec embed`.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Train a recommender; the same command again continues after an interruption."""
@@ -270,7 +270,7 @@ def generate(
     beams: Annotated[int | None, typer.Option(min=1, help="Width of the search; as at training by default.")] = None,
     allow_items: Annotated[Path | None, typer.Option(help="Table of the only items to recommend.")] = None,
     block_items: Annotated[Path | None, typer.Option(help="Table of items never to recommend.")] = None,
-    exclude_seen: Annotated[bool | None, typer.Option("--exclude-seen/--include-seen", help="Leave out seen items.")] = None,
+    exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen", help="Leave out seen items.")] = True,
     unknown: Annotated[Unknown, typer.Option(help="Items that the model does not know.")] = Unknown.warn,
     device: Device = None,
 ) -> None:
@@ -297,7 +297,7 @@ def generate(
 def evaluate(
     dataset: DatasetFolder,
     model: Annotated[Path | None, typer.Option(help="A model folder.")] = None,
-    recommendations: Annotated[Path | None, typer.Option(help="Lists that any system made, instead of a model.")] = None,
+    recommendations: Annotated[Path | None, typer.Option(help="Lists by any system, instead of a model.")] = None,
     split: Annotated[Part, typer.Option(help="The held-out part.")] = Part.test,
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("metrics.json"),
     overrides: Overrides = None,
@@ -305,12 +305,12 @@ def evaluate(
 ) -> None:
     """Measure a model, or a file of lists, on held-out items."""
     from genrec.config import load_recipe
-    from genrec.pipeline.steps import evaluate_folder
+    from genrec.pipeline.showing import as_text, results
+    from genrec.pipeline.steps import measure
 
-    if (model is None) == (recommendations is None):
-        raise ConfigError("one of --model and --recommendations is needed", expected="exactly one of them")
     config = load_recipe(None, [f"evaluation.{text}" for text in overrides or ()]).evaluation
-    typer.echo(evaluate_folder(dataset, split.value, config, out, model=model, lists=recommendations, device=device))
+    values = measure(dataset, split.value, config, out, model=model, lists=recommendations, device=device)
+    typer.echo(f"{as_text(results(values))}{out}")
 
 
 @verb("inspect")
@@ -365,7 +365,8 @@ def _as_genrec_error(error: BaseException) -> GenrecError | None:
     if isinstance(error, GenrecError):
         return error
     if isinstance(error, KeyboardInterrupt):
-        return InterruptedRun(State.signal_number, f"stopped by {signal.Signals(State.signal_number).name}", fix=INTERRUPTED)
+        name = signal.Signals(State.signal_number).name
+        return InterruptedRun(State.signal_number, f"stopped by {name}", fix=INTERRUPTED)
     text = str(error).lower()
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return MemoryExhaustedError(

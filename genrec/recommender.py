@@ -1,9 +1,9 @@
 """The public face: a trained model folder in, lists of items out.
 
-    from genrec import Recommender
-    recommender = Recommender.from_pretrained("runs/quickstart/model")
-    lists = recommender.recommend([["50", "172"], ["1", "588"]], k=10)
-    lists.titles[0]
+from genrec import Recommender
+recommender = Recommender.from_pretrained("runs/quickstart/model")
+lists = recommender.recommend([["50", "172"], ["1", "588"]], k=10)
+lists.titles[0]
 """
 
 import difflib
@@ -138,7 +138,7 @@ class Recommender:
                 ``timestamp`` or ``order``; ``item_id`` may also hold a list per row.
             k: Length of the lists.
             exclude_seen: Leave out what is in the history.
-            unknown: What to do with items that the model does not know: raise, leave them out, or leave them out and say so.
+            unknown: Items that the model does not know: ``error``, ``skip``, or ``warn`` (skip them and say so).
             allowed: Recommend nothing but these items.
             blocked: Never recommend these items.
             decoding: How to search; as at training if None.

@@ -10,10 +10,32 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "genrec").rglob("*.py"))
-ORDER = ["data", "features", "tokenizers", "models", "decoding", "evaluation", "training", "alignment", "reports", "pipeline"]
+ORDER = [
+    "data",
+    "features",
+    "tokenizers",
+    "models",
+    "decoding",
+    "evaluation",
+    "training",
+    "alignment",
+    "reports",
+    "pipeline",
+]
 FACES = ["recommender", "inspection", "doctor", "cli"]
 FOR_ALL = {"errors", "config", "artifacts"}
-HEAVY = {"torch", "transformers", "faiss", "sklearn", "datasets", "matplotlib", "polars", "numpy", "scipy", "accelerate"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "faiss",
+    "sklearn",
+    "datasets",
+    "matplotlib",
+    "polars",
+    "numpy",
+    "scipy",
+    "accelerate",
+}
 
 
 def room_of(path: Path) -> str:
@@ -27,7 +49,9 @@ def imported_rooms(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            names = [f"{node.module}.{alias.name}" if node.module == "genrec" else str(node.module) for alias in node.names]
+            names = [
+                f"{node.module}.{alias.name}" if node.module == "genrec" else str(node.module) for alias in node.names
+            ]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         else:
@@ -60,7 +84,9 @@ def test_every_room_has_its_place_in_the_order():
 
 def test_the_import_checker_sees_an_import_inside_a_function(tmp_path):
     path = tmp_path / "sample.py"
-    path.write_text("def f():\n    from genrec.cli import main\n    import genrec.training.train\n    from genrec import errors\n")
+    path.write_text(
+        "def f():\n    from genrec.cli import main\n    import genrec.training.train\n    from genrec import errors\n"
+    )
     assert imported_rooms(path) == {"cli", "training", "errors"}
 
 

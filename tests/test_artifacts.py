@@ -34,6 +34,26 @@ def write_sample(target, text="hello", **settings):
         folder.counts["items"] = 3
 
 
+def write_until(target, failure):
+    with write_artifact(target, "features") as folder:
+        (folder.path / "a.txt").write_text("half")
+        failure()
+
+
+def write_file_until(target, failure):
+    with write_file(target) as path:
+        path.write_text("half")
+        failure()
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+def full_disk(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def leftovers(folder):
     return [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
@@ -61,18 +81,16 @@ def test_equal_folders_have_equal_fingerprints_and_different_ones_do_not(tmp_pat
 
 def test_a_failure_leaves_the_target_as_it_was(tmp_path):
     write_sample(tmp_path / "out", text="first")
-    with pytest.raises(ValueError, match="half-way"), write_artifact(tmp_path / "out", "features") as folder:
-        (folder.path / "a.txt").write_text("second")
-        raise ValueError("half-way")
+    with pytest.raises(KeyboardInterrupt):
+        write_until(tmp_path / "out", interrupted)
     assert (tmp_path / "out" / "inner" / "a.txt").read_text() == "first"
     verify_artifact(tmp_path / "out")
     assert leftovers(tmp_path) == []
 
 
 def test_an_interruption_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), write_artifact(tmp_path / "out", "features") as folder:
-        (folder.path / "a.txt").write_text("x")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_until(tmp_path / "out", interrupted)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -87,7 +105,10 @@ def test_replacing_a_folder_leaves_no_old_file_behind(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "inner" / "a.txt").write_text("jello"), "inner/a.txt was changed after it was written"),
+        (
+            lambda folder: (folder / "inner" / "a.txt").write_text("jello"),
+            "inner/a.txt was changed after it was written",
+        ),
         (lambda folder: (folder / "inner" / "a.txt").write_text("longer than before"), "inner/a.txt was changed"),
         (lambda folder: (folder / "inner" / "a.txt").unlink(), "inner/a.txt is missing"),
         (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
@@ -112,7 +133,7 @@ def test_a_folder_of_another_stage_is_refused(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ArtifactError, match="there is no folder .*nowhere"):
+    with pytest.raises(ArtifactError, match=r"there is no folder .*nowhere"):
         read_manifest(tmp_path / "nowhere", "model")
 
 
@@ -120,23 +141,15 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     with write_file(tmp_path / "deep" / "a.txt") as path:
         path.write_text("one")
         assert not (tmp_path / "deep" / "a.txt").exists()
-    with pytest.raises(RuntimeError), write_file(tmp_path / "deep" / "a.txt") as path:
-        path.write_text("two")
-        raise RuntimeError
+    with pytest.raises(KeyboardInterrupt):
+        write_file_until(tmp_path / "deep" / "a.txt", interrupted)
     assert (tmp_path / "deep" / "a.txt").read_text() == "one"
     assert leftovers(tmp_path / "deep") == []
 
 
-def full_disk(*_args, **_kwargs):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
-    with pytest.raises(ArtifactError, match="the disk is full while writing .*out"), write_artifact(
-        tmp_path / "out", "features"
-    ) as folder:
-        (folder.path / "a.txt").write_text("x")
-        full_disk()
+    with pytest.raises(ArtifactError, match=r"the disk is full while writing .*out"):
+        write_until(tmp_path / "out", full_disk)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -139,7 +139,9 @@ def test_an_empty_recipe_is_the_default(tmp_path):
 
 def test_a_yaml_bomb_is_refused_before_it_expands(tmp_path):
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
-    lines += [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in zip("abcdefghi", "bcdefghij", strict=True)]
+    lines += [
+        f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+    ]
     message = refusal(write(tmp_path, "\n".join(lines)))
     assert "aliases (*name) are not accepted in a recipe" in message
 

@@ -40,7 +40,10 @@ def test_a_message_says_what_where_expected_and_what_to_do_in_this_order():
 
 
 def test_parts_that_are_not_given_leave_no_line():
-    assert str(ConfigError("k = 0 cannot be used", expected="at least 1")) == "k = 0 cannot be used\n  expected: at least 1"
+    assert (
+        str(ConfigError("k = 0 cannot be used", expected="at least 1"))
+        == "k = 0 cannot be used\n  expected: at least 1"
+    )
 
 
 @pytest.mark.parametrize(

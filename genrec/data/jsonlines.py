@@ -49,11 +49,16 @@ def read_json_lines(stream: IO[bytes], kind: Literal["interactions", "items"], w
     if not frames:
         raise DataError("the file is empty", where=where, expected=f"a table of {kind}", fix="check the file")
     try:
-        return pl.concat(frames, how="diagonal_relaxed")
+        table = pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise DataError(
             f"a field changes its type: {error}", where=where, expected="the same type in every row of a field"
         ) from error
+    if parse is not _amazon_items:
+        return table
+    # Products that stand twice repeat themselves; what no product has is no column.
+    empty = [name for name in table.columns if table[name].null_count() == table.height]
+    return table.drop(empty).unique("item_id", keep="first", maintain_order=True)
 
 
 def _pieces(stream: IO[bytes]) -> Iterator[bytes]:

@@ -59,14 +59,19 @@ def fetch_source(name: str, out: Path) -> Path:
     with downloads as folder:
         mirror, files, hashes = _first_delivery(source, Path(folder), recorded)
         interactions, items = _tables(source, mirror, files, Path(folder))
-        inputs = {f"{source.name}/{url.rsplit('/', 1)[-1]}": sha256 for url, sha256 in hashes.items()}
-        with write_artifact(out, STAGE, config={"name": source.name}, inputs=inputs) as target:
+        with write_artifact(out, STAGE, config={"name": source.name}, inputs=hashes) as target:
             interactions.write_parquet(target.path / "interactions.parquet")
             items.write_parquet(target.path / "items.parquet")
             (target.path / "LICENCE").write_text(source.terms, encoding="utf-8")
-            pinned = {table.url for table in (mirror.interactions, mirror.items) if table.sha256}
-            files_record = {url: {"sha256": sha, "pinned": url in pinned} for url, sha in hashes.items()}
-            write_json(target.path / RECORD, {"name": source.name, "files": files_record})
+            record = {
+                table.file_name: {
+                    "url": table.url,
+                    "sha256": hashes[table.file_name],
+                    "pinned": table.sha256 is not None,
+                }
+                for table in (mirror.interactions, mirror.items)
+            }
+            write_json(target.path / RECORD, {"name": source.name, "files": record})
             target.counts = {"interactions": interactions.height, "items": items.height}
     return out
 
@@ -96,7 +101,7 @@ def _recorded_hashes(out: Path) -> dict[str, str]:
     """Hashes of files without a published one, as an earlier download of this folder recorded them."""
     if not (out / RECORD).is_file():
         return {}
-    return {url: entry["sha256"] for url, entry in read_json(out / RECORD)["files"].items()}
+    return {file_name: entry["sha256"] for file_name, entry in read_json(out / RECORD)["files"].items()}
 
 
 def _first_delivery(
@@ -105,15 +110,15 @@ def _first_delivery(
     reasons = []
     for mirror in source.mirrors:
         try:
-            files = {}
+            files: dict[str, Path] = {}
             for table in (mirror.interactions, mirror.items):
-                if table.url not in files:
+                if table.file_name not in files:
                     logger.info("fetching %s", table.url)
-                    files[table.url] = download(table.url, folder)
-                    expected = table.sha256 or recorded.get(table.url)
+                    files[table.file_name] = download(table.url, folder)
+                    expected = table.sha256 or recorded.get(table.file_name)
                     if expected:
-                        check_sha256(files[table.url], expected, table.url)
-            return mirror, files, {url: file_sha256(path) for url, path in files.items()}
+                        check_sha256(files[table.file_name], expected, table.url)
+            return mirror, files, {name: file_sha256(path) for name, path in files.items()}
         except DownloadError as error:
             logger.warning("no luck with a mirror of %s: %s", source.name, error)
             reasons.append(str(error))
@@ -140,7 +145,7 @@ def _tables(
 def _read(
     table: RemoteTable, kind: Literal["interactions", "items"], files: dict[str, Path], folder: Path
 ) -> pl.DataFrame:
-    path = files[table.url]
+    path = files[table.file_name]
     if table.member:
         target = folder / Path(table.member).name
         try:

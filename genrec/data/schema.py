@@ -180,7 +180,9 @@ def _times_from_text(values: pl.Series, where: str, expected: str) -> pl.Series:
     ]
     dates = pl.col("text").str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     times = pl.DataFrame({"text": text}).select(pl.coalesce(*formats, dates).alias("timestamp")).to_series()
-    _refuse(values, times.is_null() & text.is_not_null(), "timestamp is not a time", expected, where)
+    no_date = times.is_null() & text.is_not_null()
+    _refuse(values, no_date & numbers.is_null(), "timestamp is not a time", expected, where)
+    _refuse(values, no_date, "timestamp mixes numbers and dates", expected, where, fix="use one of them in all rows")
     return times
 
 

@@ -13,7 +13,7 @@ from scipy import sparse
 from genrec.config import Section
 from genrec.data.histories import Histories
 from genrec.errors import ConfigError
-from genrec.evaluation.metrics import find_hits, ranking_metrics
+from genrec.evaluation.metrics import find_targets, ranking_metrics
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -222,7 +222,8 @@ def fit_item_knn(dataset: "Dataset", *, exclude_seen: bool = True, seed: int = 0
     def value_of(settings: ItemKNNSettings) -> float:
         if settings not in values:
             items, _ = variants.model(settings).recommend(histories, top_k=TUNING_K, exclude_seen=exclude_seen)
-            metrics = ranking_metrics(*find_hits(items, targets, len(popularity)), [TUNING_K])
+            found = find_targets(items, targets, len(popularity))
+            metrics = ranking_metrics(found.places, found.rows, len(targets), [TUNING_K])
             values[settings] = float(metrics[f"ndcg@{TUNING_K}"].mean())
         return values[settings]
 

@@ -37,8 +37,8 @@ def bootstrap_intervals(
 ) -> dict[str, Interval]:
     """Percentile intervals of means under resampling of users (Efron and Tibshirani, 1993, chapter 13).
 
-    Users with equal values in all metrics are interchangeable, so a resample draws how many users of each kind it has: one
-    multinomial over kinds, exactly the bootstrap over users, at a cost that hardly grows with the number of users.
+    Users with equal values in all metrics are interchangeable, so a resample draws how many users of each kind it has:
+    one multinomial over kinds, exactly the bootstrap over users, at a cost that hardly grows with their number.
 
     Args:
         values: Name of a metric to float64 [R], rows aligned.

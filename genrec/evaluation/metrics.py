@@ -5,6 +5,7 @@ Per-user values are kept, because confidence intervals, slices and paired compar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
@@ -14,7 +15,7 @@ from genrec.data.histories import Histories
 from genrec.errors import ConfigError, DataError, first_rows
 
 DEFAULT_KS: tuple[int, ...] = EvaluationConfig().ks
-BLOCK_USERS = 65_536
+BLOCK_ROWS = 65_536
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,56 +67,75 @@ def evaluate_lists(
     """
     recommended, ks = np.asarray(recommended), checked_ks(ks)
     _check_lists(recommended, targets, num_items)
-    blocks = []
-    for first in range(0, len(targets), BLOCK_USERS):
-        block = recommended[first : first + BLOCK_USERS, : ks[-1]]
-        hits, held_out = find_hits(block, _rows(targets, first, first + len(block)), num_items)
-        blocks.append(ranking_metrics(hits, held_out, ks))
-    per_user = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    found = find_targets(recommended, targets, num_items)
+    per_user = ranking_metrics(found.places, found.rows, len(targets), ks)
     return Evaluation(targets.users, per_user, catalogue_metrics(recommended, num_items, popularity, ks))
 
 
-def find_hits(recommended: np.ndarray, targets: Histories, num_items: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which places of the lists hold a held-out item, and how many distinct ones each user has.
+class Found(NamedTuple):
+    """Where the lists hold the held-out items: one entry per row and distinct item, in order of rows.
+
+    Attributes:
+        rows: int64 [P].
+        items: int64 [P].
+        places: int64 [P], from 0; the width of the lists where the item is not listed.
+    """
+
+    rows: np.ndarray
+    items: np.ndarray
+    places: np.ndarray
+
+
+def find_targets(recommended: np.ndarray, targets: Histories, num_items: int) -> Found:
+    """Look up every held-out item in its user's list.
 
     Args:
         recommended: int [R, K], -1 = none.
         targets: R rows.
         num_items: N.
-
-    Returns:
-        Hits bool [R, K]; number of distinct targets int64 [R].
     """
-    wanted = np.unique(np.repeat(np.arange(len(targets)), targets.lengths) * num_items + targets.items)
-    listed = np.arange(len(targets))[:, None] * num_items + recommended
-    # A sorted search instead of np.isin: that one sorts all places again.
-    place = np.minimum(np.searchsorted(wanted, listed), len(wanted) - 1)
-    hits = (wanted[place] == listed) & (recommended >= 0)
-    return hits, np.bincount(wanted // num_items, minlength=len(targets))
+    rows, items = np.divmod(np.unique(row_item_pairs(targets, num_items)), num_items)
+    places = np.full(len(rows), recommended.shape[1])
+    for first in range(0, len(rows), BLOCK_ROWS):
+        block = slice(first, first + BLOCK_ROWS)
+        equal = recommended[rows[block]] == items[block, None]
+        places[block] = np.where(equal.any(axis=1), equal.argmax(axis=1), recommended.shape[1])
+    return Found(rows, items, places)
 
 
-def ranking_metrics(hits: np.ndarray, held_out: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
-    """Recall, NDCG and MRR per user; with h hits in the first k places and t targets:
+def ranking_metrics(places: np.ndarray, rows: np.ndarray, num_rows: int, ks: Sequence[int]) -> dict[str, np.ndarray]:
+    """Recall, NDCG and MRR per user, each with at least one target.
 
-    recall@k = h / t, the hit rate where t = 1; ndcg@k = discounted gain over that of the min(k, t) first places, gains
-    binary (Järvelin and Kekäläinen, 2002); mrr@k = 1 / place of the first hit, 0 without one.
+    With h of t targets in the first k places: recall@k = h / t, the hit rate where t = 1; ndcg@k = discounted gain over
+    that of the min(k, t) first places, gains binary (Järvelin and Kekäläinen, 2002); mrr@k = 1 / place of the first hit,
+    0 without one.
 
     Args:
-        hits: bool [R, K]; places beyond K are misses.
-        held_out: int [R], t per user, at least 1.
+        places: int [P], place of every target from 0; the width of the lists or more where it is not listed.
+        rows: int [P], user of every target, ascending, every user there.
+        num_rows: R.
         ks: Ascending lengths of list.
 
     Returns:
         ``recall@k``, ``ndcg@k``, ``mrr@k`` to float64 [R].
     """
-    gains = np.zeros((len(hits), ks[-1]))
-    gains[:, : hits.shape[1]] = hits[:, : ks[-1]]
+    held_out = np.bincount(rows, minlength=num_rows)
+    first = np.minimum.reduceat(places, np.searchsorted(rows, np.arange(num_rows)))
     discounts = 1.0 / np.log2(np.arange(2, ks[-1] + 2))
-    found, gained, ideal = gains.cumsum(axis=1), (gains * discounts).cumsum(axis=1), discounts.cumsum()
-    first = np.where(hits.any(axis=1), hits.argmax(axis=1), ks[-1])
-    metrics = {f"recall@{k}": found[:, k - 1] / held_out for k in ks}
-    metrics |= {f"ndcg@{k}": gained[:, k - 1] / ideal[np.minimum(held_out, k) - 1] for k in ks}
-    return metrics | {f"mrr@{k}": np.where(first < k, 1.0 / (first + 1), 0.0) for k in ks}
+    gains, ideal = 1.0 / np.log2(places + 2.0), discounts.cumsum()
+    metrics: dict[str, dict[str, np.ndarray]] = {"recall": {}, "ndcg": {}, "mrr": {}}
+    for k in ks:
+        listed = places < k
+        metrics["recall"][f"recall@{k}"] = np.bincount(rows[listed], minlength=num_rows) / held_out
+        gained = np.bincount(rows[listed], weights=gains[listed], minlength=num_rows)
+        metrics["ndcg"][f"ndcg@{k}"] = gained / ideal[np.minimum(held_out, k) - 1]
+        metrics["mrr"][f"mrr@{k}"] = np.where(first < k, 1.0 / (first + 1), 0.0)
+    return metrics["recall"] | metrics["ndcg"] | metrics["mrr"]
+
+
+def row_item_pairs(histories: Histories, num_items: int) -> np.ndarray:
+    """Every (row, item) as one number, int64 [total]: ``row * num_items + item``."""
+    return np.repeat(np.arange(len(histories)), histories.lengths) * num_items + histories.items
 
 
 def catalogue_metrics(
@@ -124,8 +144,9 @@ def catalogue_metrics(
     """What all lists together do with the catalogue.
 
     ``coverage@k``: share of the catalogue that is in at least one list. ``gini@k``: Gini coefficient of how often each
-    item is listed, unlisted items included (0 = all equally often, towards 1 = always the same few). ``popularity_rank@k``:
-    mean rank of a listed item by interactions in training (1 = the most popular; ties share the mean of their ranks).
+    item is listed, unlisted items included (0 = all equally often, towards 1 = always the same few).
+    ``popularity_rank@k``: mean rank of a listed item by interactions in training (1 = the most popular; ties share the
+    mean of their ranks).
 
     Args:
         recommended: int [R, K], -1 = none.
@@ -166,11 +187,6 @@ def checked_ks(ks: Sequence[int]) -> list[int]:
     return ordered
 
 
-def _rows(histories: Histories, first: int, last: int) -> Histories:
-    offsets = histories.offsets[first : last + 1]
-    return Histories(histories.users[first:last], offsets - offsets[0], histories.items[offsets[0] : offsets[-1]])
-
-
 def _check_lists(recommended: np.ndarray, targets: Histories, num_items: int) -> None:
     if len(targets) == 0:
         raise DataError(
@@ -190,9 +206,9 @@ def _check_lists(recommended: np.ndarray, targets: Histories, num_items: int) ->
         raise DataError(
             f"items {min(lowest, targets.items.min())}..{highest}", expected=f"0..{num_items - 1}, or -1 = none"
         )
-    ordered = np.sort(recommended, axis=1)
-    twice = np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1))
-    if len(twice):
-        raise DataError(
-            "a list names an item twice", where=first_rows(twice.tolist()), expected="distinct items per list"
-        )
+    for block in range(0, len(recommended), BLOCK_ROWS):
+        ordered = np.sort(recommended[block : block + BLOCK_ROWS], axis=1)
+        twice = np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1))
+        if len(twice):
+            where = first_rows((twice + block).tolist())
+            raise DataError("a list names an item twice", where=where, expected="distinct items per list")

@@ -3,13 +3,14 @@
 The groups are fixed rules, not quantiles of one data set, so that numbers of different runs mean the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from genrec.data.histories import Histories
-from genrec.evaluation.metrics import checked_ks, find_hits, ranking_metrics
+from genrec.evaluation.metrics import Found, checked_ks, find_targets, ranking_metrics
 
 HEAD_SHARE = 0.2
 POPULARITY_GROUPS = ("cold", "tail", "head")
@@ -62,7 +63,7 @@ def length_group(lengths: np.ndarray) -> np.ndarray:
 
 def length_labels() -> list[str]:
     """Names of the groups of history lengths: ``0``, ``1-4``, ... ``100+``."""
-    pairs = zip(LENGTH_STARTS, LENGTH_STARTS[1:], strict=False)
+    pairs = pairwise(LENGTH_STARTS)
     labels = [str(start) if end == start + 1 else f"{start}-{end - 1}" for start, end in pairs]
     return [*labels, f"{LENGTH_STARTS[-1]}+"]
 
@@ -90,35 +91,21 @@ def evaluate_slices(
     Returns:
         ``item_popularity`` (cold, tail, head) and ``history_length`` to the slices by group.
     """
-    ks, num_items = checked_ks(ks), len(popularity)
-    of_target = popularity_groups(popularity)[targets.items]
-    of_user = np.repeat(length_group(histories.lengths), targets.lengths)
-    slices: Slices = {}
-    for name, groups, labels in (
-        ("item_popularity", of_target, POPULARITY_GROUPS),
-        ("history_length", of_user, length_labels()),
-    ):
-        slices[name] = {
-            label: _score(recommended[rows], part, num_items, ks)
-            for label, rows, part in _parts(targets, groups, labels)
+    ks = checked_ks(ks)
+    found = find_targets(recommended, targets, len(popularity))
+    groupings = (
+        ("item_popularity", POPULARITY_GROUPS, popularity_groups(popularity)[found.items]),
+        ("history_length", length_labels(), length_group(histories.lengths)[found.rows]),
+    )
+    return {
+        name: {
+            label: _score(found, groups == group, ks) for group, label in enumerate(labels) if (groups == group).any()
         }
-    return slices
+        for name, labels, groups in groupings
+    }
 
 
-def _parts(
-    targets: Histories, groups: np.ndarray, labels: Sequence[str]
-) -> Iterator[tuple[str, np.ndarray, Histories]]:
-    rows_of_targets = np.repeat(np.arange(len(targets)), targets.lengths)
-    for group, label in enumerate(labels):
-        chosen = groups == group
-        if not chosen.any():
-            continue
-        rows, counts = np.unique(rows_of_targets[chosen], return_counts=True)
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        yield label, rows, Histories(targets.users[rows], offsets, targets.items[chosen])
-
-
-def _score(recommended: np.ndarray, targets: Histories, num_items: int, ks: Sequence[int]) -> Slice:
-    hits, held_out = find_hits(recommended, targets, num_items)
-    means = {name: float(values.mean()) for name, values in ranking_metrics(hits, held_out, ks).items()}
-    return Slice(len(targets), len(targets.items), means)
+def _score(found: Found, chosen: np.ndarray, ks: Sequence[int]) -> Slice:
+    users, rows = np.unique(found.rows[chosen], return_inverse=True)
+    metrics = ranking_metrics(found.places[chosen], rows, len(users), ks)
+    return Slice(len(users), int(chosen.sum()), {name: float(values.mean()) for name, values in metrics.items()})

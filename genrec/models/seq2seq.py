@@ -80,6 +80,10 @@ class Seq2Seq(GenerativeRecommender):
         ]
         return TrainingOutput(loss=torch.stack(losses).sum())
 
+    def count_targets(self, lengths: Tensor) -> int:
+        """How many items the loss of such a batch is the mean over."""
+        return len(lengths) * (1 if self.settings.targets == "last" else self.settings.targets_per_user)
+
     def history_tokens(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, int64 ``[B, T * L + 1]``, of histories closed by the end token."""
         positions = lengths.unsqueeze(1) * self.num_levels

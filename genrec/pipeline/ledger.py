@@ -1,10 +1,9 @@
-"""What a run has done so far: for each stage what it was made from and what it left, so that fresh work is not repeated."""
+"""What a run has done so far: what each stage was made from and what it left, so that fresh work is not repeated."""
 
 import fcntl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -115,8 +114,3 @@ def exclusive(folder: Path) -> Iterator[None]:
                 f"another process is working in {folder}", fix="wait for it, or choose another --out"
             ) from error
         yield
-
-
-def flat(settings: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
-    """Settings without the keys that change no result."""
-    return {key: value for key, value in settings.items() if key not in without}

@@ -109,6 +109,8 @@ def save_model(
         ArtifactError: If the place cannot be written or the disk is full.
     """
     inputs = {"dataset": dataset.fingerprint}
+    if companions.features is not None:
+        settings = settings | {"features": read_manifest(companions.features).config}
     if companions.tokenizer is not None:
         inputs["tokenizer"] = model.config.index_fingerprint
     with write_artifact(out, STAGE, config=settings, inputs=inputs, seed=settings["training"]["seed"]) as folder:

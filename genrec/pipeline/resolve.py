@@ -31,7 +31,8 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     }
     _check_baselines(recipe)
     sections = {
-        name: getattr(recipe, name).model_copy(update=settings.model_dump(mode="json")) for name, settings in filled.items()
+        name: getattr(recipe, name).model_copy(update=settings.model_dump(mode="json"))
+        for name, settings in filled.items()
     }
     return recipe.model_copy(update=sections)
 

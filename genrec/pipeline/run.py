@@ -8,13 +8,14 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from genrec.artifacts import fingerprint, write_file, write_json
+from genrec.artifacts import fingerprint, read_json, write_file, write_json
 from genrec.config import Recipe
 from genrec.errors import ConfigError
 from genrec.pipeline.environment import describe_machine
 from genrec.pipeline.ledger import Ledger, StageRecord, exclusive, outputs_of
 from genrec.pipeline.resolve import resolve_recipe
-from genrec.pipeline.stages import STAGES, Stage, Work
+from genrec.pipeline.showing import examples, show_run
+from genrec.pipeline.stages import METRICS_FILE, RECOMMENDATIONS_FILE, STAGES, Stage, Work
 from genrec.training.log import clock
 
 CONFIG_FILE = "config.yaml"
@@ -28,6 +29,7 @@ def run_recipe(
     until: str | None = None,
     force: Sequence[str] = (),
     console: Console | None = None,
+    results: Console | None = None,
 ) -> Work:
     """Bring a run's folder up to date with a recipe.
 
@@ -37,6 +39,7 @@ def run_recipe(
         until: The last stage to run; all if None.
         force: Stages to run although they are fresh.
         console: Where progress is shown; the standard error stream by default.
+        results: Where the results are shown; the standard output stream by default.
 
     Returns:
         What the stages made, for a caller that goes on with it.
@@ -59,7 +62,10 @@ def run_recipe(
         write_json(folder / ENVIRONMENT_FILE, describe_machine())
         work = Work(recipe, folder, console)
         _Runner(work, force).run(wanted)
-        return work
+    if until is None:
+        shown = examples(work.dataset, folder / RECOMMENDATIONS_FILE, recipe.evaluation.examples)
+        show_run(results or Console(), folder, read_json(folder / METRICS_FILE), shown)
+    return work
 
 
 class _Runner:
@@ -98,8 +104,9 @@ class _Runner:
 
     def key(self, stage: Stage) -> str:
         """Fingerprint of a stage's settings and of what the stages before it left."""
-        records = {name: self.ledger.records.get(name) for name in stage.after(self.work.recipe)}
-        read = {name: sorted(record.outputs.values()) for name, record in records.items() if record is not None}
+        recipe = self.work.recipe
+        before = [other.name for other in STAGES if other.name in stage.after(recipe) and other.needed(recipe)]
+        read = {name: sorted(self.ledger.records[name].outputs.values()) for name in before}
         return fingerprint({"stage": stage.name, "settings": stage.settings(self.work), "inputs": read})
 
     def remaining(self, stages: Sequence[Stage]) -> str:

@@ -145,7 +145,7 @@ class ItemTokenizer(ABC):
         return None
 
     def residual_energy(self, features: np.ndarray) -> np.ndarray | None:
-        """Mean squared length of what is left after 0, 1 .. L levels, float64 ``[L + 1]``, or None without residuals."""
+        """Mean squared length of what is left after 0..L levels, float64 ``[L + 1]``, or None without residuals."""
         return None
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -41,7 +41,8 @@ def draw_codebook_use(codes: np.ndarray, level_sizes: tuple[int, ...], path: Pat
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, pad=0.02)
     bar.set_label("items")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=INK, labelsize=9)
     _write(figure, path)
 
 
@@ -120,8 +121,10 @@ def _canvas(title: str, subtitle: str) -> tuple["Figure", "Axes"]:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
-    figure.suptitle(title, x=0.02, ha="left", fontsize=13, color=INK, fontweight="bold")
-    axes.set_title(subtitle, loc="left", fontsize=9, color=MUTED)
+    axes.set_title(title, loc="left", pad=24, fontsize=13, color=INK, fontweight="bold")
+    axes.annotate(
+        subtitle, (0, 1), (0, 9), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=MUTED
+    )
     return figure, axes
 
 

@@ -23,8 +23,8 @@ def level_quality(codes: np.ndarray, size: int) -> dict[str, Any]:
         size: K of the level.
 
     Returns:
-        ``size``, ``used`` (codes with an item), ``use`` (their share of the codes that could be used), ``entropy_bits``,
-        ``perplexity`` (2 to the entropy) and ``largest`` (items of the most frequent code).
+        ``size``, ``used`` (codes with an item), ``use`` (their share of the codes that could be used),
+        ``entropy_bits``, ``perplexity`` (2 to the entropy) and ``largest`` (items of the most frequent code).
     """
     counts = np.bincount(codes[codes >= 0], minlength=size)
     shares = counts[counts > 0] / max(counts.sum(), 1)

@@ -1,12 +1,13 @@
 """RQ-VAE: an autoencoder whose middle is quantised residually, level after level.
 
-Source: Rajput et al., Recommender Systems with Generative Retrieval (TIGER), NeurIPS 2023, section 3.1; Zeghidour et al.,
-SoundStream, 2021, for the residual quantiser. The quantiser is vector-quantize-pytorch's, with its defaults that collapse
-(no restart of dead codes, commitment weight 1, random first codebooks) replaced by settings that do not.
+Source: Rajput et al., Recommender Systems with Generative Retrieval (TIGER), NeurIPS 2023, section 3.1; Zeghidour et
+al., SoundStream, 2021, for the residual quantiser. The quantiser is vector-quantize-pytorch's, with its defaults that
+collapse (no restart of dead codes, commitment weight 1, random first codebooks) replaced by settings that do not.
 """
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -32,10 +33,10 @@ LIVELY_SHARE = 0.5
 class ResidualVAESettings(TokenizerSettings):
     """Settings of the tokenizer ``rqvae``."""
 
-    hidden_sizes: tuple[int, ...] = Field((256, 128), description="widths between the vectors and the code space")
-    latent_size: int = Field(64, ge=1, description="width of the code space")
-    epochs: int = Field(200, ge=1)
-    patience: int = Field(15, ge=1, description="epochs without a better held-out reconstruction before stopping")
+    hidden_sizes: tuple[int, ...] = Field((512, 256, 128), description="widths between the vectors and the code space")
+    latent_size: int = Field(32, ge=1, description="width of the code space")
+    epochs: int = Field(50, ge=1)
+    patience: int = Field(5, ge=1, description="epochs without a better held-out reconstruction before stopping")
     held_out: float = Field(0.05, gt=0, lt=0.5, description="share of items that only decide when to stop")
     batch_size: int = Field(1024, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
@@ -150,7 +151,7 @@ class Autoencoder(nn.Module):
 def perceptron(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers of the given widths with ReLU between them."""
     layers: list[nn.Module] = []
-    for inner, outer in zip(sizes, sizes[1:], strict=False):
+    for inner, outer in pairwise(sizes):
         layers += [nn.Linear(inner, outer), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

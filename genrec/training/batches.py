@@ -11,7 +11,8 @@ optimizer update sees depends on ``batch_size * accumulation`` only, so 1 x 8 an
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -132,8 +133,8 @@ class EpochLoader(DataLoader[dict[str, torch.Tensor]]):
     def __init__(self, dataset: WindowDataset, batches: EpochBatches, num_workers: int) -> None:
         super().__init__(
             dataset,
-            batch_sampler=batches,
-            collate_fn=_unchanged,
+            batch_sampler=cast("Sampler[list[int]]", batches),
+            collate_fn=cast("Callable[[list[Any]], Any]", _unchanged),
             num_workers=num_workers,
             worker_init_fn=_ignore_signals,
             pin_memory=torch.cuda.is_available(),

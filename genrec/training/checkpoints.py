@@ -65,9 +65,10 @@ class CheckpointStore:
         Raises:
             ArtifactError: If the disk is full or not writable; the older checkpoints are as they were.
         """
-        with write_artifact(
-            self.path(step), STAGE, config=self.config, inputs=self.inputs, seed=self.seed
-        ) as folder, _as_os_errors():
+        with (
+            write_artifact(self.path(step), STAGE, config=self.config, inputs=self.inputs, seed=self.seed) as folder,
+            _as_os_errors(),
+        ):
             save_model(model, str(folder.path / MODEL_FILE))
             for name, content in tensors.items():
                 save_file(content, folder.path / f"{name}.safetensors")
@@ -103,7 +104,7 @@ class CheckpointStore:
         return None, skipped
 
     def discard_after(self, step: int) -> None:
-        """Delete the checkpoints after ``step``: damaged ones must not count as the newest when old ones are deleted."""
+        """Delete the checkpoints after ``step``: damaged ones must not count as the newest when others are deleted."""
         for later in self.steps():
             if later > step:
                 shutil.rmtree(self.path(later))

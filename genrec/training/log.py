@@ -105,7 +105,9 @@ class Display:
         if metrics is not None:
             self._show(step)
         if self.bar is None:
-            value = "" if metrics is None else f"  {self.metric} {metrics.get(self.metric, float('nan')):.4f}{self.best}"
+            value = (
+                "" if metrics is None else f"  {self.metric} {metrics.get(self.metric, float('nan')):.4f}{self.best}"
+            )
             elapsed = clock(time.monotonic() - self.started)
             self.say(f"epoch {epoch:.4g}/{self.epochs}{self.loss}{value}  {elapsed} gone, {self.remaining or '?'} left")
 

@@ -15,8 +15,8 @@ class StopNow(BaseException):
 class StopSignals:
     """While entered, notes the first signal in ``number`` and gives the second one back to Python.
 
-    Set ``raising`` around work that may be abandoned half-way: there the signal raises :class:`StopNow`. Outside the main
-    thread, where Python accepts no handlers, it does nothing.
+    Set ``raising`` around work that may be abandoned half-way: there the signal raises :class:`StopNow`. Outside the
+    main thread, where Python accepts no handlers, it does nothing.
     """
 
     def __init__(self) -> None:

@@ -19,19 +19,22 @@ from genrec.errors import ConfigError, DataError, InterruptedRun, MemoryExhauste
 from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cut_windows
 from genrec.training.checkpoints import CheckpointStore
 from genrec.training.log import Display, MetricsLog
+from genrec.training.run import Run, StopReason, Validation
 from genrec.training.signals import StopSignals
-from genrec.training.trainer import RecommenderTrainer, Run, StopReason, Validation
-from genrec.training.validation import decoding_validation
+from genrec.training.trainer import RecommenderTrainer
+from genrec.training.validation import ValidationData, decoding_validation
 
 LOGS_PER_EPOCH = 10
 MAX_STEPS_BETWEEN_LOGS = 100
 SCHEDULERS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
-class TrainingData(Protocol):
+class TrainingData(ValidationData, Protocol):
     """What training needs of a :class:`genrec.data.Dataset`."""
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the data."""
 
     def train(self) -> Histories:
         """The training part of every user."""
@@ -76,8 +79,8 @@ def train_recommender(
     """Train, validate by real decoding, keep the best weights in the model; rerun to continue exactly.
 
     Args:
-        model: Takes ``items [B, T]`` and ``lengths [B]``, returns an output with ``loss``, the mean over its targets; has
-            ``max_history``. ``count_targets(lengths)`` says how many targets a batch has where that is not every item.
+        model: Takes ``items [B, T]`` and ``lengths [B]``, returns an output with ``loss``, the mean over its targets;
+            has ``max_history``. ``count_targets(lengths)`` says how many targets a batch has if that is not every item.
         dataset: A prepared data set; only its training part is learned from.
         config: The recipe's section.
         decoding: How validation lists are written.
@@ -135,7 +138,7 @@ def _train(model: nn.Module, run: Run, resumed: int | None, out: Path) -> int:
     except (RuntimeError, MemoryError) as error:
         if not _is_memory(error):
             raise
-        raise _memory_error(run.config, trainer.state.global_step + 1, validating=not trainer.model.training) from error
+        raise _memory_error(run.config, trainer.state.global_step + 1, validating=not model.training) from error
     finally:
         run.display.end()
         run.state.seconds = run.seconds
@@ -175,7 +178,7 @@ def _describe(model: nn.Module) -> str:
         name: int(table.detach().cpu().contiguous().reshape(-1).view(torch.uint8).sum(dtype=torch.int64))
         for name, table in model.named_buffers()
     }
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
     settings = {key: value for key, value in settings.items() if key not in ("transformers_version", "use_cache")}
     return fingerprint({"class": type(model).__name__, "shapes": shapes, "tables": tables, "settings": settings})

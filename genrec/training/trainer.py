@@ -1,149 +1,25 @@
 """The loop of ``transformers.Trainer`` with our data order, validation, checkpoints and stops.
 
-Trainer runs the epochs, accumulation, clipping, optimizer and scheduler. Replaced here: the loader, what evaluation means,
-everything that is saved and loaded (Trainer pickles), the weighting of micro-batches, and the last look at the loss before
-the optimizer moves a weight.
+Trainer runs the epochs, accumulation, clipping, optimizer and scheduler. Replaced here: the loader, what evaluation
+means, everything that is saved and loaded (Trainer pickles), the weighting of micro-batches, and the last look at the
+loss before the optimizer moves a weight.
 """
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from genrec.config import TrainingConfig
-from genrec.errors import ConfigError, NonFiniteLossError
-from genrec.training.batches import EpochLoader
-from genrec.training.checkpoints import CheckpointStore
-from genrec.training.log import Display, MetricsLog
-from genrec.training.signals import StopNow, StopSignals
+from genrec.errors import NonFiniteLossError
+from genrec.training.run import Run
+from genrec.training.signals import StopNow
 from genrec.training.states import capture_random, pack_optimizer, restore_random, unpack_optimizer
-
-Validation = Callable[[nn.Module], dict[str, float]]
-StopReason = Literal["epochs", "patience", "time"]
-
-
-@dataclass
-class RunState:
-    """What a run knows beyond weights and optimizer; saved with every checkpoint.
-
-    Attributes:
-        best_metric: Best validation metric so far.
-        best_step: The step it was measured at; its checkpoint is kept.
-        evaluated_step: The last step that was validated.
-        without_improvement: Validations since the best one.
-        seconds: Time spent, over all sessions.
-        users: Training samples seen.
-        history: One record per validation.
-    """
-
-    best_metric: float | None = None
-    best_step: int | None = None
-    evaluated_step: int = 0
-    without_improvement: int = 0
-    seconds: float = 0.0
-    users: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Run:
-    """The parts of one training run and the decisions that steps ask for.
-
-    Args:
-        config: The recipe's section.
-        loader: Batches in their order.
-        validate: Model in, metrics out.
-        store: Checkpoints.
-        log: ``metrics.jsonl``.
-        display: What people see.
-        signals: Entered by the caller.
-    """
-
-    def __init__(
-        self,
-        config: TrainingConfig,
-        loader: EpochLoader,
-        validate: Validation,
-        store: CheckpointStore,
-        log: MetricsLog,
-        display: Display,
-        signals: StopSignals,
-    ) -> None:
-        self.config, self.loader, self.validate = config, loader, validate
-        self.store, self.log, self.display, self.signals = store, log, display, signals
-        self.state = RunState()
-        self.total_steps = loader.batches.updates * config.epochs
-        self.started = time.monotonic()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a saved :class:`RunState`."""
-        self.state = RunState(**state)
-        self.started = time.monotonic() - self.state.seconds
-
-    @property
-    def seconds(self) -> float:
-        """Time spent, over all sessions."""
-        return time.monotonic() - self.started
-
-    @property
-    def seconds_left(self) -> float | None:
-        """What the time budget leaves; None without one."""
-        return None if self.config.max_minutes is None else self.config.max_minutes * 60 - self.seconds
-
-    def stop_reason(self, step: int) -> StopReason | None:
-        """Why the run is over after ``step``, or None."""
-        if step >= self.total_steps:
-            return "epochs"
-        if self.state.without_improvement >= self.config.patience:
-            return "patience"
-        if self.seconds_left is not None and self.seconds_left <= 0:
-            return "time"
-        return None
-
-    def validation_due(self, step: int) -> bool:
-        """Whether ``step`` must be validated and was not yet."""
-        if step == 0 or self.state.evaluated_step == step:
-            return False
-        interval = self.loader.batches.updates * self.config.eval_epochs
-        return step % interval == 0 or self.stop_reason(step) in ("epochs", "time")
-
-    def record(self, step: int, epoch: float, metrics: dict[str, float], seconds: float) -> bool:
-        """Note a validation; True if it is the best so far.
-
-        Raises:
-            ConfigError: If the metric that selects the model was not measured.
-        """
-        if self.config.metric not in metrics:
-            raise ConfigError(
-                f"training.metric = {self.config.metric!r} is not measured",
-                where="training.metric",
-                expected=f"one of {', '.join(sorted(metrics))}",
-                fix="choose one of these",
-            )
-        value, state = metrics[self.config.metric], self.state
-        improved = value > (float("-inf") if state.best_metric is None else state.best_metric)
-        if improved:
-            state.best_metric, state.best_step, state.without_improvement = value, step, 0
-        else:
-            state.without_improvement += 1
-        state.evaluated_step = step
-        state.history.append(
-            {
-                "step": step,
-                "epoch": round(epoch, 6),
-                "seconds": round(self.seconds, 3),
-                "validation_seconds": round(seconds, 3),
-                "validation": metrics,
-            }
-        )
-        self.log.write(state.history[-1])
-        return improved
 
 
 class StepDecisions(TrainerCallback):
@@ -170,6 +46,15 @@ class StepDecisions(TrainerCallback):
             control.should_training_stop = True
         return control
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Say that an epoch is over where no validation did."""
+        step, run = state.global_step, self.run
+        if step % run.loader.batches.updates == 0 and run.state.evaluated_step != step:
+            run.display.report(step, state.epoch or 0.0, None)
+        return control
+
 
 class RecommenderTrainer(Trainer):
     """Trainer over a :class:`Run`; see the module.
@@ -185,7 +70,7 @@ class RecommenderTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         # The default scales the loss by a count of labels that our models never see.
         self.model_accepts_loss_kwargs = False
-        self.run = run
+        self.run, self.network = run, model
         self.resumed_step: int | None = None
         self._autocast = run.config.precision == "bf16"
         self._step_loss: Tensor | float = 0.0
@@ -214,7 +99,7 @@ class RecommenderTrainer(Trainer):
         return sum(self._targets(batch) for batch in batch_samples) if len(batch_samples) > 1 else None
 
     def _targets(self, batch: dict[str, Tensor]) -> int:
-        count = getattr(self.model, "count_targets", None)
+        count = getattr(self.network, "count_targets", None)
         return int(batch["lengths"].sum()) if count is None else int(count(batch["lengths"]))
 
     def training_step(
@@ -282,13 +167,13 @@ class RecommenderTrainer(Trainer):
         run, step, began = self.run, self.state.global_step, time.monotonic()
         random = capture_random()
         run.display.stage(step, validating=True)
-        self.model.eval()
+        self.network.eval()
         metrics: dict[str, float] | None = None
         try:
             run.signals.raising = True
             if run.signals.number is None:
                 with torch.no_grad():
-                    metrics = {name: float(value) for name, value in run.validate(self.model).items()}
+                    metrics = {name: float(value) for name, value in run.validate(self.network).items()}
             run.signals.raising = False
         except StopNow:
             metrics = None
@@ -300,7 +185,7 @@ class RecommenderTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if metrics is None:
             self.control.should_training_stop = True
-            self._save_checkpoint(self.model, None)
+            self._save_checkpoint(self.network, None)
             return {}
         self._close_validation(step, metrics, time.monotonic() - began)
         return metrics
@@ -316,7 +201,7 @@ class RecommenderTrainer(Trainer):
         if over:
             self.control.should_training_stop = True
         if improved or over or run.config.save_steps is None:
-            self._save_checkpoint(self.model, None)
+            self._save_checkpoint(self.network, None)
 
     # ---- checkpoints
 
@@ -325,29 +210,37 @@ class RecommenderTrainer(Trainer):
         if self._saved == (step, run.state.evaluated_step):
             return
         run.state.seconds = run.seconds
-        optimizer, optimizer_rest = pack_optimizer(self.optimizer.state_dict())
+        optimizer, scheduler = self._updaters()
+        moments, optimizer_rest = pack_optimizer(optimizer.state_dict())
         random, random_rest = capture_random()
         state = {
             "run": asdict(run.state),
             "optimizer": optimizer_rest,
-            "scheduler": self.lr_scheduler.state_dict(),
+            "scheduler": scheduler.state_dict(),
             "random": random_rest,
         }
         trainer = json.dumps(asdict(self.state), indent=2, sort_keys=True)
-        run.store.save(step, self.model, {"optimizer": optimizer, "random": random}, state, trainer)
+        run.store.save(step, self.network, {"optimizer": moments, "random": random}, state, trainer)
         self._saved = (step, run.state.evaluated_step)
+
+    def _updaters(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        # Trainer makes both before the first step and before anything is loaded.
+        return cast(
+            "tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]", (self.optimizer, self.lr_scheduler)
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.resumed_step is not None:
-            self.run.store.load_weights(self.resumed_step, self.model)
+            self.run.store.load_weights(self.resumed_step, self.network)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.resumed_step is None:
             return
         state = self.run.store.state(self.resumed_step)
         tensors = self.run.store.tensors(self.resumed_step, "optimizer")
-        self.optimizer.load_state_dict(unpack_optimizer(tensors, state["optimizer"], self.optimizer.state_dict()))
-        self.lr_scheduler.load_state_dict(state["scheduler"])
+        optimizer, scheduler = self._updaters()
+        optimizer.load_state_dict(unpack_optimizer(tensors, state["optimizer"], optimizer.state_dict()))
+        scheduler.load_state_dict(state["scheduler"])
         # Also here, not only where Trainer does: a validation that is still due comes first, and saves.
         self._load_rng_state(checkpoint)
 

@@ -2,15 +2,71 @@
 
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 from torch import nn
 
 from genrec.config import DecodingConfig, TrainingConfig
 from genrec.data.histories import Histories
+from genrec.decoding import generate_lists
 from genrec.errors import ConfigError, DataError
+from genrec.evaluation.metrics import evaluate_lists
+
+if TYPE_CHECKING:
+    from genrec.models.base import RecommenderModel
+
+REPORTED_KS = (5, 10)
 
 
-def decoding_validation(dataset, config, decoding):
-    raise NotImplementedError
+class ValidationData(Protocol):
+    """What validation needs of a :class:`genrec.data.Dataset`."""
+
+    @property
+    def num_items(self) -> int:
+        """N, the size of the catalogue."""
+
+    def evaluation(self, part: Literal["validation", "test"]) -> tuple[Histories, Histories]:
+        """Histories and held-out items, rows aligned."""
+
+
+def decoding_validation(
+    dataset: ValidationData, config: TrainingConfig, decoding: DecodingConfig
+) -> Callable[[nn.Module], dict[str, float]]:
+    """The default validation: lists by ``generate_lists`` for the validation users, item-level metrics.
+
+    Args:
+        dataset: Whose validation part is used.
+        config: ``metric`` gives k, ``eval_users`` how many users, drawn by ``seed`` once for the whole run.
+        decoding: How lists are written.
+
+    Raises:
+        ConfigError: If ``training.metric`` is not recall, ndcg or mrr at some k.
+        DataError: If nobody has both a history and a held-out item.
+    """
+    found = re.fullmatch(r"(?:recall|ndcg|mrr)@([1-9]\d*)", config.metric)
+    if not found:
+        raise ConfigError(
+            f"training.metric = {config.metric!r} cannot select a model",
+            where="training.metric",
+            expected="recall@k, ndcg@k or mrr@k",
+            fix="write, for example, training.metric=ndcg@10",
+        )
+    ks = sorted({*REPORTED_KS, int(found[1])})
+    histories, targets = dataset.evaluation("validation")
+    if len(histories) == 0:
+        raise DataError(
+            "nobody has both a history and a validation item",
+            expected="users with at least three interactions (leave-one-out)",
+            fix="give more interactions, lower data.k_core, or choose another data.split",
+        )
+    if config.eval_users is not None and config.eval_users < len(histories):
+        rng = np.random.default_rng(config.seed)
+        rows = np.sort(rng.choice(len(histories), config.eval_users, replace=False))
+        histories, targets = histories.select(rows), targets.select(rows)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        lists, _ = generate_lists(cast("RecommenderModel", model), histories, decoding=decoding, top_k=ks[-1])
+        return evaluate_lists(lists, targets, num_items=dataset.num_items, ks=ks).metrics
+
+    return validate

@@ -35,7 +35,7 @@ def test_select_takes_rows_in_the_order_given(rows):
     assert [chosen[row].tolist() for row in range(len(chosen))] == [LISTS[row] for row in rows]
     assert chosen.users.tolist() == [10 + row for row in rows]
     times = [histories.timestamps[histories.offsets[r] : histories.offsets[r + 1]].tolist() for r in rows]
-    assert chosen.timestamps.tolist() == sum(times, [])
+    assert chosen.timestamps.tolist() == [time for row in times for time in row]
 
 
 def test_select_accepts_a_mask():

@@ -60,7 +60,8 @@ def test_ratio_always_leaves_something_to_train_on(length):
 
 def timed(times: list[list[int]]) -> Histories:
     plain = Histories.from_lists([list(range(len(row))) for row in times])
-    return Histories(plain.users, plain.offsets, plain.items, np.array(sum(times, []), dtype=np.int64))
+    flat = np.array([time for row in times for time in row], dtype=np.int64)
+    return Histories(plain.users, plain.offsets, plain.items, flat)
 
 
 def test_temporal_cuts_all_users_at_the_same_two_moments():

@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: py
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(ArtifactError, match="disk is full while writing .*checkpoint-2") as caught:
+    with pytest.raises(ArtifactError, match=r"disk is full while writing .*checkpoint-2") as caught:
         save(saved, 2)
     assert "free some space" in caught.value.fix
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
@@ -152,7 +152,7 @@ def test_other_errors_of_safetensors_are_not_hidden(tmp_path: Path, monkeypatch:
 
 def test_changed_settings_are_shown(tmp_path: Path):
     save(store(tmp_path), 1)
-    with pytest.raises(ConfigError, match="training.epochs: 3 -> 4") as caught:
+    with pytest.raises(ConfigError, match=r"training\.epochs: 3 -> 4") as caught:
         store(tmp_path, {**CONFIG, "training.epochs": 4}).newest()
     assert "patience" not in caught.value.what
     assert "give another --out" in caught.value.fix

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TinyModel, quality, settings
+from tiny_training import TinyModel, quality, settings
 from torch import Tensor, nn
 
 from genrec.errors import ArtifactError, ConfigError, InterruptedRun
@@ -174,7 +174,9 @@ def test_when_nothing_is_usable_it_says_so_and_starts_anew(train, tmp_path: Path
     assert end_state(tmp_path / "hurt") == end_state(tmp_path / "whole")
 
 
-def test_a_full_disk_stops_the_run_and_keeps_the_older_checkpoint(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_stops_the_run_and_keeps_the_older_checkpoint(
+    train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     train("whole", **PLAN)
     saved = []
 
@@ -199,9 +201,9 @@ def test_a_full_disk_stops_the_run_and_keeps_the_older_checkpoint(train, tmp_pat
 def test_micro_batches_may_be_cut_smaller_when_memory_ran_out(train, tmp_path: Path):
     whole = TinyModel(dropout=0)
     train("whole", model=whole, epochs=2, batch_size=8)
+    stopped = stopping_at(7)
+    stopped.dropout.p = 0.0
     with pytest.raises(InterruptedRun):
-        stopped = stopping_at(7)
-        stopped.dropout.p = 0.0
         train("cut", model=stopped, epochs=2, batch_size=8)
     model = TinyModel(dropout=0)
     result = train("cut", model=model, epochs=2, batch_size=4, gradient_accumulation_steps=2)
@@ -212,7 +214,7 @@ def test_micro_batches_may_be_cut_smaller_when_memory_ran_out(train, tmp_path: P
 def test_changed_settings_and_other_models_are_refused(train):
     with pytest.raises(InterruptedRun):
         train(model=stopping_at(3), **PLAN)
-    with pytest.raises(ConfigError, match="training.learning_rate: 0.01 -> 0.02"):
+    with pytest.raises(ConfigError, match=r"training\.learning_rate: 0\.01 -> 0\.02"):
         train(learning_rate=0.02, **PLAN)
     with pytest.raises(ConfigError, match="users per update: 16 -> 8"):
         train(**{**PLAN, "gradient_accumulation_steps": 1})
@@ -236,7 +238,7 @@ def test_a_larger_time_budget_continues_a_run_that_time_ended(train):
 CHILD = """
 import sys, time
 sys.path[:0] = {paths!r}
-from conftest import TinyData, TinyModel, quality, settings
+from tiny_training import TinyData, TinyModel, quality, settings
 from pathlib import Path
 from genrec.config import DecodingConfig
 from genrec.errors import GenrecError
@@ -263,9 +265,7 @@ def test_a_process_saves_and_exits(tmp_path: Path, number: int, code: int, worke
     # A group of its own, signalled as a whole: that is what Ctrl-C does to the loader's workers, too.
     command = [sys.executable, "-c", code_text]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
-    ) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment) as child:
         assert child.stdout is not None
         for _ in range(3):
             assert child.stdout.readline() == "step\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NUM_ITEMS, TinyData, TinyModel, quality, settings
 from rich.console import Console
+from tiny_training import NUM_ITEMS, TinyData, TinyModel, quality, settings
 from torch import nn
 
 from genrec.config import DecodingConfig
@@ -172,6 +172,14 @@ def test_a_quiet_place_gets_one_line_per_epoch(train):
     assert lines[2].endswith("0:00 left")
 
 
+def test_an_epoch_without_validation_gets_its_line_too(train):
+    stream = io.StringIO()
+    train(console=Console(file=stream, width=60), eval_epochs=2)
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert ["quality" in line for line in lines] == [False, True, True]
+
+
 def test_a_terminal_gets_a_bar(train):
     stream = io.StringIO()
     train(console=Console(file=stream, force_terminal=True, width=120))
@@ -254,7 +262,7 @@ def test_other_errors_pass_through(train):
 
 
 def test_an_unknown_metric_names_those_that_are_measured(train):
-    with pytest.raises(ConfigError, match="training.metric = 'ndcg@7' is not measured") as caught:
+    with pytest.raises(ConfigError, match=r"training\.metric = 'ndcg@7' is not measured") as caught:
         train(metric="ndcg@7")
     assert caught.value.expected == "one of quality"
 

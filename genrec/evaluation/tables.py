@@ -1,0 +1,216 @@
+"""Results side by side: one row per system, mean and deviation over its runs, in the formats that papers need."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from genrec.errors import ConfigError
+
+RANKED = ("recall", "ndcg", "mrr")
+DEFAULT_METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "mrr@10", "coverage@10")
+NAMES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "coverage": "Coverage", "gini": "Gini"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system.
+
+    Attributes:
+        system: What it is called.
+        runs: Runs behind the numbers.
+        mean: Metric to mean over runs.
+        deviation: Metric to sample standard deviation over runs; empty for a single run.
+        interval: Metric to bootstrap interval over users; only for a single run.
+    """
+
+    system: str
+    runs: int
+    mean: dict[str, float]
+    deviation: dict[str, float] = field(default_factory=dict)
+    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def text(self, metric: str, digits: int = 4, plus_minus: str = " ± ") -> str:
+        """The number as it is printed: ``0.0831`` or ``0.0831 ± 0.0004``, ``-`` where there is none."""
+        if metric not in self.mean:
+            return "-"
+        text = f"{self.mean[metric]:.{digits}f}"
+        return f"{text}{plus_minus}{self.deviation[metric]:.{digits}f}" if metric in self.deviation else text
+
+
+@dataclass(frozen=True)
+class ResultsTable:
+    """Systems by metrics.
+
+    Attributes:
+        metrics: Columns, such as ``ndcg@10``.
+        rows: One per system, in the order given.
+    """
+
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def best(self, metric: str, place: int = 0) -> str | None:
+        """The system that is best (or next, at ``place`` 1, ...) in a metric where more is better.
+
+        Args:
+            metric: A column.
+            place: 0 for the best.
+
+        Returns:
+            Its name; None where more is not better, or there is nobody at that place.
+        """
+        if metric.split("@")[0] not in RANKED:
+            return None
+        values = sorted((row for row in self.rows if metric in row.mean), key=lambda row: -row.mean[metric])
+        return values[place].system if place < len(values) else None
+
+
+def results_table(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str] = DEFAULT_METRICS
+) -> ResultsTable:
+    """Put results side by side.
+
+    Args:
+        results: System to its runs, each as in ``metrics.json`` (:meth:`genrec.evaluation.protocol.Result.as_json`).
+        metrics: Wanted columns; one that no system has is left out.
+    """
+    rows = []
+    for system, runs in results.items():
+        values = {
+            name: [float(run["metrics"][name]) for run in runs]
+            for name in metrics
+            if runs and all(run["metrics"].get(name) is not None for run in runs)
+        }
+        mean = {name: float(np.mean(numbers)) for name, numbers in values.items()}
+        if len(runs) > 1:
+            deviation = {name: float(np.std(numbers, ddof=1)) for name, numbers in values.items()}
+            rows.append(Row(system, len(runs), mean, deviation))
+        else:
+            found = runs[0].get("confidence", {}).get("intervals", {}) if runs else {}
+            interval = {name: (found[name][0], found[name][1]) for name in mean if name in found}
+            rows.append(Row(system, len(runs), mean, interval=interval))
+    return ResultsTable(tuple(name for name in metrics if any(name in row.mean for row in rows)), tuple(rows))
+
+
+def side_by_side(
+    runs: Sequence[Mapping[str, Any]], name: str, metrics: Sequence[str] = DEFAULT_METRICS
+) -> ResultsTable:
+    """The table of a run and its baselines, from one ``metrics.json`` per seed; the run's system stands last.
+
+    Args:
+        runs: As made by :func:`genrec.evaluation.protocol.metrics_json`.
+        name: What to call the run's system.
+        metrics: Wanted columns.
+    """
+    baselines = dict.fromkeys(system for run in runs for system in run.get("baselines", {}))
+    results: dict[str, list[Mapping[str, Any]]] = {
+        system: [run["baselines"][system] for run in runs if system in run.get("baselines", {})] for system in baselines
+    }
+    return results_table(results | {name: list(runs)}, metrics)
+
+
+def metric_name(metric: str) -> str:
+    """A metric as it is printed: ``NDCG@10`` for ``ndcg@10``."""
+    kind, at, k = metric.partition("@")
+    return NAMES.get(kind, kind.replace("_", " ").capitalize()) + at + k
+
+
+def to_csv(table: ResultsTable) -> str:
+    """Comma-separated values in full precision: per metric mean, ``_sd``, ``_low``, ``_high``; empty where unknown."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    parts = ("", "_sd", "_low", "_high")
+    writer.writerow(["system", "runs", *(metric + part for metric in table.metrics for part in parts)])
+    for row in table.rows:
+        cells: list[Any] = [row.system, row.runs]
+        for metric in table.metrics:
+            interval = row.interval.get(metric, ("", ""))
+            cells += [row.mean.get(metric, ""), row.deviation.get(metric, ""), *interval]
+        writer.writerow(cells)
+    return stream.getvalue()
+
+
+def to_json(table: ResultsTable) -> str:
+    """A JSON list of rows at full precision."""
+    rows = [
+        {
+            "system": row.system,
+            "runs": row.runs,
+            "mean": row.mean,
+            "sd": row.deviation,
+            "interval": {name: list(ends) for name, ends in row.interval.items()},
+        }
+        for row in table.rows
+    ]
+    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+
+
+def to_markdown(table: ResultsTable) -> str:
+    """A Markdown table; the best of a column is bold."""
+    lines = [
+        "| system | " + " | ".join(metric_name(metric) for metric in table.metrics) + " |",
+        "|---|" + "---:|" * len(table.metrics),
+    ]
+    for row in table.rows:
+        cells = [_marked(table, row, metric, row.text(metric), ("**", "**")) for metric in table.metrics]
+        lines.append(f"| {escape_markdown(row.system)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(table: ResultsTable) -> str:
+    """A LaTeX table for ``booktabs``; the best of a column is bold, the next one underlined."""
+    lines = [
+        r"\begin{tabular}{l" + "r" * len(table.metrics) + "}",
+        r"\toprule",
+        " & ".join(["System", *(escape_latex(metric_name(metric)) for metric in table.metrics)]) + r" \\",
+        r"\midrule",
+    ]
+    for row in table.rows:
+        cells = []
+        for metric in table.metrics:
+            cell = row.text(metric, plus_minus=r" $\pm$ ")
+            cell = _marked(table, row, metric, cell, (r"\textbf{", "}"))
+            cells.append(_marked(table, row, metric, cell, (r"\underline{", "}"), place=1))
+        lines.append(" & ".join([escape_latex(row.system), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+FORMATS: dict[str, Callable[[ResultsTable], str]] = {
+    "csv": to_csv,
+    "json": to_json,
+    "latex": to_latex,
+    "markdown": to_markdown,
+}
+
+
+def render_table(table: ResultsTable, style: str) -> str:
+    """The table as text in one of ``FORMATS``.
+
+    Raises:
+        ConfigError: If there is no such format.
+    """
+    if style not in FORMATS:
+        raise ConfigError(f"there is no table format {style!r}", expected=f"one of {', '.join(FORMATS)}")
+    return FORMATS[style](table)
+
+
+def escape_markdown(text: str) -> str:
+    """Text that stays text in a Markdown table, including HTML in it."""
+    text = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", " ".join(text.split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def escape_latex(text: str) -> str:
+    """Text that stays text in LaTeX."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return re.sub(r"[\\&%$#_{}~^]", lambda match: special.get(match[0], "\\" + match[0]), text)
+
+
+def _marked(table: ResultsTable, row: Row, metric: str, cell: str, marks: tuple[str, str], place: int = 0) -> str:
+    return f"{marks[0]}{cell}{marks[1]}" if len(table.rows) > 1 and table.best(metric, place) == row.system else cell

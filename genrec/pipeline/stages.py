@@ -1,0 +1,336 @@
+"""What the stages of a run are: what each reads, what decides its result, what it leaves."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
+
+from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, write_file, write_json
+from genrec.config import Recipe, RecommenderConfig
+from genrec.data import Dataset, prepare_dataset
+from genrec.data.prepare import SHAPING_KEYS, input_fingerprints
+from genrec.decoding import generate_blocks, generate_lists, write_recommendations
+from genrec.evaluation.baselines import fit_baseline
+from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lists
+from genrec.features import build_features
+from genrec.models import recommender_class
+from genrec.pipeline.model_folder import Companions, TrainedModel, open_model
+from genrec.pipeline.resolve import (
+    LEARNED_BASELINE,
+    baseline_recommender,
+    baseline_training,
+    needs_identifiers,
+    uses_features,
+)
+from genrec.pipeline.steps import TrainingPlan, protocol_of, tokenize_items, train_model
+
+METRICS_FILE = "metrics.json"
+LISTS_FILE = "baselines/lists.safetensors"
+SETTINGS_FILE = "baselines/settings.json"
+RECOMMENDATIONS_FILE = "recommendations.parquet"
+REPORT_FILE = "report.html"
+# Changes of these keys of `training` continue an interrupted training; others begin anew.
+CONTINUING_KEYS = frozenset({"num_workers", "max_minutes", "patience", "save_steps"})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: As in ``--until`` and ``--force``.
+        work: Does it and says in one line what came out.
+        settings: What decides the result, JSON-able.
+        outputs: Names of the files and folders that it leaves, relative to the run's folder.
+        after: Names of the stages whose outputs it reads.
+        needed: Whether a recipe has any use for it.
+    """
+
+    name: str
+    work: Callable[["Work"], str]
+    settings: Callable[["Work"], Any]
+    outputs: Callable[["Work"], Sequence[str]]
+    after: Callable[[Recipe], Sequence[str]]
+    needed: Callable[[Recipe], bool] = lambda recipe: True
+
+
+class Work:
+    """The folder of a run, and what its stages left there, opened when it is first asked for.
+
+    Args:
+        recipe: Resolved.
+        folder: ``runs/NAME``.
+        console: Where progress is shown.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, console: Console) -> None:
+        self.recipe, self.folder, self.console = recipe, folder, console
+
+    @property
+    def dataset_folder(self) -> Path:
+        """The prepared data set: the recipe's own where ``data.path`` is one already, else that of this run."""
+        path = self.recipe.data.path
+        prepared = path and (Path(path) / MANIFEST).is_file() and read_manifest(Path(path)).stage == "dataset"
+        return Path(str(path)).absolute() if prepared else self.folder / "dataset"
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The prepared data set."""
+        return Dataset.load(self.dataset_folder)
+
+    @cached_property
+    def trained(self) -> TrainedModel:
+        """The trained model, of this run's ``model`` folder."""
+        return open_model(self.folder / "model", verify=False)
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """How the recipe's recommender is trained."""
+        return TrainingPlan(self.recipe.recommender, self.recipe.training, self.recipe.decoding)
+
+    @property
+    def baseline_plan(self) -> TrainingPlan:
+        """How the baseline that learns is trained."""
+        return TrainingPlan(baseline_recommender(self.recipe), baseline_training(self.recipe), self.recipe.decoding)
+
+    @property
+    def companions(self) -> Companions:
+        """Folders that models are built from."""
+        tokenizer, features = self.folder / "tokenizer", self.folder / "features"
+        made = needs_features(self.recipe)
+        return Companions(tokenizer if needs_identifiers(self.recipe) else None, features if made else None)
+
+    @property
+    def list_length(self) -> int:
+        """Length of the lists that are measured."""
+        return max(self.recipe.evaluation.ks)
+
+    def checkpoints(self, stage: str, plan: TrainingPlan) -> Path:
+        """The private folder of a training, another one for every change that makes checkpoints useless."""
+        training = {key: value for key, value in plan.settings["training"].items() if key not in CONTINUING_KEYS}
+        settings = [plan.settings["recommender"], training, plan.decoding.model_dump(mode="json")]
+        folders = [path for path in (self.companions.tokenizer, self.companions.features) if path]
+        inputs = [self.dataset.fingerprint, *(read_manifest(path).fingerprint for path in folders)]
+        return self.folder / "checkpoints" / f"{stage}-{fingerprint([settings, inputs])[:12]}"
+
+    def discard_checkpoints(self, stage: str) -> None:
+        """Forget what a stage has trained so far."""
+        for folder in (self.folder / "checkpoints").glob(f"{stage}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        if stage == "baselines":
+            shutil.rmtree(self.folder / "baselines", ignore_errors=True)
+
+    def train(self, stage: str, plan: TrainingPlan, out: Path) -> None:
+        """Train a model into ``out`` and forget its checkpoints."""
+        checkpoints = self.checkpoints(stage, plan)
+        train_model(plan, self.dataset, self.companions, out, checkpoints=checkpoints, console=self.console)
+        self.discard_checkpoints(stage)
+        if not any((self.folder / "checkpoints").iterdir()):
+            (self.folder / "checkpoints").rmdir()
+
+
+def needs_features(recipe: Recipe) -> bool:
+    """Whether a recipe has any use for item vectors."""
+    learned = LEARNED_BASELINE in recipe.evaluation.baselines and uses_features(baseline_recommender(recipe))
+    return needs_identifiers(recipe) or uses_features(recipe.recommender) or learned
+
+
+def make_dataset(work: Work) -> str:
+    """Prepare the data, or check the prepared ones."""
+    dataset = prepare_dataset(work.recipe.data, work.dataset_folder)
+    return f"{dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_interactions:,} interactions"
+
+
+def make_features(work: Work) -> str:
+    """Make one vector per item."""
+    features = build_features(work.recipe.features, work.dataset, work.folder / "features")
+    return f"{work.recipe.features.encoder}, {features.values.shape[1]} numbers per item"
+
+
+def make_tokenizer(work: Work) -> str:
+    """Turn vectors into identifiers."""
+    folder = work.folder / "tokenizer"
+    index = tokenize_items(work.recipe.tokenizer, work.dataset, work.folder / "features", folder)
+    rate = read_manifest(folder).counts.get("collision_rate", 0.0)
+    sizes = " x ".join(str(size) for size in index.level_sizes)
+    return f"{work.recipe.tokenizer.name}, levels {sizes}, {rate:.1%} of the items collided"
+
+
+def make_model(work: Work) -> str:
+    """Train the recommender."""
+    folder = work.folder / "model"
+    work.train("model", work.plan, folder)
+    trained = read_json(folder / "training.json")
+    millions = read_manifest(folder).counts["parameters"] / 1e6
+    best = trained["best_metric"]
+    reached = f", {work.recipe.training.metric} {best:.4f} on validation" if best is not None else ""
+    return f"{work.recipe.recommender.name}, {millions:.2f} M parameters, {trained['epochs']:.3g} epochs{reached}"
+
+
+def make_baselines(work: Work) -> str:
+    """Fit or train what the recommender is compared with, and write their lists for the test users."""
+    names = work.recipe.evaluation.baselines
+    histories, _ = work.dataset.evaluation("test")
+    exclude_seen, lists, settings = work.recipe.decoding.exclude_seen, {}, {}
+    for name in names:
+        if name == LEARNED_BASELINE:
+            trained = _learned_baseline(work)
+            settings[name] = work.baseline_plan.settings["recommender"]
+            lists[name], _ = generate_lists(
+                trained.model, histories, decoding=work.recipe.decoding, top_k=work.list_length, progress=True
+            )
+        else:
+            fitted = fit_baseline(name, work.dataset, exclude_seen=exclude_seen)
+            settings[name] = fitted.settings
+            lists[name], _ = fitted.recommend(histories, top_k=work.list_length, exclude_seen=exclude_seen)
+    with write_file(work.folder / LISTS_FILE) as path:
+        save_file({name: np.ascontiguousarray(values) for name, values in lists.items()}, path)
+    write_json(work.folder / SETTINGS_FILE, settings)
+    return ", ".join(names)
+
+
+def make_evaluation(work: Work) -> str:
+    """Write the recommender's lists for the test users and measure them beside the baselines'."""
+    recipe, dataset = work.recipe, work.dataset
+    histories, _ = dataset.evaluation("test")
+    lists, _ = generate_lists(
+        work.trained.model, histories, decoding=recipe.decoding, top_k=work.list_length, progress=True
+    )
+    protocol = protocol_of(work.folder / "model", work.trained, dataset, "test", recipe.decoding)
+    settings = work.plan.settings["recommender"]
+    result = score_lists(recipe.recommender.name, lists, dataset, protocol, recipe.evaluation, settings=settings)
+    write_json(work.folder / METRICS_FILE, metrics_json(result, _baseline_results(work)))
+    shown = [name for name in ("recall@10", "ndcg@10") if name in result.evaluation.metrics]
+    return ", ".join(f"{name} {result.evaluation.metrics[name]:.4f}" for name in shown) or "measured"
+
+
+def make_recommendations(work: Work) -> str:
+    """Write a list for every user, from everything known of them."""
+    dataset, decoding = work.dataset, work.recipe.decoding
+    histories = dataset.full()
+    blocks = generate_blocks(work.trained.model, histories, decoding=decoding, user_ids=dataset.user_ids, progress=True)
+    written = write_recommendations(
+        work.folder / RECOMMENDATIONS_FILE,
+        blocks,
+        users=histories.users,
+        user_ids=dataset.user_ids,
+        item_ids=dataset.item_ids,
+    )
+    return f"{written.users:,} lists of {decoding.top_k}"
+
+
+def _learned_baseline(work: Work) -> TrainedModel:
+    """The trained baseline, trained only if its own settings or the data changed."""
+    folder, plan = work.folder / "baselines" / LEARNED_BASELINE, work.baseline_plan
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder)
+        same = {key: manifest.config.get(key) for key in plan.settings} == plan.settings
+        if same and manifest.inputs.get("dataset") == work.dataset.fingerprint:
+            return open_model(folder)
+    work.train("baselines", plan, folder)
+    return open_model(folder)
+
+
+def _baseline_results(work: Work) -> list[Result]:
+    recipe, dataset = work.recipe, work.dataset
+    if not recipe.evaluation.baselines:
+        return []
+    lists, settings = load_file(work.folder / LISTS_FILE), read_json(work.folder / SETTINGS_FILE)
+    results = []
+    for name in recipe.evaluation.baselines:
+        protocol = Protocol(
+            split=dataset.split, part="test", catalogue=dataset.num_items, exclude_seen=recipe.decoding.exclude_seen
+        )
+        if name == LEARNED_BASELINE:
+            folder = work.folder / "baselines" / name
+            protocol = protocol_of(folder, open_model(folder, verify=False), dataset, "test", recipe.decoding)
+        results.append(score_lists(name, lists[name], dataset, protocol, recipe.evaluation, settings=settings[name]))
+    return results
+
+
+def _read_by(recipe: Recipe, config: RecommenderConfig) -> list[str]:
+    """Stages whose folders a recommender is built from."""
+    features = ["features"] if uses_features(config) else []
+    return features + (["tokenizer"] if recommender_class(config.name).needs_identifiers else [])
+
+
+def _search_settings(work: Work) -> dict[str, Any]:
+    return work.recipe.decoding.model_dump(mode="json", exclude={"batch_size"})
+
+
+def _dataset_settings(work: Work) -> dict[str, Any]:
+    data = work.recipe.data.model_dump(mode="json", include=set(SHAPING_KEYS))
+    return {"read": input_fingerprints(work.recipe.data), **({} if _in_place(work) else data)}
+
+
+def _in_place(work: Work) -> bool:
+    return work.dataset_folder != work.folder / "dataset"
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "dataset",
+        make_dataset,
+        settings=_dataset_settings,
+        outputs=lambda work: [str(work.dataset_folder) if _in_place(work) else "dataset"],
+        after=lambda recipe: (),
+    ),
+    Stage(
+        "features",
+        make_features,
+        settings=lambda work: work.recipe.features.model_dump(mode="json"),
+        outputs=lambda work: ["features"],
+        after=lambda recipe: ["dataset"],
+        needed=needs_features,
+    ),
+    Stage(
+        "tokenizer",
+        make_tokenizer,
+        settings=lambda work: work.recipe.tokenizer.model_dump(mode="json"),
+        outputs=lambda work: ["tokenizer"],
+        after=lambda recipe: ["dataset", "features"],
+        needed=needs_identifiers,
+    ),
+    Stage(
+        "model",
+        make_model,
+        settings=lambda work: work.plan.settings,
+        outputs=lambda work: ["model"],
+        after=lambda recipe: ["dataset", *_read_by(recipe, recipe.recommender)],
+    ),
+    Stage(
+        "baselines",
+        make_baselines,
+        settings=lambda work: [
+            work.recipe.evaluation.model_dump(mode="json", include={"ks", "baselines"}),
+            work.baseline_plan.settings,
+            _search_settings(work),
+        ],
+        outputs=lambda work: [LISTS_FILE, SETTINGS_FILE],
+        after=lambda recipe: ["dataset", *_read_by(recipe, baseline_recommender(recipe))],
+        needed=lambda recipe: bool(recipe.evaluation.baselines),
+    ),
+    Stage(
+        "evaluation",
+        make_evaluation,
+        settings=lambda work: [
+            work.recipe.evaluation.model_dump(mode="json", include={"ks", "baselines", "bootstrap_samples"}),
+            _search_settings(work),
+        ],
+        outputs=lambda work: [METRICS_FILE],
+        after=lambda recipe: ["dataset", "model", "baselines"],
+    ),
+    Stage(
+        "generation",
+        make_recommendations,
+        settings=_search_settings,
+        outputs=lambda work: [RECOMMENDATIONS_FILE],
+        after=lambda recipe: ["dataset", "model"],
+    ),
+)

@@ -1,0 +1,246 @@
+"""The single steps that `genrec run` and the verbs share."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from genrec.artifacts import MANIFEST, read_manifest, verify_artifact, write_json
+from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, TokenizerConfig, TrainingConfig
+from genrec.data import Dataset
+from genrec.decoding import generate_lists
+from genrec.errors import ArtifactError, ConfigError
+from genrec.evaluation.protocol import Part, Protocol, Result, metrics_json, score_lists
+from genrec.evaluation.recommendations import score_recommendations
+from genrec.features import ItemFeatures
+from genrec.models import (
+    GenerativeRecommender,
+    RecommenderModel,
+    build_recommender,
+    parse_recommender,
+    recommender_class,
+)
+from genrec.pipeline.model_folder import TOKENIZER_FOLDER, Companions, TrainedModel, open_model, save_model, to_device
+from genrec.pipeline.resolve import uses_features
+from genrec.tokenizers import ItemIndex, fit_tokenizer
+from genrec.training import TrainingResult, train_recommender
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What to train and how.
+
+    Attributes:
+        recommender: Family and settings.
+        training: The recipe's section.
+        decoding: How validation lists are written; the model's default later.
+    """
+
+    recommender: RecommenderConfig
+    training: TrainingConfig
+    decoding: DecodingConfig
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """The sections that decide the weights; how lists are decoded later is not among them."""
+        recommender = {"name": self.recommender.name, **parse_recommender(self.recommender).model_dump(mode="json")}
+        return {"recommender": recommender, "training": self.training.model_dump(mode="json", exclude={"num_workers"})}
+
+
+def load_features(folder: Path, dataset: Dataset) -> ItemFeatures:
+    """Open a ``features`` folder and check that it describes this catalogue.
+
+    Raises:
+        ArtifactError: If the folder is missing or changed, or its rows are other items.
+    """
+    verify_artifact(folder, "features")
+    features = ItemFeatures.load(folder)
+    if features.item_ids != dataset.item_ids:
+        raise _other_items("features", folder, dataset)
+    return features
+
+
+def load_index(folder: Path, dataset: Dataset) -> ItemIndex:
+    """Open the identifiers of a ``tokenizer`` folder and check that they name this catalogue.
+
+    Raises:
+        ArtifactError: If the folder is missing or changed, or it names other items.
+    """
+    verify_artifact(folder, "tokenizer")
+    index = ItemIndex.load(folder)
+    if index.item_ids != dataset.item_ids:
+        raise _other_items("tokenizer", folder, dataset)
+    return index
+
+
+def tokenize_items(config: TokenizerConfig, dataset: Dataset, features: Path, out: Path) -> ItemIndex:
+    """Fit an item tokenizer on a ``features`` folder and write the ``tokenizer`` folder."""
+    return fit_tokenizer(config, dataset, load_features(features, dataset), out)
+
+
+def train_model(
+    plan: TrainingPlan,
+    dataset: Dataset,
+    companions: Companions,
+    out: Path,
+    *,
+    checkpoints: Path | None = None,
+    console: Console | None = None,
+) -> TrainingResult:
+    """Train a recommender and write the ``model`` folder; the same call again continues after an interruption.
+
+    Args:
+        plan: What to train.
+        dataset: Prepared data.
+        companions: Folders of the identifiers and of the features, where the family reads them.
+        out: The ``model`` folder; ``metrics.jsonl`` is written beside it.
+        checkpoints: Private folder of checkpoints, removed at the end; beside ``out`` by default.
+        console: Where progress is shown.
+
+    Raises:
+        ConfigError: If a folder that the family reads is not given.
+        ArtifactError: If the folders do not belong together or cannot be written.
+    """
+    checkpoints = checkpoints or out.with_name(out.name + ".checkpoints")
+    model = new_model(plan, dataset, companions)
+    result = train_recommender(
+        model, dataset, plan.training, plan.decoding, checkpoints, log=out.parent / "metrics.jsonl", console=console
+    )
+    if not recommender_class(plan.recommender.name).needs_identifiers:
+        companions = Companions(features=companions.features)
+    save_model(out, model, dataset, companions, decoding=plan.decoding, result=result, settings=plan.settings, card="")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return result
+
+
+def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> RecommenderModel:
+    """An untrained model whose weights depend on nothing but the plan, the catalogue and the seed.
+
+    Raises:
+        ConfigError: If a folder that the family reads is not given.
+        ArtifactError: If the folders do not belong to the data set.
+    """
+    name = plan.recommender.name
+    index, values = None, None
+    if recommender_class(name).needs_identifiers:
+        index = load_index(_given(companions.tokenizer, name, "identifiers", "--tokenizer"), dataset)
+    if uses_features(plan.recommender):
+        values = load_features(_given(companions.features, name, "item features", "--features"), dataset).values
+    torch.manual_seed(plan.training.seed)
+    model = build_recommender(plan.recommender, num_items=dataset.num_items, index=index, features=values)
+    return to_device(model, None)
+
+
+def protocol_of(
+    folder: Path, trained: TrainedModel, dataset: Dataset, part: Part, decoding: DecodingConfig
+) -> Protocol:
+    """The conditions under which a model folder is measured.
+
+    Args:
+        folder: The model folder, for its tokenizer.
+        trained: What it holds.
+        dataset: Where it is measured.
+        part: Which held-out items.
+        decoding: How lists are written.
+    """
+    model, config = trained.model, trained.manifest.config
+    searches = isinstance(model, GenerativeRecommender) and not model.supports_parallel
+    tokenizer, rate = folder / TOKENIZER_FOLDER, None
+    name = None
+    if (tokenizer / MANIFEST).is_file():
+        manifest = read_manifest(tokenizer)
+        name, rate = manifest.config.get("name"), manifest.counts.get("collision_rate")
+    return Protocol(
+        split=dataset.split,
+        part=part,
+        catalogue=dataset.num_items,
+        exclude_seen=decoding.exclude_seen,
+        max_history=model.max_history,
+        num_beams=decoding.num_beams if searches else None,
+        encoder=config.get("features", {}).get("encoder"),
+        tokenizer=name,
+        collision_rate=rate,
+        selection=f"best {config['training']['metric']} on validation",
+        seeds=(config["training"]["seed"],),
+    )
+
+
+def measure_model(folder: Path, dataset: Dataset, part: Part, config: EvaluationConfig, device: str | None) -> Result:
+    """Measure a model folder on held-out items.
+
+    Raises:
+        ArtifactError: If the folder cannot be used or has another catalogue than the data set.
+    """
+    trained = open_model(folder, device=device)
+    trained.check_catalogue(dataset)
+    if trained.manifest.inputs.get("dataset") != dataset.fingerprint:
+        logger.warning("the model was trained on another preparation of these items: its training may hold test items")
+    histories, _ = dataset.evaluation(part)
+    lists, _ = generate_lists(trained.model, histories, decoding=trained.decoding, top_k=max(config.ks), progress=True)
+    protocol = protocol_of(folder, trained, dataset, part, trained.decoding)
+    settings = trained.manifest.config["recommender"]
+    return score_lists(settings["name"], lists, dataset, protocol, config, settings=settings)
+
+
+def measure(
+    dataset: Path,
+    part: Part,
+    config: EvaluationConfig,
+    out: Path,
+    *,
+    model: Path | None = None,
+    lists: Path | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Measure a model folder or a file of lists, and write ``metrics.json``.
+
+    Args:
+        dataset: A prepared data set.
+        part: Which held-out items.
+        config: Which ks, how many bootstrap samples.
+        out: The JSON file.
+        model: A model folder, or
+        lists: a file of recommendations by any system.
+        device: Where the model runs.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: If not exactly one of ``model`` and ``lists`` is given.
+    """
+    if (model is None) == (lists is None):
+        raise ConfigError("one of --model and --recommendations is needed", expected="exactly one of them")
+    prepared = Dataset.load(dataset, verify=True)
+    if model is not None:
+        result = measure_model(model, prepared, part, config, device)
+    else:
+        result = score_recommendations(Path(str(lists)), prepared, part, config)
+    values = metrics_json(result)
+    write_json(out, values)
+    return values
+
+
+def _given(folder: Path | None, name: str, what: str, option: str) -> Path:
+    if folder is None:
+        raise ConfigError(
+            f"the recommender {name!r} reads {what} and none were given",
+            expected=f"{option} FOLDER",
+            fix=f"give {option}, or choose a recommender that does without",
+        )
+    return folder
+
+
+def _other_items(stage: str, folder: Path, dataset: Dataset) -> ArtifactError:
+    return ArtifactError(
+        f"the {stage} folder does not match the data set: its items are others",
+        where=str(folder),
+        expected=f"the {dataset.num_items} items of {dataset.path}, in their order",
+        fix=f"make the {stage} folder again from this data set",
+    )

@@ -1,0 +1,175 @@
+"""A matrix of the user's own: formats, order of rows, and everything that can be wrong with it."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import save_file
+
+from genrec.config import FeaturesConfig
+from genrec.errors import ArtifactError, DataError
+from genrec.features import build_features
+from genrec.features.matrix import MatrixEncoder, MatrixSettings
+
+WIDTH = 6
+
+
+@pytest.fixture
+def values(tiny_dataset) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((tiny_dataset.num_items, WIDTH)).astype(np.float32)
+
+
+@pytest.fixture
+def write(tiny_dataset, tmp_path):
+    """A function that writes a matrix, rows in reverse order, and gives the file's path."""
+
+    def write_matrix(values: np.ndarray, form: str = "list") -> str:
+        ids = tiny_dataset.item_ids[::-1]
+        if form == "safetensors":
+            save_file({"vectors": np.ascontiguousarray(values[::-1])}, str(tmp_path / "m.safetensors"))
+            (tmp_path / "item_ids.json").write_text(json.dumps(ids))
+            return str(tmp_path / "m.safetensors")
+        rows = values[::-1]
+        columns = {"list": {"v": rows.tolist()}, "columns": {f"c{n}": rows[:, n] for n in range(rows.shape[1])}}
+        columns["array"] = {"v": pl.Series(rows.tolist(), dtype=pl.Array(pl.Float32, rows.shape[1]))}
+        pl.DataFrame({"item_id": ids, **columns[form]}).write_parquet(tmp_path / "m.parquet")
+        return str(tmp_path / "m.parquet")
+
+    return write_matrix
+
+
+def fit(path: str, dataset, **settings) -> np.ndarray:
+    return MatrixEncoder(MatrixSettings(path=path, **settings)).fit(dataset).values
+
+
+@pytest.mark.parametrize("form", ["list", "array", "columns", "safetensors"])
+def test_rows_are_found_by_item_id(tiny_dataset, values, write, form):
+    np.testing.assert_array_equal(fit(write(values, form), tiny_dataset, width=WIDTH), values)
+
+
+def test_a_features_folder_is_a_matrix_too(tiny_dataset, tmp_path):
+    features = build_features(FeaturesConfig(encoder="lexical", dim=4), tiny_dataset, tmp_path / "features")
+    np.testing.assert_array_equal(fit(str(tmp_path / "features"), tiny_dataset), features.values)
+
+
+def test_nan_is_named(tiny_dataset, values, write):
+    values[3, 1], values[9, 0] = np.nan, np.inf
+    with pytest.raises(DataError, match=r"(?s)a vector holds NaN or infinity: item 'i03'.*rows 3, 9 \(2 in all\)"):
+        fit(write(values), tiny_dataset)
+
+
+def test_an_empty_cell_is_nan(tiny_dataset, values, write):
+    path = write(values, "columns")
+    table = pl.read_parquet(path)
+    last = pl.col("item_id") == "i39"
+    table.with_columns(c2=pl.when(last).then(None).otherwise(pl.col("c2"))).write_parquet(path)
+    with pytest.raises(DataError, match="a vector holds NaN or infinity: item 'i39'"):
+        fit(path, tiny_dataset)
+
+
+def test_wrong_width_is_named(tiny_dataset, values, write):
+    with pytest.raises(DataError, match=r"(?s)the vectors have 6 columns.*expected: 384"):
+        fit(write(values), tiny_dataset, width=384)
+
+
+def test_ragged_lists_are_named(tiny_dataset, values, write, tmp_path):
+    rows = values.tolist()
+    rows[7] = rows[7][:2]
+    pl.DataFrame({"item_id": tiny_dataset.item_ids, "v": rows}).write_parquet(tmp_path / "m.parquet")
+    with pytest.raises(DataError, match=r"(?s)a vector has 2 numbers where the others have 6.*row 7"):
+        fit(str(tmp_path / "m.parquet"), tiny_dataset)
+
+
+def test_missing_items_are_named(tiny_dataset, values, write):
+    path = write(values)
+    pl.read_parquet(path).filter(~pl.col("item_id").is_in(["i05", "i11"])).write_parquet(path)
+    with pytest.raises(DataError, match=r"(?s)item 'i05' has no vector.*rows 5, 11 \(2 in all\)"):
+        fit(path, tiny_dataset)
+
+
+def test_an_item_twice_is_named(tiny_dataset, values, write):
+    path = write(values)
+    table = pl.read_parquet(path)
+    pl.concat([table, table[:1]]).write_parquet(path)
+    with pytest.raises(DataError, match="item 'i39' stands twice"):
+        fit(path, tiny_dataset)
+
+
+def test_constant_columns_are_refused_or_dropped(tiny_dataset, values, write):
+    values[:, 2] = 0.5
+    path = write(values)
+    with pytest.raises(DataError, match=r"(?s)column 2 has the same value for every item \(1 such columns of 6\)"):
+        fit(path, tiny_dataset)
+    np.testing.assert_array_equal(fit(path, tiny_dataset, drop_constant_columns=True), np.delete(values, 2, axis=1))
+
+
+def test_a_matrix_of_one_vector_is_refused(tiny_dataset, values, write):
+    values[:] = values[0]
+    with pytest.raises(DataError, match="every column has the same value for every item"):
+        fit(write(values), tiny_dataset, drop_constant_columns=True)
+
+
+def test_constant_rows_are_named(tiny_dataset, values, write):
+    values[4] = 0
+    with pytest.raises(DataError, match="a vector has the same number in every column: item 'i04'"):
+        fit(write(values), tiny_dataset)
+
+
+def test_further_items_come_from_the_same_file_and_columns(tiny_dataset, values, write, tmp_path):
+    values[:, 0] = 1
+    path = write(values)
+    extra = pl.DataFrame({"item_id": ["new"], "v": [[1.0, 2, 3, 4, 5, 6]]}, schema=pl.read_parquet(path).schema)
+    pl.concat([pl.read_parquet(path), extra]).write_parquet(path)
+    encoder = MatrixEncoder(MatrixSettings(path=path, drop_constant_columns=True))
+    encoder.fit(tiny_dataset)
+    encoder.save(tmp_path / "encoder")
+    loaded = MatrixEncoder.load(tmp_path / "encoder")
+    np.testing.assert_array_equal(loaded.transform(pl.DataFrame({"item_id": ["new"]})), [[2, 3, 4, 5, 6]])
+
+
+def test_a_missing_file_is_an_artifact_error(tiny_dataset):
+    with pytest.raises(ArtifactError, match=r"there is no file .*nowhere\.parquet"):
+        fit("/nowhere.parquet", tiny_dataset)
+
+
+def test_another_format_is_refused(tiny_dataset, tmp_path):
+    (tmp_path / "m.npy").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"m\.npy is neither \.safetensors nor \.parquet"):
+        fit(str(tmp_path / "m.npy"), tiny_dataset)
+
+
+def test_broken_files_are_named(tiny_dataset, tmp_path):
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 broken")
+    with pytest.raises(DataError, match="is not readable Parquet"):
+        fit(str(tmp_path / "m.parquet"), tiny_dataset)
+    (tmp_path / "m.safetensors").write_bytes(b"broken")
+    with pytest.raises(ArtifactError, match="is not a readable safetensors file"):
+        fit(str(tmp_path / "m.safetensors"), tiny_dataset)
+
+
+def test_parquet_without_ids_or_numbers_is_refused(tiny_dataset, tmp_path):
+    path = tmp_path / "m.parquet"
+    pl.DataFrame({"id": ["a"], "x": [1.0]}).write_parquet(path)
+    with pytest.raises(DataError, match=r"(?s)m\.parquet has the columns id, x.*expected: the column item_id"):
+        fit(str(path), tiny_dataset)
+    pl.DataFrame({"item_id": ["a"], "x": ["text"]}).write_parquet(path)
+    with pytest.raises(DataError, match="column 'x' is String"):
+        fit(str(path), tiny_dataset)
+
+
+def test_several_tensors_need_a_name(tiny_dataset, values, tmp_path):
+    save_file({"a": values, "b": values * 2}, str(tmp_path / "m.safetensors"))
+    (tmp_path / "item_ids.json").write_text(json.dumps(tiny_dataset.item_ids))
+    with pytest.raises(DataError, match="the file holds 2 tensors: a, b"):
+        fit(str(tmp_path / "m.safetensors"), tiny_dataset)
+    np.testing.assert_array_equal(fit(str(tmp_path / "m.safetensors"), tiny_dataset, tensor="b"), values * 2)
+    with pytest.raises(ArtifactError, match="lacks 'c'"):
+        fit(str(tmp_path / "m.safetensors"), tiny_dataset, tensor="c")
+
+
+def test_ids_must_match_the_tensor(tiny_dataset, values, tmp_path):
+    save_file({"a": values}, str(tmp_path / "m.safetensors"))
+    (tmp_path / "names.json").write_text(json.dumps(tiny_dataset.item_ids[:-1]))
+    with pytest.raises(DataError, match=r"the tensor is float32 of shape \(40, 6\), names\.json has 39 ids"):
+        fit(str(tmp_path / "m.safetensors"), tiny_dataset, ids=str(tmp_path / "names.json"))
