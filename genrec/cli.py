@@ -8,8 +8,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -17,11 +19,14 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from genrec.errors import ConfigError, GenrecError, InterruptedRun, MemoryExhaustedError
+from genrec.errors import GenrecError, InterruptedRun, MemoryExhaustedError
 
 INTERRUPTED = "nothing is left half-written; run the same command again (finished stages are kept)"
-QUIET = {
+# Threads that spin while they wait slow every other process on the machine, and are slowed by it, up to fifty times.
+SETTINGS = {
+    "OMP_WAIT_POLICY": "passive",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -101,32 +106,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Without the program's name; those of the process if None.
     """
-    for name, value in QUIET.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
-    logging.addLevelName(logging.WARNING, "warning")
     try:
-        app(args=_common_first(sys.argv[1:] if arguments is None else arguments), prog_name="genrec")
+        with _log_to_people():
+            app(args=_common_first(sys.argv[1:] if arguments is None else arguments), prog_name="genrec")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     return 0
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from genrec import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 @app.callback()
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all cores by default.")] = None,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
     """Take the options that every verb accepts, before or after its name."""
     State.debug, State.signal_number = debug, signal.SIGINT.value
     if threads is not None:
         _limit_threads(threads)
-    if version:
-        from genrec import __version__
-
-        typer.echo(__version__)
-        raise typer.Exit
 
 
 def verb(name: str) -> Callable[[Command], Command]:
@@ -135,9 +144,9 @@ def verb(name: str) -> Callable[[Command], Command]:
     def register(function: Command) -> Command:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
-            before = signal.signal(signal.SIGTERM, _terminate)
             try:
-                function(*args, **kwargs)
+                with _terminating():
+                    function(*args, **kwargs)
             except (GenrecError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
                 known = _as_genrec_error(error)
                 if known is None:
@@ -146,8 +155,6 @@ def verb(name: str) -> Callable[[Command], Command]:
                     traceback.print_exc()
                 typer.echo(f"error: {known}", err=True)
                 raise typer.Exit(known.exit_code) from None
-            finally:
-                signal.signal(signal.SIGTERM, before)
 
         app.command(name)(guarded)
         return function
@@ -270,15 +277,13 @@ def generate(
     beams: Annotated[int | None, typer.Option(min=1, help="Width of the search; as at training by default.")] = None,
     allow_items: Annotated[Path | None, typer.Option(help="Table of the only items to recommend.")] = None,
     block_items: Annotated[Path | None, typer.Option(help="Table of items never to recommend.")] = None,
-    exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen", help="Leave out seen items.")] = True,
+    exclude_seen: Annotated[bool | None, typer.Option("--exclude-seen/--include-seen", help="Seen items.")] = None,
     unknown: Annotated[Unknown, typer.Option(help="Items that the model does not know.")] = Unknown.warn,
     device: Device = None,
 ) -> None:
     """Write a list of items for every user."""
-    from genrec.recommender import GenerationRequest, write_lists
+    from genrec.generation import GenerationRequest, write_lists
 
-    if (histories is None) == (dataset is None):
-        raise ConfigError("one of --histories and --dataset is needed", expected="exactly one of them")
     changed = {"top_k": top_k, "num_beams": beams, "exclude_seen": exclude_seen}
     request = GenerationRequest(
         histories=histories,
@@ -289,6 +294,8 @@ def generate(
         unknown=unknown.value,
     )
     written = write_lists(model, request, out, device=device)
+    if written is None:
+        return
     short = f", {written.short_users} with fewer items than asked for" if written.short_users else ""
     typer.echo(f"{written.users} users{short}: {out}")
 
@@ -305,12 +312,12 @@ def evaluate(
 ) -> None:
     """Measure a model, or a file of lists, on held-out items."""
     from genrec.config import load_recipe
-    from genrec.pipeline.showing import as_text, results
+    from genrec.inspection import results_as_text
     from genrec.pipeline.steps import measure
 
     config = load_recipe(None, [f"evaluation.{text}" for text in overrides or ()]).evaluation
     values = measure(dataset, split.value, config, out, model=model, lists=recommendations, device=device)
-    typer.echo(f"{as_text(results(values))}{out}")
+    typer.echo(f"{results_as_text(values)}{out}")
 
 
 @verb("inspect")
@@ -340,12 +347,37 @@ def doctor() -> None:
 
 def _common_first(arguments: Sequence[str]) -> list[str]:
     """Move ``--debug`` and ``--threads N`` to the front, where the options of all verbs are read."""
-    first, rest, waiting = [], [], False
+    first: list[str] = []
+    rest: list[str] = []
+    waiting = False
     for argument in arguments:
         common = waiting or argument in ("--debug", "--threads") or argument.startswith("--threads=")
         waiting = not waiting and argument == "--threads"
         (first if common else rest).append(argument)
     return first + rest
+
+
+class _PlainLines(logging.Formatter):
+    """What genrec has to say, as plain lines; warnings are marked."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        mark = "warning: " if record.levelno > logging.INFO else ""
+        return mark + record.getMessage()
+
+
+@contextmanager
+def _log_to_people() -> Iterator[None]:
+    """Show genrec's messages on the standard error stream."""
+    logger, handler = logging.getLogger("genrec"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PlainLines())
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _limit_threads(threads: int) -> None:
@@ -354,6 +386,19 @@ def _limit_threads(threads: int) -> None:
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that nothing is left half-written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -65,4 +65,6 @@ class InterruptedRun(GenrecError):
 def first_rows(rows: Sequence[int], limit: int = 5) -> str:
     """Say which rows are meant: the first few row numbers and how many there are in all."""
     shown = ", ".join(str(row) for row in rows[:limit])
-    return f"row {shown}" if len(rows) == 1 else f"rows {shown}{', ...' if len(rows) > limit else ''} ({len(rows)} in all)"
+    return (
+        f"row {shown}" if len(rows) == 1 else f"rows {shown}{', ...' if len(rows) > limit else ''} ({len(rows)} in all)"
+    )

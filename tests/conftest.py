@@ -11,6 +11,15 @@ GENRES = ("space adventure", "garden cooking", "river crime", "winter romance")
 NOUNS = ("Lantern", "Harbour", "Orchard", "Comet", "Violin", "Falcon", "Mirror", "Bridge", "Kettle", "Compass")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked slow unless asked for: ``pytest -m slow``."""
+    if config.option.markexpr:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [item for item in items if item not in slow]
+    config.hook.pytest_deselected(items=slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_items() -> pl.DataFrame:
     """40 items: item i is of genre i // 10; title and genres tell it."""

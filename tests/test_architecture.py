@@ -22,7 +22,7 @@ ORDER = [
     "reports",
     "pipeline",
 ]
-FACES = ["recommender", "inspection", "doctor", "cli"]
+FACES = ["recommender", "generation", "inspection", "doctor", "cli"]
 FOR_ALL = {"errors", "config", "artifacts"}
 HEAVY = {
     "torch",

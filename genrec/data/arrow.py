@@ -5,10 +5,13 @@ whose columns cannot be seen as one array without copying, and stamps it with a 
 """
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from genrec.artifacts import fingerprint
@@ -81,6 +84,21 @@ def read_histories(folder: Path) -> tuple[Histories, np.ndarray, np.ndarray]:
             f"the histories cannot be read: {error}", where=str(folder / TABLE), fix="prepare the data set again"
         ) from error
     return Histories(users, offsets, items, timestamps), train_end, valid_end
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a table; polars hides the operating system's refusal in the text of its error, here it is an OSError.
+
+    Raises:
+        OSError: With its number, such as ENOSPC where the disk is full.
+    """
+    try:
+        frame.write_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _present(name: str, histories: Histories) -> bool:

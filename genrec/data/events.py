@@ -106,7 +106,7 @@ def in_sequence(events: Events) -> tuple[Histories, Events]:
     """Sort by user, then by ``order``, else by time (unknown times first), else as the rows stand."""
     times = events.frame["timestamp"].fill_null(-1).to_numpy()
     key = events.frame["order"].to_numpy() if "order" in events.frame.columns else times
-    rows = np.lexsort((key, events.users))
+    rows = _sorted_rows(events.users, key)
     events = replace(events, frame=events.frame[rows], users=events.users[rows], items=events.items[rows])
     offsets = np.zeros(len(events.user_ids) + 1, dtype=np.int64)
     np.cumsum(np.bincount(events.users, minlength=len(events.user_ids)), out=offsets[1:])
@@ -122,6 +122,15 @@ def in_sequence(events: Events) -> tuple[Histories, Events]:
 
 def _codes(values: pl.Series, names: pl.Series) -> np.ndarray:
     return values.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
+
+
+def _sorted_rows(users: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Rows by user, then key, then position."""
+    low, high = int(key.min()), int(key.max())
+    if (int(users.max()) + 1) * (high - low + 1) < 2**63:
+        # One sort of both in one number takes half the time of two.
+        return np.argsort(users * (high - low + 1) + (key - low), kind="stable")
+    return np.lexsort((key, users))
 
 
 def _renumbered(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

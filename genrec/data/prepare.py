@@ -10,7 +10,7 @@ import polars as pl
 
 from genrec.artifacts import MANIFEST, read_manifest, verify_artifact, write_artifact, write_json
 from genrec.config import DataConfig
-from genrec.data.arrow import write_histories
+from genrec.data.arrow import write_histories, write_parquet
 from genrec.data.dataset import STAGE, Dataset
 from genrec.data.events import encode, in_sequence, keep_core, match_items
 from genrec.data.public import cached_source
@@ -164,9 +164,9 @@ def _make(
         logger.warning("no user has enough interactions to be evaluated: all of them are for training")
     shaping = config.model_dump(mode="json", include=set(SHAPING_KEYS))
     with write_artifact(out, STAGE, config=shaping, inputs=inputs) as folder:
-        events.catalogue.write_parquet(folder.path / "items.parquet")
-        events.frame.write_parquet(folder.path / "interactions.parquet")
-        pl.DataFrame({"user_id": events.user_ids}).write_parquet(folder.path / "users.parquet")
+        write_parquet(events.catalogue, folder.path / "items.parquet")
+        write_parquet(events.frame, folder.path / "interactions.parquet")
+        write_parquet(pl.DataFrame({"user_id": events.user_ids}), folder.path / "users.parquet")
         write_histories(folder.path / "histories", histories, train_end, valid_end)
         _write_statistics(folder.path, statistics)
         folder.counts = {name: statistics[name] for name in ("users", "items", "interactions")}

@@ -20,6 +20,7 @@ from genrec.artifacts import (
     write_artifact,
     write_json,
 )
+from genrec.data.arrow import write_parquet
 from genrec.data.download import DownloadError, check_sha256, download, nothing_delivered
 from genrec.data.readers import read_table
 from genrec.data.schema import tidy_interactions, tidy_items
@@ -56,22 +57,14 @@ def fetch_source(name: str, out: Path) -> Path:
     with reporting_write_errors(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         downloads = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent)
-    with downloads as folder:
+    with reporting_write_errors(out), downloads as folder:
         mirror, files, hashes = _first_delivery(source, Path(folder), recorded)
         interactions, items = _tables(source, mirror, files, Path(folder))
         with write_artifact(out, STAGE, config={"name": source.name}, inputs=hashes) as target:
-            interactions.write_parquet(target.path / "interactions.parquet")
-            items.write_parquet(target.path / "items.parquet")
+            write_parquet(interactions, target.path / "interactions.parquet")
+            write_parquet(items, target.path / "items.parquet")
             (target.path / "LICENCE").write_text(source.terms, encoding="utf-8")
-            record = {
-                table.file_name: {
-                    "url": table.url,
-                    "sha256": hashes[table.file_name],
-                    "pinned": table.sha256 is not None,
-                }
-                for table in (mirror.interactions, mirror.items)
-            }
-            write_json(target.path / RECORD, {"name": source.name, "files": record})
+            write_json(target.path / RECORD, {"name": source.name, "files": _record(mirror, hashes)})
             target.counts = {"interactions": interactions.height, "items": items.height}
     return out
 
@@ -95,6 +88,13 @@ def _is_there(source: PublicSource, out: Path) -> bool:
         logger.warning("%s is damaged and is fetched again: %s", out, error.what)
         return False
     return True
+
+
+def _record(mirror: Mirror, hashes: dict[str, str]) -> dict[str, dict[str, str | bool]]:
+    return {
+        table.file_name: {"url": table.url, "sha256": hashes[table.file_name], "pinned": table.sha256 is not None}
+        for table in (mirror.interactions, mirror.items)
+    }
 
 
 def _recorded_hashes(out: Path) -> dict[str, str]:

@@ -28,14 +28,13 @@ def dataset_statistics(
     in_train = position < np.repeat(train_end, lengths)
     popularity = np.bincount(histories.items, minlength=catalogue)
     train_popularity = np.bincount(histories.items[in_train], minlength=catalogue)
-    users = np.repeat(np.arange(len(histories)), lengths)
-    distinct = len(np.unique(users * catalogue + histories.items))
+    pairs = np.sort(np.repeat(np.arange(len(histories)), lengths) * catalogue + histories.items)
     return {
         "users": len(histories),
         "items": catalogue,
         "interactions": len(histories.items),
         "density": len(histories.items) / max(len(histories) * catalogue, 1),
-        "repeated_interactions": len(histories.items) - distinct,
+        "repeated_interactions": int(np.count_nonzero(pairs[1:] == pairs[:-1])),
         "interactions_per_user": _spread(lengths),
         "interactions_per_item": _spread(popularity),
         "popularity_gini": _gini(popularity),

@@ -123,7 +123,7 @@ def search_leaves(
         _refuse_other_codebook(logits, trie, depth)
         values = log_probabilities(logits, options.temperature)
         broken.append(values[..., 0].isnan().any(dim=1))
-        values = _ban_edges(with_end_edge(values, level), nodes, scores, depth, exclusion)
+        values = _ban_edges(with_end_edge(values, level), nodes, depth, exclusion)
         values = level.candidates(nodes, values)
         if options.renormalise:
             values = values - values.logsumexp(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
@@ -132,7 +132,6 @@ def search_leaves(
         scores, chosen = values.flatten(1).topk(width)
         parents = chosen // level.choices
         nodes, codes = level.follow(nodes.gather(1, parents), chosen % level.choices)
-        nodes = nodes.masked_fill(scores == NEGATIVE_INFINITY, 0)
         codes = codes.clamp(max=trie.level_sizes[depth] - 1)
         prefix = torch.cat([prefix.gather(1, parents.unsqueeze(-1).expand(-1, -1, depth)), codes.unsqueeze(-1)], dim=2)
     return nodes, scores, torch.stack(broken, dim=1)
@@ -150,12 +149,12 @@ def with_end_edge(values: Tensor, level: Level) -> Tensor:
     return torch.cat([values, torch.zeros_like(values[..., :1])], dim=-1) if level.ends else values
 
 
-def _ban_edges(values: Tensor, nodes: Tensor, scores: Tensor, depth: int, exclusion: Exclusion | None) -> Tensor:
+def _ban_edges(values: Tensor, nodes: Tensor, depth: int, exclusion: Exclusion | None) -> Tensor:
     if exclusion is None:
         return values
     batch, beams, size = values.shape
-    living = torch.where(scores > NEGATIVE_INFINITY, nodes, -1)
-    same = living.unsqueeze(2) == exclusion.parents[depth].unsqueeze(1)
+    # Living beams stand before dead ones and no two at one node, so the first beam at a node is the one that matters.
+    same = nodes.unsqueeze(2) == exclusion.parents[depth].unsqueeze(1)
     columns = same.byte().argmax(dim=1) * size + exclusion.codes[depth]
     return ban(values.flatten(1), columns, same.any(dim=1)).view(batch, beams, size)
 

@@ -146,7 +146,7 @@ class ItemKNN(Baseline):
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that it runs with."""
-        return self._settings.model_dump()
+        return {name: "all" if value is None else value for name, value in self._settings.model_dump().items()}
 
     @classmethod
     def fit(cls, train: Histories, popularity: np.ndarray, settings: ItemKNNSettings) -> "ItemKNN":

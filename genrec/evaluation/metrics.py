@@ -16,6 +16,7 @@ from genrec.errors import ConfigError, DataError, first_rows
 
 DEFAULT_KS: tuple[int, ...] = EvaluationConfig().ks
 BLOCK_ROWS = 65_536
+UNLISTED = 1 << 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,7 @@ class Found(NamedTuple):
     Attributes:
         rows: int64 [P].
         items: int64 [P].
-        places: int64 [P], from 0; the width of the lists where the item is not listed.
+        places: int64 [P], from 0; ``UNLISTED`` where the list does not have the item.
     """
 
     rows: np.ndarray
@@ -95,11 +96,12 @@ def find_targets(recommended: np.ndarray, targets: Histories, num_items: int) ->
         num_items: N.
     """
     rows, items = np.divmod(np.unique(row_item_pairs(targets, num_items)), num_items)
-    places = np.full(len(rows), recommended.shape[1])
+    places = np.full(len(rows), UNLISTED)
     for first in range(0, len(rows), BLOCK_ROWS):
         block = slice(first, first + BLOCK_ROWS)
         equal = recommended[rows[block]] == items[block, None]
-        places[block] = np.where(equal.any(axis=1), equal.argmax(axis=1), recommended.shape[1])
+        target, place = np.nonzero(equal)
+        places[first + target] = place
     return Found(rows, items, places)
 
 
@@ -107,11 +109,11 @@ def ranking_metrics(places: np.ndarray, rows: np.ndarray, num_rows: int, ks: Seq
     """Recall, NDCG and MRR per user, each with at least one target.
 
     With h of t targets in the first k places: recall@k = h / t, the hit rate where t = 1; ndcg@k = discounted gain over
-    that of the min(k, t) first places, gains binary (Järvelin and Kekäläinen, 2002); mrr@k = 1 / place of the first hit,
-    0 without one.
+    that of the min(k, t) first places, gains binary (Järvelin and Kekäläinen, 2002); mrr@k = 1 / place of the first
+    hit, 0 without one.
 
     Args:
-        places: int [P], place of every target from 0; the width of the lists or more where it is not listed.
+        places: int [P], place of every target from 0, or ``UNLISTED``.
         rows: int [P], user of every target, ascending, every user there.
         num_rows: R.
         ks: Ascending lengths of list.

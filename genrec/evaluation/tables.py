@@ -14,6 +14,7 @@ from genrec.errors import ConfigError
 
 RANKED = ("recall", "ndcg", "mrr")
 DEFAULT_METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "mrr@10", "coverage@10")
+SYSTEMS = {"popularity": "Popularity", "itemknn": "Item-kNN", "sasrec": "SASRec"}
 NAMES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "coverage": "Coverage", "gini": "Gini"}
 
 
@@ -98,6 +99,11 @@ def results_table(
     return ResultsTable(tuple(name for name in metrics if any(name in row.mean for row in rows)), tuple(rows))
 
 
+def with_system_names(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run with its baselines under the names that people know: ``Item-kNN`` for ``itemknn``."""
+    return {**run, "baselines": {SYSTEMS.get(name, name): part for name, part in run.get("baselines", {}).items()}}
+
+
 def side_by_side(
     runs: Sequence[Mapping[str, Any]], name: str, metrics: Sequence[str] = DEFAULT_METRICS
 ) -> ResultsTable:
@@ -108,10 +114,9 @@ def side_by_side(
         name: What to call the run's system.
         metrics: Wanted columns.
     """
-    baselines = dict.fromkeys(system for run in runs for system in run.get("baselines", {}))
-    results: dict[str, list[Mapping[str, Any]]] = {
-        system: [run["baselines"][system] for run in runs if system in run.get("baselines", {})] for system in baselines
-    }
+    named = [with_system_names(run)["baselines"] for run in runs]
+    systems = dict.fromkeys(system for baselines in named for system in baselines)
+    results = {system: [baselines[system] for baselines in named if system in baselines] for system in systems}
     return results_table(results | {name: list(runs)}, metrics)
 
 

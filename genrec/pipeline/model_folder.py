@@ -2,15 +2,19 @@
 
 ``config.json`` and ``model.safetensors`` (transformers), ``items.parquet`` (item_id, title; row i is dense item i),
 ``decoding.json`` (how lists are written), ``training.json`` (how it learned), ``tokenizer/`` (a copy of the item
-tokenizer), ``encoder/`` (a copy of the feature encoder, where it is small), ``README.md`` (the model card).
+tokenizer), ``encoder/`` (a copy of the feature encoder, where it is small). The model card ``README.md`` is
+written after the evaluation and may be edited: it is the one file that the manifest does not name.
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from transformers.utils import logging as progress
 
 from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact, write_artifact, write_json
 from genrec.config import DecodingConfig, parse_settings
@@ -26,7 +30,6 @@ STAGE = "model"
 ITEMS_FILE = "items.parquet"
 DECODING_FILE = "decoding.json"
 TRAINING_FILE = "training.json"
-CARD_FILE = "README.md"
 TOKENIZER_FOLDER = "tokenizer"
 ENCODER_FOLDER = "encoder"
 MAX_ENCODER_BYTES = 64 * 2**20
@@ -91,7 +94,6 @@ def save_model(
     decoding: DecodingConfig,
     result: "TrainingResult",
     settings: dict[str, Any],
-    card: str,
 ) -> None:
     """Write a ``model`` folder.
 
@@ -103,7 +105,6 @@ def save_model(
         decoding: How lists are written by default.
         result: How it learned.
         settings: Sections ``recommender`` and ``training``, for the manifest.
-        card: The model card, Markdown.
 
     Raises:
         ArtifactError: If the place cannot be written or the disk is full.
@@ -114,14 +115,14 @@ def save_model(
     if companions.tokenizer is not None:
         inputs["tokenizer"] = model.config.index_fingerprint
     with write_artifact(out, STAGE, config=settings, inputs=inputs, seed=settings["training"]["seed"]) as folder:
-        model.save_pretrained(folder.path)
+        with _quietly():
+            model.save_pretrained(folder.path)
         catalogue = {"item_id": dataset.item_ids, "title": dataset.titles}
         pl.DataFrame(catalogue, schema={"item_id": pl.String, "title": pl.String}).write_parquet(
             folder.path / ITEMS_FILE
         )
         write_json(folder.path / DECODING_FILE, decoding.model_dump(mode="json"))
         write_json(folder.path / TRAINING_FILE, asdict(result))
-        (folder.path / CARD_FILE).write_text(card, encoding="utf-8")
         if companions.tokenizer is not None:
             shutil.copytree(companions.tokenizer, folder.path / TOKENIZER_FOLDER)
         if companions.features is not None:
@@ -147,7 +148,9 @@ def open_model(path: str | Path, *, device: str | None = None, verify: bool = Tr
     """
     folder = Path(path)
     manifest = verify_artifact(folder, STAGE) if verify else read_manifest(folder, STAGE)
-    model, items = load_recommender(folder), _read_items(folder)
+    with _quietly():
+        model = load_recommender(folder)
+    items = _read_items(folder)
     if items.height != model.config.num_items:
         raise ArtifactError(
             f"{ITEMS_FILE} has {items.height} items, the model {model.config.num_items}",
@@ -174,6 +177,18 @@ def to_device(model: RecommenderModel, device: str | None) -> RecommenderModel:
     except (RuntimeError, AssertionError) as error:
         problem = str(error).splitlines()[0]
         raise ConfigError(f"the device {name!r} cannot be used: {problem}", expected="cpu, cuda, cuda:1 ...") from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the progress bars that transformers shows for one small file."""
+    shown = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            progress.enable_progress_bar()
 
 
 def _read_items(folder: Path) -> pl.DataFrame:

@@ -11,15 +11,24 @@ from rich.console import Console
 from genrec.artifacts import fingerprint, read_json, write_file, write_json
 from genrec.config import Recipe
 from genrec.errors import ConfigError
-from genrec.pipeline.environment import describe_machine
-from genrec.pipeline.ledger import Ledger, StageRecord, exclusive, outputs_of
+from genrec.pipeline.environment import GIBIBYTE, describe_machine, peak_memory_bytes
+from genrec.pipeline.ledger import StageRecord, exclusive, outputs_of
 from genrec.pipeline.resolve import resolve_recipe
-from genrec.pipeline.showing import examples, show_run
-from genrec.pipeline.stages import METRICS_FILE, RECOMMENDATIONS_FILE, STAGES, Stage, Work
+from genrec.pipeline.stages import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    METRICS_FILE,
+    RECOMMENDATIONS_FILE,
+    REPORT_FILE,
+    STAGES,
+    Stage,
+    Work,
+    examples,
+)
+from genrec.reports.console import print_examples, print_results
 from genrec.training.log import clock
 
-CONFIG_FILE = "config.yaml"
-ENVIRONMENT_FILE = "env.json"
+SHOWN_FILES = (RECOMMENDATIONS_FILE, METRICS_FILE, REPORT_FILE, "model")
 
 
 def run_recipe(
@@ -63,17 +72,29 @@ def run_recipe(
         work = Work(recipe, folder, console)
         _Runner(work, force).run(wanted)
     if until is None:
-        shown = examples(work.dataset, folder / RECOMMENDATIONS_FILE, recipe.evaluation.examples)
-        show_run(results or Console(), folder, read_json(folder / METRICS_FILE), shown)
+        show_run(work, results or Console())
     return work
+
+
+def show_run(work: Work, console: Console) -> None:
+    """Print what a finished run came to: results beside the baselines, users with their lists, where the files are.
+
+    Args:
+        work: The run.
+        console: Where to.
+    """
+    print_results(console, [read_json(work.folder / METRICS_FILE)], work.recipe.recommender.name)
+    print_examples(console, examples(work))
+    written = [str(work.folder / name) for name in SHOWN_FILES]
+    console.print("\n".join(written), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"peak memory {peak_memory_bytes() / GIBIBYTE:.1f} GiB", highlight=False)
 
 
 class _Runner:
     """Goes through the stages, says what it does, and keeps the ledger."""
 
     def __init__(self, work: Work, force: Sequence[str]) -> None:
-        self.work, self.force = work, force
-        self.ledger = Ledger(work.folder)
+        self.work, self.force, self.ledger = work, force, work.ledger
         self.started = time.monotonic()
 
     def run(self, wanted: Sequence[Stage]) -> None:
@@ -94,7 +115,7 @@ class _Runner:
         """Run one stage and write down what it left."""
         started = time.monotonic()
         if stage.name in self.force:
-            self.work.discard_checkpoints(stage.name)
+            self.work.forget(stage.name)
         summary = stage.work(self.work)
         seconds = time.monotonic() - started
         outputs = outputs_of(self.work.folder, stage.outputs(self.work))
@@ -111,8 +132,9 @@ class _Runner:
 
     def remaining(self, stages: Sequence[Stage]) -> str:
         """How long the stages took when they ran before, as words, or the time that training may take."""
-        known = [self.ledger.records[stage.name].seconds for stage in stages if stage.name in self.ledger.records]
-        if len(known) == len(stages):
+        needed = [stage.name for stage in stages if stage.needed(self.work.recipe)]
+        known = [self.ledger.records[name].seconds for name in needed if name in self.ledger.records]
+        if len(known) == len(needed):
             return f"; about {clock(sum(known))} left in all"
         minutes = self.work.recipe.training.max_minutes
         return f"; at most {clock(60 * minutes)} of training" if minutes and stages[0].name == "model" else ""

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from genrec.evaluation.baselines import fit_baseline
 from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lists
 from genrec.features import build_features
 from genrec.models import recommender_class
+from genrec.pipeline.ledger import Ledger
 from genrec.pipeline.model_folder import Companions, TrainedModel, open_model
 from genrec.pipeline.resolve import (
     LEARNED_BASELINE,
@@ -28,13 +30,20 @@ from genrec.pipeline.resolve import (
     needs_identifiers,
     uses_features,
 )
-from genrec.pipeline.steps import TrainingPlan, protocol_of, tokenize_items, train_model
+from genrec.pipeline.steps import LOG_FILE, TrainingPlan, protocol_of, read_records, tokenize_items, train_model
+from genrec.reports.content import Example, ReportContent, make_examples
+from genrec.reports.html import write_report
+from genrec.reports.model_card import write_model_card
 
 METRICS_FILE = "metrics.json"
-LISTS_FILE = "baselines/lists.safetensors"
+LISTS_FILE = "lists.safetensors"
+BASELINE_LISTS_FILE = "baselines/lists.safetensors"
 SETTINGS_FILE = "baselines/settings.json"
 RECOMMENDATIONS_FILE = "recommendations.parquet"
 REPORT_FILE = "report.html"
+CARD_FILE = "model/README.md"
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "env.json"
 # Changes of these keys of `training` continue an interrupted training; others begin anew.
 CONTINUING_KEYS = frozenset({"num_workers", "max_minutes", "patience", "save_steps"})
 
@@ -71,6 +80,7 @@ class Work:
 
     def __init__(self, recipe: Recipe, folder: Path, console: Console) -> None:
         self.recipe, self.folder, self.console = recipe, folder, console
+        self.ledger = Ledger(folder)
 
     @property
     def dataset_folder(self) -> Path:
@@ -123,6 +133,10 @@ class Work:
         """Forget what a stage has trained so far."""
         for folder in (self.folder / "checkpoints").glob(f"{stage}-*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def forget(self, stage: str) -> None:
+        """Remove what a stage that is forced to run could take up again."""
+        self.discard_checkpoints(stage)
         if stage == "baselines":
             shutil.rmtree(self.folder / "baselines", ignore_errors=True)
 
@@ -189,7 +203,7 @@ def make_baselines(work: Work) -> str:
             fitted = fit_baseline(name, work.dataset, exclude_seen=exclude_seen)
             settings[name] = fitted.settings
             lists[name], _ = fitted.recommend(histories, top_k=work.list_length, exclude_seen=exclude_seen)
-    with write_file(work.folder / LISTS_FILE) as path:
+    with write_file(work.folder / BASELINE_LISTS_FILE) as path:
         save_file({name: np.ascontiguousarray(values) for name, values in lists.items()}, path)
     write_json(work.folder / SETTINGS_FILE, settings)
     return ", ".join(names)
@@ -199,9 +213,11 @@ def make_evaluation(work: Work) -> str:
     """Write the recommender's lists for the test users and measure them beside the baselines'."""
     recipe, dataset = work.recipe, work.dataset
     histories, _ = dataset.evaluation("test")
-    lists, _ = generate_lists(
+    lists, scores = generate_lists(
         work.trained.model, histories, decoding=recipe.decoding, top_k=work.list_length, progress=True
     )
+    with write_file(work.folder / LISTS_FILE) as path:
+        save_file({"items": lists, "scores": scores}, path)
     protocol = protocol_of(work.folder / "model", work.trained, dataset, "test", recipe.decoding)
     settings = work.plan.settings["recommender"]
     result = score_lists(recipe.recommender.name, lists, dataset, protocol, recipe.evaluation, settings=settings)
@@ -225,6 +241,54 @@ def make_recommendations(work: Work) -> str:
     return f"{written.users:,} lists of {decoding.top_k}"
 
 
+def make_report(work: Work) -> str:
+    """Write the report and the model card."""
+    content = report_content(work)
+    write_report(work.folder / REPORT_FILE, content)
+    popular = np.argsort(-work.dataset.train_popularity(), kind="stable")[:3]
+    write_model_card(
+        work.folder / CARD_FILE,
+        content,
+        location=str(work.folder / "model"),
+        example_items=[work.dataset.item_ids[item] for item in popular],
+    )
+    return REPORT_FILE
+
+
+def report_content(work: Work) -> ReportContent:
+    """Everything that a report of this run shows."""
+    folder = work.folder
+    quality = folder / "tokenizer" / "quality.json"
+    return ReportContent(
+        name=folder.name,
+        system=work.recipe.recommender.name,
+        runs=[read_json(folder / METRICS_FILE)],
+        statistics=work.dataset.statistics,
+        training=read_records(folder / LOG_FILE),
+        quality=read_json(quality) if needs_identifiers(work.recipe) else {},
+        examples=examples(work),
+        environment=read_json(folder / ENVIRONMENT_FILE),
+        recipe=(folder / CONFIG_FILE).read_text(encoding="utf-8"),
+        seconds={name: record.seconds for name, record in work.ledger.records.items()},
+        created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )
+
+
+def examples(work: Work) -> list[Example]:
+    """A few test users with their histories and lists."""
+    lists = load_file(work.folder / LISTS_FILE)
+    histories, targets = work.dataset.evaluation("test")
+    return make_examples(
+        work.dataset,
+        histories,
+        lists["items"],
+        lists["scores"],
+        targets=targets,
+        count=work.recipe.evaluation.examples,
+        top_k=work.recipe.decoding.top_k,
+    )
+
+
 def _learned_baseline(work: Work) -> TrainedModel:
     """The trained baseline, trained only if its own settings or the data changed."""
     folder, plan = work.folder / "baselines" / LEARNED_BASELINE, work.baseline_plan
@@ -241,7 +305,7 @@ def _baseline_results(work: Work) -> list[Result]:
     recipe, dataset = work.recipe, work.dataset
     if not recipe.evaluation.baselines:
         return []
-    lists, settings = load_file(work.folder / LISTS_FILE), read_json(work.folder / SETTINGS_FILE)
+    lists, settings = load_file(work.folder / BASELINE_LISTS_FILE), read_json(work.folder / SETTINGS_FILE)
     results = []
     for name in recipe.evaluation.baselines:
         protocol = Protocol(
@@ -312,7 +376,7 @@ STAGES: tuple[Stage, ...] = (
             work.baseline_plan.settings,
             _search_settings(work),
         ],
-        outputs=lambda work: [LISTS_FILE, SETTINGS_FILE],
+        outputs=lambda work: [BASELINE_LISTS_FILE, SETTINGS_FILE],
         after=lambda recipe: ["dataset", *_read_by(recipe, baseline_recommender(recipe))],
         needed=lambda recipe: bool(recipe.evaluation.baselines),
     ),
@@ -323,7 +387,7 @@ STAGES: tuple[Stage, ...] = (
             work.recipe.evaluation.model_dump(mode="json", include={"ks", "baselines", "bootstrap_samples"}),
             _search_settings(work),
         ],
-        outputs=lambda work: [METRICS_FILE],
+        outputs=lambda work: [METRICS_FILE, LISTS_FILE],
         after=lambda recipe: ["dataset", "model", "baselines"],
     ),
     Stage(
@@ -332,5 +396,12 @@ STAGES: tuple[Stage, ...] = (
         settings=_search_settings,
         outputs=lambda work: [RECOMMENDATIONS_FILE],
         after=lambda recipe: ["dataset", "model"],
+    ),
+    Stage(
+        "report",
+        make_report,
+        settings=lambda work: work.recipe.evaluation.examples,
+        outputs=lambda work: [REPORT_FILE, CARD_FILE],
+        after=lambda recipe: ["dataset", "tokenizer", "model", "evaluation"],
     ),
 )

@@ -1,5 +1,6 @@
 """The single steps that `genrec run` and the verbs share."""
 
+import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from genrec.tokenizers import ItemIndex, fit_tokenizer
 from genrec.training import TrainingResult, train_recommender
 
 logger = logging.getLogger(__name__)
+
+LOG_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,14 @@ def train_model(
     checkpoints = checkpoints or out.with_name(out.name + ".checkpoints")
     model = new_model(plan, dataset, companions)
     result = train_recommender(
-        model, dataset, plan.training, plan.decoding, checkpoints, log=out.parent / "metrics.jsonl", console=console
+        model, dataset, plan.training, plan.decoding, checkpoints, log=out.parent / LOG_FILE, console=console
     )
-    if not recommender_class(plan.recommender.name).needs_identifiers:
-        companions = Companions(features=companions.features)
-    save_model(out, model, dataset, companions, decoding=plan.decoding, result=result, settings=plan.settings, card="")
+    identified = recommender_class(plan.recommender.name).needs_identifiers
+    companions = Companions(
+        companions.tokenizer if identified else None,
+        companions.features if identified or uses_features(plan.recommender) else None,
+    )
+    save_model(out, model, dataset, companions, decoding=plan.decoding, result=result, settings=plan.settings)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return result
 
@@ -135,6 +141,12 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
     torch.manual_seed(plan.training.seed)
     model = build_recommender(plan.recommender, num_items=dataset.num_items, index=index, features=values)
     return to_device(model, None)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a training log; none if there is no log."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def protocol_of(

@@ -122,7 +122,7 @@ class ItemTokenizer(ABC):
         """Take back what :meth:`state` gave."""
 
     def last_level_costs(self, features: np.ndarray) -> np.ndarray:
-        """How badly each code of the last level would fit each item, given its earlier codes.
+        """How badly each code of the last level would fit each item, given its earlier codes; comparable between items.
 
         Args:
             features: float ``[n, D]``.
@@ -145,7 +145,7 @@ class ItemTokenizer(ABC):
         return None
 
     def residual_energy(self, features: np.ndarray) -> np.ndarray | None:
-        """Mean squared length of what is left after 0..L levels, float64 ``[L + 1]``, or None without residuals."""
+        """Mean squared distance to what the first 0..L codes stand for, float64 ``[L + 1]``; None without residuals."""
         return None
 
     def save_pretrained(self, folder: str | Path) -> None:

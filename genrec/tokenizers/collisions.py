@@ -149,10 +149,9 @@ def reassign(
     resolved = codes.copy()
     for block in _blocks_of_groups(prefix[rows]):
         members = rows[block]
-        costs = last_level_costs(members)
-        for group in np.unique(prefix[members]):
-            chosen = prefix[members] == group
-            resolved[members[chosen], -1] = _spread(codes[members[chosen], -1], costs[chosen])
+        borders = np.flatnonzero(np.diff(prefix[members])) + 1
+        for group, costs in zip(np.split(members, borders), np.split(last_level_costs(members), borders), strict=True):
+            resolved[group, -1] = _spread(codes[group, -1], costs)
     return resolved
 
 

@@ -1,12 +1,12 @@
 """What an item tokenizer's identifiers are worth, in numbers and in titles."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer
-from genrec.tokenizers.residual import relative_energy
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -96,9 +96,10 @@ def measure_quality(
         dataset: For the examples.
 
     Returns:
-        ``items``, ``levels`` (see :func:`level_quality`), ``residual_norm`` (root mean square of what is left after
-        0..L levels), ``residual_energy`` (its square as a share of the first), ``reconstruction_error`` (squared error
-        as a share of the vectors' variance) and ``neighbours``; null where the family has no such thing.
+        ``items``, ``levels`` (see :func:`level_quality`), ``residual_norm`` (root mean squared distance to what the
+        first 0..L codes stand for, the mean for none), ``residual_energy`` (its square as a share of the first),
+        ``reconstruction_error`` (squared error as a share of the vectors' variance) and ``neighbours``; null where the
+        family has no such thing.
     """
     energy = tokenizer.residual_energy(features.values)
     return {
@@ -110,6 +111,12 @@ def measure_quality(
         "reconstruction_error": reconstruction_error(features.values, tokenizer.reconstruct(codes)),
         "neighbours": neighbours_in_titles(codes, dataset),
     }
+
+
+def relative_energy(energy: Sequence[float]) -> list[float]:
+    """Residual energies as shares of the first."""
+    first = float(energy[0])
+    return [float(value) / first if first else 0.0 for value in energy]
 
 
 def reconstruction_error(values: np.ndarray, reconstructed: np.ndarray | None) -> float | None:

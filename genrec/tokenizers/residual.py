@@ -1,7 +1,7 @@
 """Residual quantisation, shared by every family that names an item by what the codes before left over."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -46,7 +46,8 @@ class ResidualTokenizer(ItemTokenizer):
             _, residual = residual_step(residual, codebook, self.normalise_residuals)
         if self.normalise_residuals:
             residual = unit_rows(residual)
-        return np.concatenate([block for _, block in squared_distances(residual, self.codebooks[-1])])
+        relative = np.concatenate([block for _, block in squared_distances(residual, self.codebooks[-1])])
+        return relative + (residual.astype(np.float64) ** 2).sum(axis=1, keepdims=True)
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray | None:
         """The sum of the codes' vectors, taken back; None with normalised residuals, whose lengths are not kept."""
@@ -56,10 +57,13 @@ class ResidualTokenizer(ItemTokenizer):
         return self.from_code_space(np.asarray(total, dtype=np.float32))
 
     def residual_energy(self, features: np.ndarray) -> np.ndarray:
-        """Mean squared length of the residuals in code space, float64 ``[L + 1]``."""
+        """Mean squared distance in code space to what the first 0..L codes stand for, float64 ``[L + 1]``.
+
+        Without any code that is the distance to the mean.
+        """
         residual = self.to_code_space(self._check_vectors(np.asarray(features)))
         scale = np.ones(len(residual))
-        energy = [_mean_energy(residual, scale)]
+        energy = [_mean_energy(residual - residual.mean(axis=0, dtype=np.float64), scale)]
         for codebook in self.codebooks:
             if self.normalise_residuals:
                 scale = scale * np.linalg.norm(residual.astype(np.float64), axis=1)
@@ -124,12 +128,6 @@ def residual_step(residual: np.ndarray, codebook: np.ndarray, normalise: bool) -
         residual = unit_rows(residual)
     codes = nearest_codes(residual, codebook)
     return codes, residual - codebook[codes]
-
-
-def relative_energy(energy: Sequence[float]) -> list[float]:
-    """Residual energies as shares of the first."""
-    first = float(energy[0])
-    return [float(value) / first if first else 0.0 for value in energy]
 
 
 def _mean_energy(residual: np.ndarray, scale: np.ndarray) -> float:

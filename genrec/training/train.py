@@ -269,14 +269,15 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _memory_error(config: TrainingConfig, step: int, *, validating: bool) -> MemoryExhaustedError:
-    half = config.batch_size // 2
+    cut = next((factor for factor in range(2, config.batch_size + 1) if config.batch_size % factor == 0), None)
     if validating:
-        fix = "lower decoding.batch_size or decoding.num_beams"
-    elif half:
-        twice = config.gradient_accumulation_steps * 2
+        fix = "lower decoding.batch_size and run again: it continues from the last checkpoint"
+    elif cut is not None:
+        pieces = config.gradient_accumulation_steps * cut
         fix = (
-            f"run again with training.batch_size={half} training.gradient_accumulation_steps={twice}:"
-            " the same updates with half the memory, from the last checkpoint on"
+            f"run again with training.batch_size={config.batch_size // cut}"
+            f" training.gradient_accumulation_steps={pieces}:"
+            " the same updates with less memory, from the last checkpoint on"
         )
     else:
         fix = "lower recommender.max_history, recommender.hidden_size or recommender.num_layers"

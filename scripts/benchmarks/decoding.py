@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/decoding.py --data DIR --json FILE [--users 128] [--threads 1]
 
-DIR holds ``interactions.parquet`` and ``items.parquet``. Both engines use the same random T5 weights (4 + 4 layers, width
-128, 6 heads of 64, feed-forward 1024), float32, the same threads, in alternation; a ratio is that of the medians.
+DIR holds ``interactions.parquet`` and ``items.parquet``. Both engines use the same random T5 weights (4 + 4 layers,
+width 128, 6 heads of 64, feed-forward 1024), float32, the same threads, in alternation; a ratio is that of the medians.
 """
 
 import argparse
@@ -11,7 +11,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -158,7 +159,7 @@ def distance_from_floor(model: Seq2Seq, items: Tensor, lengths: Tensor, num_beam
     }
 
 
-def cost_of_constraint(model: Seq2Seq, context: Callable[[], Context], batch: int, repeats: int) -> Figures:
+def cost_of_constraint(model: Seq2Seq, context: Context, batch: int, repeats: int) -> Figures:
     """A search over random catalogues against free beams of the same engine and model (without the encoder)."""
     figures: Figures = {}
     free = cast(DeviceTrie, FreeTrie(SIZES))
@@ -171,11 +172,14 @@ def cost_of_constraint(model: Seq2Seq, context: Callable[[], Context], batch: in
         del codes
         device_trie = DeviceTrie(trie)
         figures[f"trie_{name}_device_megabytes"] = device_trie.nbytes / 1e6
-        runs = {
-            "free": lambda: search_leaves(model, free, context(), batch, Options(50), None),
-            "held": lambda trie=device_trie: search_leaves(model, trie, context(), batch, Options(50), None),
-        }
-        seconds = alternate(runs, repeats)
+        options = Options(num_beams=50)
+        seconds = alternate(
+            {
+                "free": partial(search_leaves, model, free, context, batch, options, None),
+                "held": partial(search_leaves, model, device_trie, context, batch, options, None),
+            },
+            repeats,
+        )
         figures[f"constraint_{name}_cost_percent"] = 100 * (seconds["held"] / seconds["free"] - 1)
     return figures
 
@@ -194,7 +198,7 @@ def throughput(model: Seq2Seq, histories: Histories, users: int) -> Figures:
     }
 
 
-def alternate(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def alternate(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each run, measured in turns so that a busy machine slows all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
@@ -242,8 +246,7 @@ def main() -> None:
         free_model = make_model(random_index(12_000))
         items, lengths = batches[0]
         items = items % 12_000
-        encoded = free_model.encode(items, lengths)
-        figures |= cost_of_constraint(free_model, lambda: encoded, len(items), arguments.repeats)
+        figures |= cost_of_constraint(free_model, free_model.encode(items, lengths), len(items), arguments.repeats)
     show(figures)
     arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

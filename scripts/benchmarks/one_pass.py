@@ -10,10 +10,11 @@ The model is the ``decoder`` family, which predicts every item of a history in o
 - ``trimmed``: the same samples sorted by length and padded only to the longest of their batch: the best that one sample
   per target can be.
 
-All have equal tokens per batch (padding included), the same optimizer and the same loop. Chunks of the three alternate,
-so that whatever else the machine does strikes all. One pass runs whole epochs; of the other two a fixed number of batches
-is measured and extrapolated by tokens to their epoch. Before anything is timed, the loss of all three is compared on the
-same users without dropout. Identifiers are drawn at random: speed does not depend on which codes an item has.
+All have equal tokens per batch (padding included), the same optimizer and the same loop. Chunks of the three
+alternate, so that whatever else the machine does strikes all. One pass runs a whole epoch; of the other two as many
+batches are measured and extrapolated by tokens to their epoch. Before anything is timed, the loss of all three is
+compared on the same users without dropout. Identifiers are drawn at random: speed does not depend on which codes an
+item has.
 """
 
 import argparse

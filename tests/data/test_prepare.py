@@ -56,6 +56,12 @@ def test_order_has_the_last_word(tmp_path):
     assert [dataset.item_ids[i] for i in dataset.full()[0]] == ["b", "c", "a"]
 
 
+def test_orders_too_far_apart_to_be_packed_into_one_number(tmp_path):
+    two_users = pl.concat([THREE, THREE.with_columns(user_id=pl.lit("t"))])
+    dataset = make(tmp_path, two_users.with_columns(order=pl.Series([2**62, -(2**62), 0] * 2)))
+    assert [[dataset.item_ids[i] for i in dataset.full()[row]] for row in (0, 1)] == [["b", "c", "a"]] * 2
+
+
 def test_duplicates_are_dropped_with_a_count(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         dataset = make(tmp_path, pl.concat([THREE, THREE[:2], log(("u", "a", 9))]))
@@ -252,6 +258,19 @@ def test_an_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ArtifactError, match="cannot be written"):
         make_dataset(THREE, None, DataConfig(k_core=0), tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("full", ["items.parquet", "interactions.parquet"])
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, full):
+    write = pl.DataFrame.write_parquet
+
+    def write_to_full_disk(self, file, *rest, **options):
+        return write(self, "/dev/full" if Path(file).name == full else file, *rest, **options)
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", write_to_full_disk)
+    with pytest.raises(ArtifactError, match=r"the disk is full while writing .*out[\s\S]*free some space"):
+        make(tmp_path, THREE)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_run_leaves_the_last_good_data_set(tmp_path):

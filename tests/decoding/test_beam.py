@@ -146,22 +146,37 @@ def test_only_existing_identifiers_with_their_own_scores(dtype, num_beams, sharp
         np.testing.assert_allclose(found.scores[user, : len(items)], scores[user, items], rtol=1e-5, atol=2e-4)
 
 
-def test_impossible_codes_kill_beams_for_good():
+@pytest.mark.parametrize("renormalise", [False, True])
+@pytest.mark.parametrize("excluding", [False, True])
+def test_impossible_codes_kill_beams_for_good(renormalise, excluding):
     """A model may put -inf on codes itself: such identifiers never appear, and nothing illegal takes their place."""
-    sizes = (4, 4)
-    codes = unique_codes(np.random.default_rng(0), 12, sizes)
+    sizes = (4, 4, 3)
+    rows = [(0, 0, 1), (0, 1, 2), (0, 3, 0), (1, 0, 0), (2, 3, 1), (3, 1, 0), (3, 2, 2), (0, 0, 2), (0, 3, 2)]
+    codes = np.array(rows)
 
     class Refusing(FakeWriter):
         def next_code_logits(self, context, prefix, parents=None):
             logits = super().next_code_logits(context, prefix, parents).clone()
-            logits[..., 1:3] = float("-inf")
+            if prefix.shape[2] < 2:
+                logits[..., 1:3] = float("-inf")
             return logits
 
-    found = beam_search(Refusing(sizes), device_trie_of(codes, sizes), *history_of([0, 1]), num_beams=50, top_k=12)
-    possible = {item for item, row in enumerate(codes.tolist()) if not {1, 2} & set(row)}
+    exclude = torch.tensor([[0, 5], [7, 8]]) if excluding else None
+    found = beam_search(
+        Refusing(sizes),
+        device_trie_of(codes, sizes),
+        *history_of([0, 1]),
+        num_beams=50,
+        top_k=9,
+        exclude=exclude,
+        renormalise=renormalise,
+    )
+    possible = {item for item, row in enumerate(rows) if not {1, 2} & set(row[:2])}
     for user in range(2):
-        assert {item for item in found.items[user].tolist() if item >= 0} == possible
-        assert found.items[user, len(possible) :].tolist() == [-1] * (12 - len(possible))
+        expected = possible - set(exclude[user].tolist()) if excluding else possible
+        assert {item for item in found.items[user].tolist() if item >= 0} == expected
+        assert found.items[user, len(expected) :].tolist() == [-1] * (9 - len(expected))
+        assert torch.isfinite(found.scores[user, : len(expected)]).all()
 
 
 @pytest.mark.parametrize("entries", [0, device_trie.DENSE_ENTRIES])

@@ -163,7 +163,7 @@ def test_the_test_part_does_not_tune(make, sequences, skewed, tmp_path):
 
 def test_without_validation_users_the_defaults_stand(make, tmp_path):
     dataset = make(tmp_path / "short", {"u": ["a", "b"], "v": ["b", "a"]})
-    assert fit_item_knn(dataset).settings == ItemKNNSettings().model_dump()
+    assert fit_item_knn(dataset).settings == {"neighbours": "all", "shrinkage": 10.0, "decay": 0.5, "last_n": 20}
 
 
 def test_tuning_draws_users_where_there_are_many(skewed, monkeypatch):

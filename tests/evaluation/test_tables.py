@@ -98,9 +98,9 @@ def test_a_single_system_has_no_best_mark():
 
 
 def test_baselines_stand_before_the_run_and_average_over_its_seeds():
-    seeds = [run(0.2, 0.1) | {"baselines": {"knn": run(value, 0.1)}} for value in (0.1, 0.3)]
+    seeds = [run(0.2, 0.1) | {"baselines": {"itemknn": run(value, 0.1), "mine": run(0, 0)}} for value in (0.1, 0.3)]
     table = side_by_side(seeds, "ours", ["recall@10"])
-    assert [(row.system, row.runs) for row in table.rows] == [("knn", 2), ("ours", 2)]
+    assert [(row.system, row.runs) for row in table.rows] == [("Item-kNN", 2), ("mine", 2), ("ours", 2)]
     assert table.rows[0].mean["recall@10"] == pytest.approx(0.2)
 
 

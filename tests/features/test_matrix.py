@@ -156,6 +156,9 @@ def test_parquet_without_ids_or_numbers_is_refused(tiny_dataset, tmp_path):
     pl.DataFrame({"item_id": ["a"], "x": ["text"]}).write_parquet(path)
     with pytest.raises(DataError, match="column 'x' is String"):
         fit(str(path), tiny_dataset)
+    pl.DataFrame({"item_id": ["a"]}).write_parquet(path)
+    with pytest.raises(DataError, match="there is no column of numbers"):
+        fit(str(path), tiny_dataset)
 
 
 def test_several_tensors_need_a_name(tiny_dataset, values, tmp_path):

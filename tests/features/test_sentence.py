@@ -48,7 +48,7 @@ def test_equals_mean_pooling_by_hand(tiny_dataset, model_folder):
 
 def test_unit_length_and_cut_texts(tiny_dataset, model_folder):
     settings = SentenceSettings(model=model_folder, columns=("title",), max_tokens=3)
-    # Only the first word between the two marks is read: all ten lanterns, combs ... of a row are one.
+    # Two of three tokens are marks, so only the first word is read and all lanterns are one.
     values = SentenceEncoder(settings).fit(tiny_dataset).values
     np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(values[0], values[10], atol=1e-5)

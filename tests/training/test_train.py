@@ -240,6 +240,9 @@ def test_running_out_of_memory_says_what_to_change(train, error: Exception):
         train(model=model)
     assert "training.batch_size=4 training.gradient_accumulation_steps=2" in caught.value.fix
     with pytest.raises(MemoryExhaustedError) as caught:
+        train("odd", model=model, batch_size=15, gradient_accumulation_steps=2)
+    assert "training.batch_size=5 training.gradient_accumulation_steps=6" in caught.value.fix
+    with pytest.raises(MemoryExhaustedError) as caught:
         train("one", model=model, batch_size=1)
     assert "lower recommender.max_history" in caught.value.fix
 
@@ -305,7 +308,8 @@ def test_event_files_are_written_where_tensorboard_is_installed(tmp_path: Path, 
         validate=quality, log=log, console=console,
     )  # fmt: skip
     assert log.is_file()
-    assert [path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()].count(".pt") == 0
+    files = {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert files == {".json", ".safetensors"}
     assert list((tmp_path / "elsewhere" / "tensorboard").glob("events*"))
 
 

@@ -1,5 +1,7 @@
 """The default validation against lists made item by item, and real models through the whole loop."""
 
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from tiny_training import settings
 
 from genrec.config import DecodingConfig, RecommenderConfig
-from genrec.data.histories import Histories
-from genrec.errors import ConfigError, DataError
+from genrec.data import Dataset, Histories
+from genrec.errors import ConfigError, DataError, InterruptedRun
 from genrec.models.base import RecommenderModel
 from genrec.models.registry import build_recommender
 from genrec.tokenizers.index import ItemIndex
@@ -40,12 +43,12 @@ class Data:
         return self.train(), Histories.from_lists([walk[-1:] for walk in self.walks])
 
 
-def model_of(name: str) -> RecommenderModel:
+def model_of(name: str, num_items: int = NUM_ITEMS) -> RecommenderModel:
     torch.manual_seed(0)
-    codes = np.stack(np.unravel_index(np.arange(NUM_ITEMS), (3, 3, 3)), axis=1)
-    index = ItemIndex(codes, (3, 3, 3), [str(item) for item in range(NUM_ITEMS)])
+    codes = np.stack(np.unravel_index(np.arange(num_items), (4, 4, 4)), axis=1)
+    index = ItemIndex(codes, (4, 4, 4), [str(item) for item in range(num_items)])
     extra = {"use_features": False} if name == "depth" else {}
-    return build_recommender(RecommenderConfig(name=name, **SMALL, **extra), num_items=NUM_ITEMS, index=index)
+    return build_recommender(RecommenderConfig(name=name, **SMALL, **extra), num_items=num_items, index=index)
 
 
 def by_hand(model: Any, data: Data, k: int) -> tuple[float, float]:
@@ -101,6 +104,32 @@ def test_nobody_to_validate_on_is_refused():
     with pytest.raises(DataError, match="nobody has both a history and a validation item") as caught:
         decoding_validation(data, settings(metric="ndcg@10"), DecodingConfig())
     assert "data.k_core" in caught.value.fix
+
+
+def test_a_model_that_draws_its_targets_resumes_bit_by_bit_on_a_prepared_data_set(
+    tiny_dataset: Dataset, tmp_path: Path
+):
+    config = settings(epochs=2, batch_size=16, metric="ndcg@10", eval_users=20)
+
+    def run(folder: str, stop: int | None = None) -> tuple[dict[str, torch.Tensor], Path]:
+        model = model_of("seq2seq", tiny_dataset.num_items)
+        calls = iter(range(1, 99))
+        model.register_forward_pre_hook(
+            lambda *_: os.kill(os.getpid(), signal.SIGTERM) if next(calls) == stop else None
+        )
+        decoding, console = DecodingConfig(), Console(quiet=True)
+        result = train_recommender(model, tiny_dataset, config, decoding, tmp_path / folder, console=console)
+        return model.state_dict(), tmp_path / folder / f"checkpoint-{result.steps}"
+
+    whole, expected = run("whole")
+    with pytest.raises(InterruptedRun, match="SIGTERM at step 3"):
+        run("cut", stop=3)
+    resumed, found = run("cut")
+    for name in ("model.safetensors", "optimizer.safetensors", "random.safetensors"):
+        mine, others = load_file(found / name), load_file(expected / name)
+        assert mine.keys() == others.keys()
+        assert all(torch.equal(mine[key], others[key]) for key in mine)
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 @pytest.mark.parametrize("name", ["sasrec", "decoder", "depth"])

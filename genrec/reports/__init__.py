@@ -1,0 +1,1 @@
+"""What people read: the console, the HTML report and the model card."""

@@ -1,0 +1,8 @@
+"""``genrec tokenize`` as a file, for launchers that need one: the same arguments, the same code."""
+
+import sys
+
+from genrec.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["tokenize", *sys.argv[1:]]))

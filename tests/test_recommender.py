@@ -1,0 +1,245 @@
+"""The public face: any way of giving histories gives the same lists."""
+
+import shutil
+
+import datasets
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from tiny_run import copy_run, tiny_home
+
+import genrec
+from genrec import Recommender
+from genrec.data import Dataset
+from genrec.errors import ArtifactError, ConfigError, DataError
+from genrec.generation import GenerationRequest, Processes, join_parts, part_of, write_lists, write_share
+from genrec.pipeline.model_folder import open_model
+
+LISTS = [["i00", "i01", "i02"], ["i39"], ["i10", "i11", "i12", "i13"]]
+
+
+@pytest.fixture(scope="module")
+def recommender():
+    return Recommender.from_pretrained(tiny_home() / "run" / "model")
+
+
+def as_rows(lists):
+    """The lists as an interactions table whose rows are shuffled; the timestamp tells the order."""
+    rows = [(f"u{user}", item, 100 + step) for user, items in enumerate(lists) for step, item in enumerate(items)]
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    return table.sample(fraction=1.0, shuffle=True, seed=2)
+
+
+def by_user(found):
+    return {
+        user: (ids, scores) for user, ids, scores in zip(found.users, found.ids, found.scores.tolist(), strict=True)
+    }
+
+
+def test_lists_have_k_distinct_unseen_items_with_titles(recommender):
+    found = recommender.recommend(LISTS, k=7)
+    assert len(found) == 3
+    for history, ids, titles, scores in zip(LISTS, found.ids, found.titles, found.scores, strict=True):
+        assert len(set(ids)) == 7
+        assert not set(ids) & set(history)
+        assert titles == [recommender.titles[recommender.item_ids.index(name)] for name in ids]
+        assert (np.diff(scores) <= 0).all()
+
+
+def test_scores_are_the_log_probabilities_that_the_model_gives(recommender):
+    """Every item's identifier is scored code by code, without trie or beams, and the lists are the best of them."""
+    model, history = recommender.model, LISTS[2]
+    items = torch.tensor([[recommender.dense_items[name] for name in history]])
+    codes = model.item_codes.long()
+    scores = torch.zeros(recommender.num_items)
+    with torch.no_grad():
+        for level in range(codes.shape[1]):
+            prefix = codes[None, :, :level] if level else torch.zeros(1, 1, 0, dtype=torch.long)
+            logits = model.next_code_logits(model.encode(items, torch.tensor([4])), prefix)
+            chances = logits.log_softmax(dim=-1).expand(1, len(codes), -1)[0]
+            scores += chances.gather(1, codes[:, level : level + 1])[:, 0]
+    scores[items[0]] = -torch.inf
+    best = scores.sort(descending=True, stable=True)
+    exact = recommender.decoding.model_copy(update={"num_beams": 40})
+    found = recommender.recommend([history], k=5, decoding=exact)
+    assert found.items[0].tolist() == best.indices[:5].tolist()
+    np.testing.assert_allclose(found.scores[0], best.values[:5].numpy(), atol=1e-4)
+
+
+def test_seen_items_may_be_kept(recommender):
+    kept = recommender.recommend(LISTS, k=40, exclude_seen=False)
+    assert all(set(history) <= set(ids) for history, ids in zip(LISTS, kept.ids, strict=True))
+    left = recommender.recommend(LISTS, k=40)
+    assert [len(ids) for ids in left.ids] == [40 - len(history) for history in LISTS]
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda table: table,
+        lambda table: table.to_pandas(),
+        lambda table: table.to_arrow(),
+        lambda table: datasets.Dataset.from_polars(table),
+        lambda table: table.rename({"timestamp": "order"}),
+    ],
+    ids=["polars", "pandas", "arrow", "datasets", "order"],
+)
+def test_tables_of_any_kind_give_the_same_lists(convert, recommender):
+    expected = recommender.recommend(LISTS, k=5)
+    found = by_user(recommender.recommend(convert(as_rows(LISTS)), k=5))
+    for user, (ids, scores) in by_user(expected).items():
+        assert found[f"u{user}"][0] == ids
+        np.testing.assert_allclose(found[f"u{user}"][1], scores, atol=1e-5)
+
+
+def test_a_column_of_lists_gives_the_same_lists(recommender):
+    table = datasets.Dataset.from_dict({"user_id": ["a", "b", "c"], "item_id": LISTS})
+    found = recommender.recommend(table, k=5)
+    assert found.users == ["a", "b", "c"]
+    assert found.ids == recommender.recommend(LISTS, k=5).ids
+
+
+def test_users_stand_in_the_order_given_and_do_not_depend_on_each_other(recommender):
+    together = recommender.recommend(LISTS, k=5)
+    backwards = recommender.recommend(LISTS[::-1], k=5)
+    assert backwards.ids == together.ids[::-1]
+    for row, history in enumerate(LISTS):
+        alone = recommender.recommend([history], k=5)
+        assert alone.ids[0] == together.ids[row]
+        np.testing.assert_allclose(alone.scores[0], together.scores[row], atol=1e-5)
+
+
+def test_ids_may_be_numbers_and_become_text(recommender):
+    with pytest.raises(DataError, match="'7'"):
+        recommender.recommend([[7]])
+
+
+def test_an_empty_history_gets_what_is_expected_of_a_stranger(recommender):
+    found = recommender.recommend([[], ["i00"], []], k=5)
+    assert found.ids[0] == found.ids[2]
+    assert len(found.ids[0]) == 5
+    skipped = recommender.recommend([["nobody-knows-this"]], k=5, unknown="skip")
+    assert skipped.ids == found.ids[:1]
+
+
+def test_no_histories_at_all(recommender):
+    found = recommender.recommend([])
+    assert (len(found), found.ids, found.to_polars().height) == (0, [], 0)
+
+
+def test_unknown_items_are_an_error_unless_told_otherwise(recommender, caplog):
+    histories = [["i00", "x1"], ["x2", "x1"]]
+    with pytest.raises(DataError, match="2 items are not in the model's catalogue: 'x1', 'x2'") as caught:
+        recommender.recommend(histories)
+    assert "--unknown skip" in str(caught.value)
+    assert caplog.text == ""
+    found = recommender.recommend(histories, k=3, unknown="warn")
+    assert "2 items that the model does not know are left out: 'x1', 'x2'" in caplog.text
+    assert found.ids[0] == recommender.recommend([["i00"]], k=3).ids[0]
+
+
+def test_the_table_of_results(recommender):
+    found = recommender.recommend(as_rows(LISTS), k=4)
+    table = found.to_polars()
+    assert table.columns == ["user_id", "rank", "item_id", "title", "score"]
+    assert table.height == 12
+    assert table["user_id"].unique(maintain_order=True).to_list() == found.users
+    assert table.filter(table["user_id"] == found.users[1])["item_id"].to_list() == found.ids[1]
+    assert table["rank"].to_list() == [1, 2, 3, 4] * 3
+
+
+def test_items_may_be_allowed_and_blocked(recommender):
+    names = [f"i{number:02d}" for number in range(10, 20)]
+    found = recommender.recommend(LISTS[:1], k=10, allowed=names, blocked=names[:4])
+    assert set(found.ids[0]) == set(names[4:])
+    with pytest.raises(ConfigError, match="no item may be recommended"):
+        recommender.recommend(LISTS, allowed=names, blocked=names)
+    with pytest.raises(DataError, match="'nothing'"):
+        recommender.recommend(LISTS, blocked=["nothing"])
+
+
+@pytest.mark.parametrize(
+    ("histories", "message"),
+    [
+        (["i00", "i01"], "history 0 is 'i00'"),
+        ([3], "history 0 is 3"),
+        ([{"item": "i00"}], "history 0 is {'item': 'i00'}"),
+        (pl.DataFrame({"user": ["a"], "item_id": ["i00"]}), "there is no column 'user_id'; the nearest is 'user'"),
+        (pd.DataFrame({"user_id": ["a"], "item_id": ["i00"], "timestamp": [-1]}), "timestamp is negative"),
+        (pl.DataFrame({"user_id": ["a", "a"], "item_id": [["i00"], ["i01"]]}), "user 'a' stands in several rows"),
+    ],
+)
+def test_histories_that_cannot_be_meant_are_refused(histories, message, recommender):
+    with pytest.raises(DataError, match=message.replace("{", r"\{")):
+        recommender.recommend(histories)
+
+
+def test_arguments_that_cannot_be_meant_are_refused(recommender):
+    with pytest.raises(ConfigError, match="k = 0 cannot be used"):
+        recommender.recommend(LISTS, k=0)
+    with pytest.raises(ConfigError, match="unknown = 'ignore' cannot be used"):
+        recommender.recommend(LISTS, unknown="ignore")
+    with pytest.raises(ConfigError, match="the device 'warp' cannot be used"):
+        Recommender.from_pretrained(tiny_home() / "run" / "model", device="warp")
+
+
+def test_the_model_folder_alone_can_recommend(tmp_path, recommender):
+    run = copy_run(tmp_path / "run")
+    model = (run / "model").rename(tmp_path / "alone")
+    shutil.rmtree(run)
+    assert Recommender.from_pretrained(model).recommend(LISTS, k=5).ids == recommender.recommend(LISTS, k=5).ids
+
+
+def test_the_model_card_may_be_edited(tmp_path):
+    model = copy_run(tmp_path / "run") / "model"
+    (model / "README.md").write_text("mine")
+    assert Recommender.from_pretrained(model).num_items == 40
+
+
+def test_a_baseline_of_a_run_is_a_recommender_too():
+    found = Recommender.from_pretrained(tiny_home() / "run" / "baselines" / "sasrec").recommend(LISTS, k=3)
+    assert [len(ids) for ids in found.ids] == [3, 3, 3]
+
+
+def test_a_data_set_of_other_items_is_refused_for_measuring(tmp_path):
+    trained = open_model(tiny_home() / "run" / "model")
+    dataset = Dataset.load(tiny_home() / "run" / "dataset")
+    trained.check_catalogue(dataset)
+    dataset.item_ids = dataset.item_ids[::-1]
+    with pytest.raises(ArtifactError, match="the data set does not match the model"):
+        trained.check_catalogue(dataset)
+
+
+def test_it_is_the_only_name_that_the_package_exports_lazily():
+    assert genrec.Recommender is Recommender
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = genrec.Nothing
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_write_the_same_file(count, tmp_path, recommender, monkeypatch):
+    monkeypatch.setattr("genrec.generation.BLOCK_USERS", 16)
+    monkeypatch.setattr("genrec.decoding.generate.BLOCK_USERS", 16)
+    run = tiny_home() / "run"
+    request = GenerationRequest(dataset=run / "dataset", decoding={"top_k": 3})
+    whole = write_lists(run / "model", request, tmp_path / "whole.parquet")
+    dataset = Dataset.load(run / "dataset")
+    histories = dataset.full()
+    shares = [Processes(rank, count).share(len(histories)) for rank in range(count)]
+    assert np.concatenate(shares).tolist() == list(range(60))
+    out = tmp_path / "joined.parquet"
+    for rank, rows in enumerate(shares):
+        write_share(recommender, request, dataset.user_ids, histories.select(rows), part_of(out, rank, count))
+    joined = join_parts([part_of(out, rank, count) for rank in range(count)], out)
+    assert joined == whole
+    assert pl.read_parquet(out).equals(pl.read_parquet(tmp_path / "whole.parquet"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["joined.parquet", "whole.parquet"]
+
+
+def test_processes_are_those_of_the_launcher(monkeypatch):
+    assert Processes.from_environment() == Processes(0, 1)
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    assert Processes.from_environment() == Processes(2, 5)

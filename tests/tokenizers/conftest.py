@@ -1,0 +1,34 @@
+"""Helpers for the tests of item tokenizers."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from poison import poisoned
+
+from genrec.config import DataConfig, FeaturesConfig
+from genrec.data import Dataset, make_dataset
+from genrec.features import ItemFeatures, build_encoder
+
+
+@pytest.fixture(scope="session")
+def tiny_features(tiny_dataset: Dataset) -> ItemFeatures:
+    """Lexical vectors of the small world, float32 [40, 12]."""
+    return build_encoder(FeaturesConfig(encoder="lexical", dim=12)).fit(tiny_dataset)
+
+
+@pytest.fixture
+def poisoned_dataset(tiny_interactions: pl.DataFrame, tiny_items: pl.DataFrame, tmp_path: Path) -> Dataset:
+    """The small world with other held-out interactions."""
+    return make_dataset(poisoned(tiny_interactions, 40), tiny_items, DataConfig(k_core=0), tmp_path / "poisoned_data")
+
+
+@pytest.fixture
+def with_vectors(tiny_dataset: Dataset):
+    """A function that gives the small world's items other vectors."""
+
+    def make(values: np.ndarray) -> ItemFeatures:
+        return ItemFeatures(np.asarray(values, dtype=np.float32), tiny_dataset.item_ids, {})
+
+    return make
