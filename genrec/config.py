@@ -91,7 +91,7 @@ class TrainingConfig(Section):
     metric: str = Field("ndcg@10", description="validation metric that selects the model")
     save_steps: int | None = Field(None, ge=1, description="steps between checkpoints; at every validation if null")
     num_workers: int = Field(0, ge=0)
-    seed: int = 42
+    seed: int = Field(42, ge=0)
 
 
 class AlignmentConfig(Section):

@@ -19,6 +19,7 @@ from transformers.utils import logging as progress
 from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact, write_artifact, write_json
 from genrec.config import DecodingConfig, parse_settings
 from genrec.data import Dataset
+from genrec.data.arrow import write_parquet
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import RecommenderModel, load_recommender
 from genrec.tokenizers import ItemIndex
@@ -118,9 +119,8 @@ def save_model(
         with _quietly():
             model.save_pretrained(folder.path)
         catalogue = {"item_id": dataset.item_ids, "title": dataset.titles}
-        pl.DataFrame(catalogue, schema={"item_id": pl.String, "title": pl.String}).write_parquet(
-            folder.path / ITEMS_FILE
-        )
+        schema = {"item_id": pl.String, "title": pl.String}
+        write_parquet(pl.DataFrame(catalogue, schema=schema), folder.path / ITEMS_FILE)
         write_json(folder.path / DECODING_FILE, decoding.model_dump(mode="json"))
         write_json(folder.path / TRAINING_FILE, asdict(result))
         if companions.tokenizer is not None:

@@ -56,7 +56,8 @@ def fit_tokenizer(config: TokenizerConfig, dataset: "Dataset", features: ItemFea
         refuse_collapse(report["levels"][0])
     resolution = _resolve(tokenizer, codes, dataset, features)
     report["collisions"] = resolution.report
-    index = ItemIndex(resolution.codes, resolution.level_sizes, list(features.item_ids))
+    shared = resolution.priority if resolution.priority.any() else None
+    index = ItemIndex(resolution.codes, resolution.level_sizes, list(features.item_ids), priority=shared)
     settings = tokenizer.settings.model_dump(mode="json")
     inputs = {"dataset": dataset.fingerprint, "features": features.fingerprint}
     with write_artifact(

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from genrec.artifacts import read_json, write_file, write_json
+from genrec.data.arrow import write_parquet
 from genrec.errors import ArtifactError, first_rows
 from genrec.tokenizers.trie import Trie, build_trie
 
@@ -30,6 +31,8 @@ class ItemIndex:
         level_sizes: Codebook size K_l of every level, length L.
         item_ids: External id of every dense item, length N, no two alike.
         kind: ``sequence`` if the codes are read in order, ``set`` if they stand side by side.
+        priority: int32 ``[N]``, the rank of every item among those that share its identifier (0 comes first); by
+            position if None.
 
     Raises:
         ArtifactError: If shapes disagree, a code is out of range, an id stands twice, or one identifier of a catalogue
@@ -40,6 +43,7 @@ class ItemIndex:
     level_sizes: tuple[int, ...]
     item_ids: list[str]
     kind: Kind = "sequence"
+    priority: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         codes = np.asarray(self.codes)
@@ -66,7 +70,7 @@ class ItemIndex:
     @cached_property
     def trie(self) -> Trie:
         """The tree of all identifiers, built at first use."""
-        return build_trie(self.codes, self.level_sizes)
+        return build_trie(self.codes, self.level_sizes, self.priority)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -75,6 +79,8 @@ class ItemIndex:
         digest = hashlib.sha256(header.encode())
         digest.update(self.codes.astype("<i4", copy=False).data)
         digest.update(json.dumps(self.item_ids).encode())
+        if self.priority is not None:
+            digest.update(self.priority.astype("<i4", copy=False).tobytes())
         return digest.hexdigest()
 
     def identifier(self, item: int) -> tuple[int, ...]:
@@ -90,8 +96,10 @@ class ItemIndex:
         columns: dict[str, pl.Series] = {"item_id": pl.Series(self.item_ids, dtype=pl.String)}
         for level in range(self.num_levels):
             columns[f"code_{level}"] = pl.Series(np.ascontiguousarray(self.codes[:, level]))
+        if self.priority is not None:
+            columns["priority"] = pl.Series(np.ascontiguousarray(self.priority))
         with write_file(folder / CODES_FILE) as path:
-            pl.DataFrame(columns).write_parquet(path)
+            write_parquet(pl.DataFrame(columns), path)
         description = {
             "kind": self.kind,
             "level_sizes": list(self.level_sizes),
@@ -112,8 +120,9 @@ class ItemIndex:
             raise ArtifactError(f"{INDEX_FILE} is not an item index", where=str(folder), fix="make the folder again")
         sizes = description["level_sizes"]
         table = _read_codes(folder / CODES_FILE, len(sizes))
-        codes = table.drop("item_id").to_numpy().astype(np.int32, copy=False)
-        index = cls(codes, tuple(sizes), table["item_id"].to_list(), cast(Kind, description["kind"]))
+        priority = table["priority"].to_numpy().astype(np.int32) if "priority" in table.columns else None
+        codes = table.drop("item_id", "priority", strict=False).to_numpy().astype(np.int32, copy=False)
+        index = cls(codes, tuple(sizes), table["item_id"].to_list(), cast(Kind, description["kind"]), priority)
         if index.fingerprint != description["fingerprint"]:
             raise ArtifactError(
                 f"{CODES_FILE} and {INDEX_FILE} do not belong together",
@@ -135,7 +144,8 @@ def _read_codes(path: Path, num_levels: int) -> pl.DataFrame:
         raise ArtifactError(
             f"{path.name} is unreadable: {problem}", where=str(path), fix="make the folder again"
         ) from error
-    if table.columns != columns or not all(table[name].dtype.is_integer() for name in columns[1:]):
+    found = table.columns[:-1] if table.columns[-1:] == ["priority"] else table.columns
+    if found != columns or not all(table[name].dtype.is_integer() for name in table.columns[1:]):
         raise ArtifactError(
             f"{path.name} has the columns {', '.join(table.columns)}",
             where=str(path),

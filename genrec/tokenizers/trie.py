@@ -28,7 +28,7 @@ class Trie:
         child_code: For each depth d < L the codes of the edges to depth d + 1, ``[n_{d+1}]`` in the smallest unsigned
             dtype; ascending among the children of a node; ``K_d`` on an end edge.
         leaf_start: int32 ``[n_L + 1]``: items of leaf v are ``leaf_items[leaf_start[v] : leaf_start[v + 1]]``.
-        leaf_items: int32 ``[N]``, ascending within a leaf.
+        leaf_items: int32 ``[N]``, within a leaf by priority, ascending without one.
         variable_length: Whether some identifier is shorter than L.
     """
 
@@ -65,12 +65,13 @@ class Trie:
         return sum(array.nbytes for array in (*self.child_start, *self.child_code, self.leaf_start, self.leaf_items))
 
 
-def build_trie(codes: np.ndarray, level_sizes: Sequence[int]) -> Trie:
+def build_trie(codes: np.ndarray, level_sizes: Sequence[int], priority: np.ndarray | None = None) -> Trie:
     """Build the trie of a catalogue with one sort; O(N log N) time, no Python per node.
 
     Args:
         codes: int ``[N, L]``, ``0 <= codes[:, l] < level_sizes[l]``; -1 fills the tail of a shorter identifier.
         level_sizes: Codebook size of every level.
+        priority: int ``[N]``, the rank of every item among those of its leaf; by position if None.
 
     Raises:
         ArtifactError: If one identifier is the beginning of another, so that a search could not know where it ends.
@@ -78,6 +79,10 @@ def build_trie(codes: np.ndarray, level_sizes: Sequence[int]) -> Trie:
     num_items, num_levels = codes.shape
     shortened = [bool(num_items) and bool((codes[:, level] < 0).any()) for level in range(num_levels)]
     order, change = _sort_identifiers(codes, level_sizes, shortened)
+    if priority is not None:
+        # Items of one leaf stand together, so sorting by leaf first leaves the leaves where they are.
+        leaf = np.cumsum(change < num_levels)
+        order = order[np.lexsort((priority[order], leaf))]
     starts = np.flatnonzero(change < num_levels)
     leaf_start = np.append(starts, num_items).astype(np.int32)
     child_start: list[np.ndarray] = []
