@@ -22,8 +22,8 @@ import typer
 from genrec.errors import GenrecError, InterruptedRun, MemoryExhaustedError
 
 INTERRUPTED = "nothing is left half-written; run the same command again (finished stages are kept)"
-# Threads that spin long while they wait stand still beside another process that does so (a hundredth of the speed on two
-# cores); those that never spin take twice as long on a quiet machine. This many turns cost a tenth and stand still nowhere.
+# Threads that spin long while they wait stand still beside another process that does so (a hundredth of the speed on
+# two cores); those that never spin take twice as long on a quiet machine. This many turns cost a tenth and avoid both.
 SETTINGS = {
     "GOMP_SPINCOUNT": "2000",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

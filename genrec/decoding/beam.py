@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
-from genrec.decoding.ranking import RankedItems, ban, rank_items
+from genrec.decoding.ranking import RankedItems, ban
 from genrec.errors import ArtifactError, ConfigError
 
 NEGATIVE_INFINITY = float("-inf")
@@ -177,4 +177,4 @@ def _items_of(trie: DeviceTrie, leaves: Tensor, scores: Tensor, exclusion: Exclu
     missing = items < 0
     if exclusion is not None:
         missing |= exclusion.contains(items)
-    return rank_items(scores.masked_fill(missing, NEGATIVE_INFINITY), items.clamp(min=0), top_k)
+    return trie.rank(scores.masked_fill(missing, NEGATIVE_INFINITY), items.clamp(min=0), top_k)

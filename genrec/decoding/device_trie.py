@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec.decoding.ranking import RankedItems, rank_items
 from genrec.errors import ConfigError
 from genrec.tokenizers.trie import Trie
 
@@ -156,6 +157,14 @@ class DeviceTrie:
         place = (first.unsqueeze(-1) + offset).clamp_(max=len(self.leaf_items) - 1)
         return torch.where(offset < count.unsqueeze(-1), self.leaf_items[place].long(), -1)
 
+    def rank(self, scores: Tensor, items: Tensor, top_k: int) -> RankedItems:
+        """The best of ``items [B, C]`` by ``scores [B, C]``; equal ones in the order of their leaf, if it has one."""
+        if self._preference is None:
+            return rank_items(scores, items, top_k)
+        place, item_at = self._preference
+        ranked = rank_items(scores, place[items], top_k)
+        return RankedItems(torch.where(ranked.items < 0, -1, item_at[ranked.items.clamp(min=0)]), ranked.scores)
+
     def exclusion(self, exclude: Tensor | None) -> Exclusion | None:
         """Prepare the exclusion of ``exclude``, int64 ``[B, E]`` dense items; -1 fills shorter rows."""
         if exclude is None or not exclude.shape[1] or not self.num_leaves:
@@ -189,6 +198,20 @@ class DeviceTrie:
         for level in self.levels[depth:]:
             first, end = level.start[first].long(), level.start[end].long()
         return self.leaf_start[end].long() - self.leaf_start[first].long()
+
+    @cached_property
+    def _preference(self) -> tuple[Tensor, Tensor] | None:
+        """Where leaves order their items: place of every item in one order of all, and back; None where by position."""
+        items, starts = self.trie.leaf_items, self.trie.leaf_start
+        within = np.arange(len(items)) - np.repeat(starts[:-1], np.diff(starts))
+        if not ((np.diff(items) < 0) & (within[1:] > 0)).any():
+            return None
+        first = np.zeros(self.num_items, dtype=np.int64)
+        first[items] = within
+        item_at = np.lexsort((np.arange(self.num_items), first))
+        place = np.empty_like(item_at)
+        place[item_at] = np.arange(self.num_items)
+        return self._tensor(place), self._tensor(item_at)
 
     @cached_property
     def _ranks(self) -> Tensor:

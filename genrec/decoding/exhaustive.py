@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genrec.decoding.beam import CodeWriter, NonFiniteLogitsError, log_probabilities, with_end_edge
 from genrec.decoding.device_trie import DeviceTrie
-from genrec.decoding.ranking import RankedItems, best_keys, forbid, pack, top_items, unpack
+from genrec.decoding.ranking import RankedItems, best_keys, forbid, pack, unpack
 from genrec.errors import ConfigError
 
 CHUNK_ENTRIES = 1 << 22
@@ -152,7 +152,8 @@ def exhaustive_search(
     counts = (trie.leaf_start[1:] - trie.leaf_start[:-1]).long()
     scores = torch.full((len(items), trie.num_items), float("-inf"), device=items.device)
     scores[:, trie.leaf_items.long()] = leaves.repeat_interleave(counts, dim=1)
-    return top_items(scores, top_k, exclude)
+    everything = torch.arange(trie.num_items, device=items.device).expand_as(scores)
+    return trie.rank(forbid(scores, exclude, None), everything, top_k)
 
 
 def _nothing(batch: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ beams touch the depth decoder only: its sole history is one position, the state.
 from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -29,6 +29,13 @@ class DepthSettings(BackboneSettings):
     use_features: bool = Field(True, description="add projected item features")
     feature_dropout: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    item_loss: float = Field(0.0, ge=0, description="weight of a softmax over item vectors beside the codes' loss")
+
+    @model_validator(mode="after")
+    def _items_have_vectors(self) -> "DepthSettings":
+        if self.item_loss and not (self.use_ids or self.use_features):
+            raise ValueError("item_loss needs item vectors: use_ids or use_features")
+        return self
 
 
 class Depth(GenerativeRecommender):
@@ -57,7 +64,11 @@ class Depth(GenerativeRecommender):
         self.post_init()
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
-        """Predict every item from those before it; the loss is the mean over items of the sum over levels."""
+        """Predict every item from those before it; the loss is the mean over items of the sum over levels.
+
+        With ``item_loss`` the states also learn to point at the vector of the next item, which tells apart items that
+        share codes; lists are still written by the codes alone.
+        """
         hidden, _ = self.transformer(prepend(self.start, self.items(items[:, :-1], self.item_codes)))
         states, targets = gather_targets(hidden, items, lengths)
         codes = self.item_codes[targets].long()
@@ -71,6 +82,11 @@ class Depth(GenerativeRecommender):
             )
             for level in range(self.num_levels)
         ]
+        if self.settings.item_loss:
+            logits = states @ self.items.table().T
+            smoothing = self.settings.label_smoothing
+            item_loss = cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+            losses.append(self.settings.item_loss * item_loss)
         return TrainingOutput(loss=torch.stack(losses).sum())
 
     def encode(self, items: Tensor, lengths: Tensor) -> Context:

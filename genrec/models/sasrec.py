@@ -8,7 +8,7 @@ instead of binary cross-entropy with one negative (Klenitskiy and Vasilev 2023).
 from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -24,6 +24,12 @@ class SASRecSettings(BackboneSettings):
     use_ids: bool = Field(True, description="one learned vector per item")
     use_features: bool = Field(False, description="add projected item features to the item vectors")
     feature_dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _items_have_vectors(self) -> "SASRecSettings":
+        if not (self.use_ids or self.use_features):
+            raise ValueError("items need vectors: use_ids or use_features")
+        return self
 
 
 class SASRec(ItemScorer):

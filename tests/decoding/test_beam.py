@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from genrec.decoding import DeviceTrie, NonFiniteLogitsError, beam_search, device_trie
+from genrec.decoding import DeviceTrie, NonFiniteLogitsError, beam_search, device_trie, exhaustive_search
 from genrec.decoding.beam import Options, search_leaves
 from genrec.errors import ArtifactError, ConfigError
 from genrec.tokenizers.trie import build_trie
@@ -365,3 +365,23 @@ def test_the_loop_never_asks_the_device_for_a_value():
         leaves, scores, broken = search_leaves(model, trie, None, 3, Options(20), exclusion)
     assert leaves.shape == scores.shape == (3, 20)
     assert broken.shape == (3, 3)
+
+
+def test_a_leaf_that_orders_its_items_keeps_that_order_in_lists():
+    codes = np.array([[0, 1], [1, 0], [0, 1], [0, 1], [1, 0]], dtype=np.int32)
+    priority = np.array([2, 1, 0, 1, 0], dtype=np.int32)
+    trie = DeviceTrie(build_trie(codes, (2, 2), priority))
+    model, (items, lengths) = FakeWriter((2, 2), seed=4), history_of([0, 1, 2])
+    scores = score_one_by_one(model, items, lengths, codes)
+    for search in (
+        beam_search(model, trie, items, lengths, num_beams=4, top_k=5),
+        exhaustive_search(model, trie, items, lengths, top_k=5),
+    ):
+        for user in range(3):
+            expected = sorted(range(5), key=lambda item: (-round(scores[user, item], 5), priority[item]))
+            assert search.items[user].tolist() == expected
+    shorter = beam_search(model, trie, items, lengths, num_beams=4, top_k=2, exclude=torch.tensor([[2], [2], [2]]))
+    for user in range(3):
+        allowed = [item for item in range(5) if item != 2]
+        expected = sorted(allowed, key=lambda item: (-round(scores[user, item], 5), priority[item]))[:2]
+        assert shorter.items[user].tolist() == expected

@@ -127,3 +127,12 @@ def test_damaged_folders_are_refused(tmp_path: Path, damage: object, message: st
     damage(tmp_path)
     with pytest.raises(ArtifactError, match=message):
         ItemIndex.load(tmp_path)
+
+
+def test_priority_is_kept_and_orders_the_items_of_a_leaf(tmp_path):
+    codes = np.array([[0, 0], [1, 0], [0, 0]], dtype=np.int32)
+    index = ItemIndex(codes, (2, 1), ["a", "b", "c"], priority=np.array([1, 0, 0], dtype=np.int32))
+    index.save(tmp_path)
+    loaded = ItemIndex.load(tmp_path)
+    assert loaded.fingerprint == index.fingerprint != ItemIndex(codes, (2, 1), ["a", "b", "c"]).fingerprint
+    assert loaded.trie.leaf_items.tolist() == [2, 0, 1]
