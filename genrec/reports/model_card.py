@@ -119,7 +119,7 @@ def _facts(statistics: Mapping[str, Any]) -> str:
 def _limits(run: Mapping[str, Any], k: int) -> str:
     metrics, cold = run["metrics"], run.get("slices", {}).get("item_popularity", {}).get("cold")
     limits = [
-        "It recommends items of its catalogue only; `genrec add-items` gives new ones an identifier.",
+        "It recommends items of its catalogue only.",
         f"Its lists of {k} show {metrics[f'coverage@{k}']:.1%} of the catalogue to the evaluated users "
         f"(Gini coefficient {metrics[f'gini@{k}']:.2f}): what is listed often is not what all users might want.",
         "The numbers are offline: agreement with what users did next, not the effect of showing them the lists.",

@@ -92,7 +92,7 @@ class Display:
         self.shown = now
         rate = (now - self.started) / max(step - self.first, 1)
         left = rate * (self.total - step)
-        self.remaining = clock(left if seconds_left is None else min(left, seconds_left))
+        self.remaining = clock(max(0.0, left if seconds_left is None else min(left, seconds_left)))
         self._show(step)
 
     def stage(self, step: int, validating: bool) -> None:
