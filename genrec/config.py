@@ -106,6 +106,9 @@ class DecodingConfig(Section):
     batch_size: int = Field(64, ge=1)
     exclude_seen: bool = True
     temperature: float = Field(1.0, gt=0)
+    item_weight: float = Field(
+        0.0, ge=0, description="weight of the item-level log-probability in the score of what the codes wrote"
+    )
     renormalise: bool = Field(False, description="renormalise probabilities over the legal children")
 
 

@@ -26,6 +26,9 @@ class CodeWriter(Protocol):
     def next_code_logits(self, context: Any, prefix: Tensor, parents: Tensor | None = None) -> Tensor:
         """Logits ``[B, M, K]`` of the next code."""
 
+    def item_log_probabilities(self, context: Any, items: Tensor) -> Tensor:
+        """log p of ``items [B, C]``; asked only where an item weight is given."""
+
 
 class Options(NamedTuple):
     """How to search; see :func:`beam_search`."""
@@ -64,6 +67,7 @@ def beam_search(
     exclude: Tensor | None = None,
     temperature: float = 1.0,
     renormalise: bool = False,
+    item_weight: float = 0.0,
 ) -> RankedItems:
     """Find the k items with the most probable identifiers.
 
@@ -80,9 +84,11 @@ def beam_search(
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
         temperature: Divides the logits.
         renormalise: Let the probabilities of the legal codes of a step sum to one.
+        item_weight: w; items that the codes wrote are ranked by log p(codes) + w log p(item), the latter from the
+            model's ``item_log_probabilities``.
 
     Returns:
-        Items with the sums of their codes' natural log-probabilities; -1 and -inf where there are fewer than k.
+        Items with the sums of natural log-probabilities that ranked them; -1 and -inf where there are fewer than k.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -97,11 +103,15 @@ def beam_search(
         return RankedItems.nothing(len(items), top_k, items.device)
     exclusion = trie.exclusion(exclude)
     options = Options(num_beams, temperature, renormalise)
-    leaves, scores, broken = search_leaves(model, trie, model.encode(items, lengths), len(items), options, exclusion)
+    context = model.encode(items, lengths)
+    leaves, scores, broken = search_leaves(model, trie, context, len(items), options, exclusion)
     if broken.any():
         row, step = broken.nonzero()[0].tolist()
         raise NonFiniteLogitsError(row, step)
-    return _items_of(trie, leaves, scores, exclusion, top_k)
+    found, scores = _items_of(trie, leaves, scores, exclusion, top_k)
+    if item_weight:
+        scores = scores + item_weight * model.item_log_probabilities(context, found)
+    return trie.rank(scores, found, top_k)
 
 
 def search_leaves(
@@ -168,7 +178,10 @@ def _refuse_other_codebook(logits: Tensor, trie: DeviceTrie, depth: int) -> None
         )
 
 
-def _items_of(trie: DeviceTrie, leaves: Tensor, scores: Tensor, exclusion: Exclusion | None, top_k: int) -> RankedItems:
+def _items_of(
+    trie: DeviceTrie, leaves: Tensor, scores: Tensor, exclusion: Exclusion | None, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """Items ``[B, C]`` at the leaves and their scores; -inf where there is none or it is excluded."""
     # Of a crowded leaf more than k items are of no use, unless some of them are excluded.
     most = top_k if exclusion is None else top_k + exclusion.items.shape[1]
     items = trie.items_at(leaves, most)
@@ -177,4 +190,4 @@ def _items_of(trie: DeviceTrie, leaves: Tensor, scores: Tensor, exclusion: Exclu
     missing = items < 0
     if exclusion is not None:
         missing |= exclusion.contains(items)
-    return trie.rank(scores.masked_fill(missing, NEGATIVE_INFINITY), items.clamp(min=0), top_k)
+    return items.clamp(min=0), scores.masked_fill(missing, NEGATIVE_INFINITY)

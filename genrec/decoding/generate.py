@@ -102,6 +102,7 @@ class Searcher:
             exclude=exclude,
             temperature=decoding.temperature,
             renormalise=decoding.renormalise,
+            item_weight=decoding.item_weight,
         )
 
 

@@ -82,6 +82,7 @@ class Context:
         visible: bool ``[B, T]`` over the history's positions.
         lengths: int64 ``[B]``, the number of visible positions.
         first: Keys and values ``[B, 1, H, d]`` of decoder positions before the first code, per layer, if there are any.
+        item_state: ``[B, D]``, what points at item vectors; None where a family only writes codes.
         own: Keys and values ``[B, M, H, d]`` of the beams' own positions, per layer; each call of ``next_code_logits``
             adds one.
     """
@@ -92,6 +93,7 @@ class Context:
     lengths: Tensor
     first: list[list[KeyValue]] | None = None
     own: list[list[KeyValue]] | None = None
+    item_state: Tensor | None = None
 
     def reorder(self, parents: Tensor) -> None:
         """Let each beam continue from the slot ``parents [B, M]`` of the call before."""
@@ -202,6 +204,19 @@ class GenerativeRecommender(RecommenderModel):
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level`` (``[B, M]``); returns ``[B, M, D]``."""
         raise TypeError(f"{type(self).__name__} must define beam_step")
+
+    def item_log_probabilities(self, context: Context, items: Tensor) -> Tensor:
+        """Natural log-probabilities of ``items [B, C]`` by their item vectors, float32 ``[B, C]``.
+
+        Raises:
+            ConfigError: If the model was trained without an item-level loss.
+        """
+        raise ConfigError(
+            f"this {self.config.family!r} model has no item-level probabilities",
+            where="decoding.item_weight",
+            expected="a family with an item-level loss, trained with it (depth with recommender.item_loss)",
+            fix="set decoding.item_weight: 0, or train with recommender.item_loss: 1",
+        )
 
     def all_code_logits(self, context: Context) -> list[Tensor]:
         """Logits of every level at once, ``[B, K_l]`` each; only where ``supports_parallel``."""

@@ -67,7 +67,7 @@ class Depth(GenerativeRecommender):
         """Predict every item from those before it; the loss is the mean over items of the sum over levels.
 
         With ``item_loss`` the states also learn to point at the vector of the next item, which tells apart items that
-        share codes; lists are still written by the codes alone.
+        share codes; ``decoding.item_weight`` lets these probabilities re-rank what the codes wrote.
         """
         hidden, _ = self.transformer(prepend(self.start, self.items(items[:, :-1], self.item_codes)))
         states, targets = gather_targets(hidden, items, lengths)
@@ -92,10 +92,17 @@ class Depth(GenerativeRecommender):
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Run the backbone once per user; the depth decoder's history is the state alone."""
         hidden, _ = self.transformer(prepend(self.start, self.items(items, self.item_codes)))
-        state = state_at(hidden, lengths).unsqueeze(1)
-        depth, history = self.depth(state)
+        state = state_at(hidden, lengths)
+        depth, history = self.depth(state.unsqueeze(1))
         ones = torch.ones_like(lengths)
-        return Context(depth[:, 0], history, ones.bool().unsqueeze(1), ones)
+        return Context(depth[:, 0], history, ones.bool().unsqueeze(1), ones, item_state=state)
+
+    def item_log_probabilities(self, context: Context, items: Tensor) -> Tensor:
+        """Log-softmax over the catalogue of the state's products with the item vectors, at ``items [B, C]``."""
+        if not self.settings.item_loss or context.item_state is None:
+            return super().item_log_probabilities(context, items)
+        logits = context.item_state @ self.items.table().T
+        return torch.log_softmax(logits, dim=-1, dtype=torch.float32).gather(1, items)
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``."""

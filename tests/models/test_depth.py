@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from genrec.config import RecommenderConfig
+from genrec.config import DecodingConfig, RecommenderConfig
+from genrec.decoding import recommend
 from genrec.errors import ConfigError
 from genrec.models import build_recommender
 from genrec.tokenizers.index import ItemIndex
@@ -42,3 +43,25 @@ def test_item_loss_needs_item_vectors():
 def test_sasrec_needs_item_vectors():
     with pytest.raises(ConfigError, match="use_ids or use_features"):
         build_recommender(RecommenderConfig(name="sasrec", use_ids=False), num_items=5)
+
+
+def test_items_are_ranked_by_codes_and_item_vectors_together():
+    model = build(item_loss=1.0)
+    items, lengths = torch.tensor([[0, 3, 4], [2, 1, 0]]), torch.tensor([3, 2])
+    with torch.no_grad():
+        context = model.encode(items, lengths)
+        every = torch.arange(5).expand(2, -1)
+        dense = (context.item_state @ model.items.ids.weight.T).log_softmax(-1)
+        assert torch.allclose(model.item_log_probabilities(context, every), dense, atol=1e-6)
+        decoding = DecodingConfig(num_beams=5, top_k=5)
+        plain = recommend(model, items, lengths, decoding=decoding)
+        both = recommend(model, items, lengths, decoding=decoding.model_copy(update={"item_weight": 0.7}))
+        codes = torch.full((2, 5), -torch.inf).scatter(1, plain.items, plain.scores)
+        expected = (codes + 0.7 * dense).sort(dim=1, descending=True)
+    assert torch.equal(both.items, expected.indices)
+    assert torch.allclose(both.scores, expected.values, atol=1e-5)
+
+
+def test_an_item_weight_needs_an_item_level_loss():
+    with pytest.raises(ConfigError, match="has no item-level probabilities"):
+        recommend(build(), torch.tensor([[0]]), torch.tensor([1]), decoding=DecodingConfig(item_weight=1.0))
