@@ -1,4 +1,4 @@
-"""What every item tokenizer is: fitted on a catalogue's vectors, then able to name any item with codes."""
+"""What every item tokenizer is: fitted on a catalogue, then able to say which codes name an item."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+import polars as pl
 from pydantic import Field, field_validator
 
 from genrec.artifacts import read_json, write_json
@@ -19,16 +20,22 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 CODEBOOKS_FILE = "codebooks.safetensors"
 CollisionPolicy = Literal["suffix", "reassign", "bucket", "error"]
+Kind = Literal["sequence", "set"]
 
 
 class TokenizerSettings(Section):
     """Settings that every family has."""
 
-    num_levels: int = Field(3, ge=1, le=32, description="codes per item")
-    codebook_size: int | tuple[int, ...] = Field(256, description="codes of every level, or of each in turn")
     collisions: CollisionPolicy = Field("suffix", description="what to do with items of equal codes")
     allow_collapse: bool = Field(False, description="accept a first level that uses less than a fifth of its codes")
     seed: int = 42
+
+
+class CodebookSettings(TokenizerSettings):
+    """Settings of the families whose levels and sizes are chosen beforehand."""
+
+    num_levels: int = Field(3, ge=1, le=32, description="codes per item")
+    codebook_size: int | tuple[int, ...] = Field(256, description="codes of every level, or of each in turn")
 
     @field_validator("codebook_size")
     @classmethod
@@ -57,7 +64,11 @@ class TokenizerSettings(Section):
 
 
 class ItemTokenizer(ABC):
-    """Turns item vectors into short identifiers.
+    """Turns items into short identifiers.
+
+    Families that read vectors override :meth:`_fit` and :meth:`_encode`. Families that read texts override
+    :meth:`encode_items`; families that only know the items they were fitted on override :meth:`encode_catalogue` and
+    say in :meth:`_encode` why a new item cannot be named.
 
     Args:
         settings: The family's validated settings.
@@ -68,14 +79,16 @@ class ItemTokenizer(ABC):
 
     name: ClassVar[str]
     Settings: ClassVar[type[TokenizerSettings]]
+    kind: ClassVar[Kind] = "sequence"
+    encodes_new_items: ClassVar[bool] = True
 
     def __init__(self, settings: TokenizerSettings) -> None:
         self.settings = settings
-        self.level_sizes = settings.level_sizes
+        self.level_sizes: tuple[int, ...] = settings.level_sizes if isinstance(settings, CodebookSettings) else ()
         self.width: int | None = None
 
     def fit(self, dataset: "Dataset", features: ItemFeatures) -> None:
-        """Learn the codebooks.
+        """Learn the codes; ``level_sizes`` are known afterwards.
 
         Args:
             dataset: The catalogue; collaborative families read its training part.
@@ -87,8 +100,28 @@ class ItemTokenizer(ABC):
         check_alignment(dataset.item_ids, features.item_ids)
         self.width = features.values.shape[1]
         self._check_vectors(features.values)
-        check_distinct(features.values, self.level_sizes)
+        self._check_catalogue(dataset, features)
         self._fit(dataset, features)
+
+    def encode_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> np.ndarray:
+        """Codes of the catalogue that the tokenizer was fitted on.
+
+        Returns:
+            int32 ``[N, L]``, before the collision policy; -1 fills the tail of a shorter identifier.
+        """
+        return self.encode_items(dataset.items, features.values)
+
+    def encode_items(self, items: pl.DataFrame, features: np.ndarray) -> np.ndarray:
+        """Name items by what is known of them, also items that did not exist at fitting.
+
+        Args:
+            items: Rows of an items table, n of them.
+            features: float ``[n, D]``, their vectors in the same order.
+
+        Returns:
+            As :meth:`encode`.
+        """
+        return self.encode(features)
 
     def encode(self, features: np.ndarray) -> np.ndarray:
         """Name items by their vectors, also items that did not exist at fitting.
@@ -105,13 +138,18 @@ class ItemTokenizer(ABC):
         """
         return self._encode(self._check_vectors(np.asarray(features)))
 
+    def _check_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> None:
+        """Refuse a catalogue that this family cannot name; by default one with too few different vectors."""
+        if self.level_sizes:
+            check_distinct(features.values, self.level_sizes)
+
     @abstractmethod
     def _fit(self, dataset: "Dataset", features: ItemFeatures) -> None:
         """Learn from checked vectors."""
 
     @abstractmethod
     def _encode(self, values: np.ndarray) -> np.ndarray:
-        """Codes int32 ``[n, L]`` of checked float32 vectors ``[n, D]``."""
+        """Codes int32 ``[n, L]`` of checked float32 vectors ``[n, D]``; ConfigError if only fitted items have any."""
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
@@ -174,7 +212,7 @@ class ItemTokenizer(ABC):
 
         path = Path(folder) / CONFIG_FILE
         described = read_json(path)
-        if not isinstance(described, dict) or not {"tokenizer", "settings", "width"} <= described.keys():
+        if not isinstance(described, dict) or not {"tokenizer", "settings", "level_sizes", "width"} <= described.keys():
             raise ArtifactError(f"{CONFIG_FILE} is not an item tokenizer", where=str(folder), fix="fit it again")
         family = tokenizer_class(described["tokenizer"])
         if not issubclass(family, cls):
@@ -182,7 +220,7 @@ class ItemTokenizer(ABC):
                 f"{folder} holds the tokenizer {family.name}", expected=cls.name, fix="load it with ItemTokenizer"
             )
         tokenizer = family(parse_settings(family.Settings, described["settings"], where=str(path)))
-        tokenizer.width = described["width"]
+        tokenizer.width, tokenizer.level_sizes = described["width"], tuple(described["level_sizes"])
         tokenizer.restore(load_arrays(Path(folder) / CODEBOOKS_FILE))
         return tokenizer
 

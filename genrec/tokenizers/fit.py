@@ -50,14 +50,16 @@ def fit_tokenizer(config: TokenizerConfig, dataset: "Dataset", features: ItemFea
     """
     tokenizer = build_tokenizer(config)
     tokenizer.fit(dataset, features)
-    codes = tokenizer.encode(features.values)
+    codes = tokenizer.encode_catalogue(dataset, features)
     report = measure_quality(tokenizer, codes, features, dataset)
     if not tokenizer.settings.allow_collapse:
         refuse_collapse(report["levels"][0])
     resolution = _resolve(tokenizer, codes, dataset, features)
     report["collisions"] = resolution.report
     shared = resolution.priority if resolution.priority.any() else None
-    index = ItemIndex(resolution.codes, resolution.level_sizes, list(features.item_ids), priority=shared)
+    index = ItemIndex(
+        resolution.codes, resolution.level_sizes, list(features.item_ids), kind=tokenizer.kind, priority=shared
+    )
     settings = tokenizer.settings.model_dump(mode="json")
     inputs = {"dataset": dataset.fingerprint, "features": features.fingerprint}
     with write_artifact(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import numpy as np
 import polars as pl
@@ -15,11 +15,11 @@ import polars as pl
 from genrec.artifacts import read_json, write_file, write_json
 from genrec.data.arrow import write_parquet
 from genrec.errors import ArtifactError, first_rows
+from genrec.tokenizers.base import Kind
 from genrec.tokenizers.trie import Trie, build_trie
 
 CODES_FILE = "codes.parquet"
 INDEX_FILE = "index.json"
-Kind = Literal["sequence", "set"]
 
 
 @dataclass(frozen=True, eq=False)

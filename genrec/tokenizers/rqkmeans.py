@@ -11,14 +11,14 @@ from pydantic import Field
 
 from genrec.features.base import ItemFeatures, unit_rows
 from genrec.features.progress import progress
-from genrec.tokenizers.base import TokenizerSettings
+from genrec.tokenizers.base import CodebookSettings, TokenizerSettings
 from genrec.tokenizers.residual import ResidualTokenizer, residual_step
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
 
 
-class ResidualKMeansSettings(TokenizerSettings):
+class ResidualKMeansSettings(CodebookSettings):
     """Settings of the tokenizer ``rqkmeans``."""
 
     iterations: int = Field(25, ge=1, description="k-means iterations per level")

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from genrec.features.base import ItemFeatures
 from genrec.features.progress import progress
-from genrec.tokenizers.base import TokenizerSettings
+from genrec.tokenizers.base import CodebookSettings, TokenizerSettings
 from genrec.tokenizers.residual import ResidualTokenizer
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ INITIAL_ROWS = 65_536
 LIVELY_SHARE = 0.5
 
 
-class ResidualVAESettings(TokenizerSettings):
+class ResidualVAESettings(CodebookSettings):
     """Settings of the tokenizer ``rqvae``."""
 
     hidden_sizes: tuple[int, ...] = Field((512, 256, 128), description="widths between the vectors and the code space")
