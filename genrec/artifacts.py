@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import EACCES, ENOSPC, EPERM, EROFS
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,7 @@ def environment() -> dict[str, Any]:
     return versions
 
 
+@cache
 def git_commit() -> str | None:
     """The commit of the source tree that runs, or None outside a checkout."""
     here = Path(__file__).resolve().parent

@@ -189,7 +189,8 @@ def fetch(
     from genrec.data import fetch_source
 
     folder = fetch_source(name, out or Path("data") / name)
-    typer.echo(f"{name} is in {folder}")
+    typer.echo(f"{name} is in {folder}. Its licence ({folder / 'LICENCE'}) says:\n")
+    typer.echo((folder / "LICENCE").read_text(encoding="utf-8").strip())
 
 
 @verb("prepare")

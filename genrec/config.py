@@ -94,8 +94,63 @@ class TrainingConfig(Section):
     seed: int = Field(42, ge=0)
 
 
+class PairsConfig(Section):
+    """Where preferences come from; all of it from the training part."""
+
+    source: Literal["explicit", "implicit", "self-play", "file"] = "implicit"
+    path: str | None = Field(None, description="a Parquet file of preferences, for source: file")
+    column: str = Field("rating", description="feedback column of the interactions, for source: explicit")
+    good: float = Field(4.0, description="explicit: chosen from this value on")
+    bad: float = Field(2.0, description="explicit: rejected down from this value")
+    horizon: int = Field(10, ge=1, description="explicit: most interactions between the two sides of a pair")
+    negatives: Literal["beams", "popular", "uniform"] = Field(
+        "beams", description="implicit: rejected items are the model's own best, or drawn by popularity or evenly"
+    )
+    rejected: int = Field(1, ge=1, description="most rejected items of a pair")
+    per_user: int = Field(8, ge=1, description="most pairs, or sampled lists, of a user")
+    list_size: int = Field(20, ge=2, description="items sampled per history (negatives by beams, self-play, grpo)")
+    eval_share: float = Field(0.1, gt=0, lt=1, description="share of the users whose pairs only measure")
+
+
 class AlignmentConfig(Section):
     """How the recommender is moved to preferences."""
+
+    method: Literal["none", "dpo", "cdpo", "sdpo", "ipo", "simpo", "kto", "grpo"] = "none"
+    pairs: PairsConfig = PairsConfig()
+    rewards: dict[str, float] = Field(
+        default_factory=dict, description="self-play and grpo: name of a reward: its weight"
+    )
+    objectives: dict[str, float] = Field(
+        default_factory=dict, description="reward 'lists': feedback column: value from which it counts as a yes"
+    )
+    category: str | None = Field(None, description="item column of categories for rewards; the first code if null")
+    scorer: str | None = Field(None, description="reward 'scorer': folder of a model that scores items")
+    function: str | None = Field(None, description="reward 'function': module:name of a Python callable")
+    half_life: float = Field(90.0, gt=0, description="reward 'freshness': days after which an item is half as fresh")
+    hit_horizon: int = Field(1, ge=1, description="rewards by targets: so many next items count, the k-th by 1/k")
+    reference: str | None = Field(None, description="model folder to stay close to; the model itself if null")
+    iterations: int = Field(1, ge=1, description="rounds of sampling and training, each from the one before")
+    beta: float = Field(0.1, gt=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=0.5, description="cdpo: share of pairs that are the wrong way round")
+    gamma: float = Field(0.5, ge=0, description="simpo: margin to exceed")
+    clip: float = Field(0.2, gt=0, lt=1, description="grpo")
+    early_clip: float | None = Field(0.1, ge=0, description="grpo: bound for answers with negative advantage; or null")
+    kl_weight: float = Field(0.01, ge=0, description="grpo")
+    refresh_steps: int = Field(4, ge=1, description="grpo: updates between two refreshes of the sampling policy")
+    share: float = Field(0.5, gt=0, description="pairs, or sampled groups, per user of a batch")
+    preference_weight: float = Field(1.0, gt=0, description="weight of the preference term")
+    anchor_weight: float = Field(1.0, ge=0, description="weight of the next-item loss that anchors the model")
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    max_minutes: float | None = Field(None, gt=0)
+    eval_epochs: int = Field(1, ge=1)
+    eval_users: int | None = Field(1000, ge=1, description="validation users that are measured; all if null")
+    patience: int = Field(5, ge=1)
+    metric: str = Field("ndcg@10", description="what selects the model: recall, ndcg, mrr, reward @k, or pair_accuracy")
+    guard: str = Field("ndcg@10", description="validation metric that must not fall")
+    tolerance: float = Field(0.02, ge=0, lt=1, description="relative fall of the guard below the start that stops")
+    seed: int = Field(42, ge=0)
 
 
 class DecodingConfig(Section):
@@ -228,6 +283,8 @@ def parse_settings(cls: type[SectionType], values: Mapping[str, Any], *, where: 
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         location = ".".join(str(part) for part in first["loc"])
+        if not first["loc"]:
+            raise ConfigError(first["msg"].removeprefix("Value error, "), where=where) from error
         if first["type"] != "extra_forbidden":
             raise ConfigError(
                 f"{location} = {first['input']!r} cannot be used", where=where, expected=first["msg"]

@@ -283,6 +283,9 @@ def test_an_item_level_recommender_needs_neither_features_nor_identifiers(tmp_pa
         ("evaluation.baselines=[popularty]", "there is no baseline 'popularty'"),
         ("evaluation.sasrec={hiden_size: 3}", "did you mean 'hidden_size'"),
         ("evaluation.sasrec_training={epoch: 3}", "did you mean 'epochs'"),
+        ("recommender.num_heads=5", "cannot be divided over 5 heads"),
+        ("training.metric=recal@10", "training.metric = 'recal@10' cannot select a model"),
+        ("evaluation.sasrec_training={metric: loss}", "training.metric = 'loss' cannot select a model"),
     ],
 )
 def test_every_name_is_checked_before_any_work(setting, message, tmp_path):

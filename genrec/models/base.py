@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
@@ -43,19 +43,17 @@ class BackboneSettings(Section):
     dropout: float = Field(0.3, ge=0, lt=1)
     max_history: int = Field(50, ge=1, description="items of history that the model reads")
 
-    def transformer(self, num_layers: int | None = None) -> CausalTransformer:
-        """Build the causal backbone that these settings describe.
-
-        Raises:
-            ConfigError: If the heads do not divide the width into even parts.
-        """
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> "BackboneSettings":
         if self.hidden_size % (2 * self.num_heads):
-            raise ConfigError(
-                f"hidden_size {self.hidden_size} cannot be divided over {self.num_heads} heads",
-                where="recommender",
-                expected="hidden_size to be a multiple of 2 * num_heads",
-                fix="change recommender.hidden_size or recommender.num_heads",
+            raise ValueError(
+                f"hidden_size {self.hidden_size} cannot be divided over {self.num_heads} heads: "
+                "it must be a multiple of 2 * num_heads"
             )
+        return self
+
+    def transformer(self, num_layers: int | None = None) -> CausalTransformer:
+        """Build the causal backbone that these settings describe."""
         return CausalTransformer(
             self.hidden_size,
             num_layers or self.num_layers,

@@ -5,6 +5,7 @@ from genrec.errors import ConfigError
 from genrec.features.registry import encoder_class
 from genrec.models import parse_recommender, recommender_class
 from genrec.tokenizers import tokenizer_class
+from genrec.training.validation import selecting_k
 
 LEARNED_BASELINE = "sasrec"
 BASELINES = ("popularity", "itemknn", LEARNED_BASELINE)
@@ -30,6 +31,7 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
         "recommender": parse_recommender(recipe.recommender),
     }
     _check_baselines(recipe)
+    selecting_k(recipe.training.metric)
     sections = {
         name: getattr(recipe, name).model_copy(update=settings.model_dump(mode="json"))
         for name, settings in filled.items()
@@ -80,4 +82,4 @@ def _check_baselines(recipe: Recipe) -> None:
             fix="remove it or correct its name",
         )
     baseline_recommender(recipe)
-    baseline_training(recipe)
+    selecting_k(baseline_training(recipe).metric)

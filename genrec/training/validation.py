@@ -30,6 +30,23 @@ class ValidationData(Protocol):
         """Histories and held-out items, rows aligned."""
 
 
+def selecting_k(metric: str) -> int:
+    """The k of a metric that can select a model.
+
+    Raises:
+        ConfigError: If it is not recall, ndcg or mrr at some k.
+    """
+    found = re.fullmatch(r"(?:recall|ndcg|mrr)@([1-9]\d*)", metric)
+    if not found:
+        raise ConfigError(
+            f"training.metric = {metric!r} cannot select a model",
+            where="training.metric",
+            expected="recall@k, ndcg@k or mrr@k",
+            fix="write, for example, training.metric=ndcg@10",
+        )
+    return int(found[1])
+
+
 def decoding_validation(
     dataset: ValidationData, config: TrainingConfig, decoding: DecodingConfig
 ) -> Callable[[nn.Module], dict[str, float]]:
@@ -44,15 +61,7 @@ def decoding_validation(
         ConfigError: If ``training.metric`` is not recall, ndcg or mrr at some k.
         DataError: If nobody has both a history and a held-out item.
     """
-    found = re.fullmatch(r"(?:recall|ndcg|mrr)@([1-9]\d*)", config.metric)
-    if not found:
-        raise ConfigError(
-            f"training.metric = {config.metric!r} cannot select a model",
-            where="training.metric",
-            expected="recall@k, ndcg@k or mrr@k",
-            fix="write, for example, training.metric=ndcg@10",
-        )
-    ks = sorted({*REPORTED_KS, int(found[1])})
+    ks = sorted({*REPORTED_KS, selecting_k(config.metric)})
     histories, targets = dataset.evaluation("validation")
     if len(histories) == 0:
         raise DataError(

@@ -54,7 +54,7 @@ def test_features_of_another_catalogue_are_refused():
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(ConfigError, match="multiple of 2"):
+    with pytest.raises(ConfigError, match=r"hidden_size 30 cannot be divided over 4 heads"):
         build_recommender(RecommenderConfig(name="decoder", hidden_size=30, num_heads=4), num_items=4, index=index())
 
 
