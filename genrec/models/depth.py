@@ -30,6 +30,7 @@ class DepthSettings(BackboneSettings):
     feature_dropout: float = Field(0.0, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     item_loss: float = Field(0.0, ge=0, description="weight of a softmax over item vectors beside the codes' loss")
+    item_negatives: int = Field(0, ge=0, description="items that a batch shares in the item loss; 0 takes all items")
 
     @model_validator(mode="after")
     def _items_have_vectors(self) -> "DepthSettings":
@@ -83,9 +84,12 @@ class Depth(GenerativeRecommender):
             for level in range(self.num_levels)
         ]
         if self.settings.item_loss:
-            logits = states @ self.items.table().T
-            smoothing = self.settings.label_smoothing
-            item_loss = cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+            item_loss = self.items.next_item_loss(
+                states,
+                targets,
+                negatives=self.settings.item_negatives,
+                label_smoothing=self.settings.label_smoothing,
+            )
             losses.append(self.settings.item_loss * item_loss)
         return TrainingOutput(loss=torch.stack(losses).sum())
 

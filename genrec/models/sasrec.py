@@ -10,7 +10,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
 from genrec.models.layers.history import gather_targets, prepend, state_at
@@ -57,22 +56,11 @@ class SASRec(ItemScorer):
         """Predict every item from those before it; the loss is the mean over all positions."""
         hidden, _ = self.transformer(prepend(self.start, self.items(items[:, :-1])))
         states, targets = gather_targets(hidden, items, lengths)
-        if self.settings.negatives:
-            return TrainingOutput(loss=self._sampled_loss(states, targets))
-        logits = states @ self.items.table().T + self.item_bias
-        return TrainingOutput(loss=cross_entropy(logits.float(), targets))
+        return TrainingOutput(
+            loss=self.items.next_item_loss(states, targets, bias=self.item_bias, negatives=self.settings.negatives)
+        )
 
     def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Score the whole catalogue after each history, float32 ``[B, N]``."""
         hidden, _ = self.transformer(prepend(self.start, self.items(items)))
         return (state_at(hidden, lengths) @ self.items.table().T + self.item_bias).float()
-
-    def _sampled_loss(self, states: Tensor, targets: Tensor) -> Tensor:
-        drawn = torch.randint(self.config.num_items, (self.settings.negatives,), device=targets.device)
-        sampled = torch.cat([targets, drawn]).unique()
-        occurrences = torch.bincount(targets, minlength=self.config.num_items)[sampled].float()
-        # The expected number of times that an item is among the candidates, by its frequency and by uniform draws.
-        expected = occurrences + self.settings.negatives / self.config.num_items
-        logits = states @ self.items(sampled).T + self.item_bias[sampled]
-        logits = logits.float() - expected.log()
-        return cross_entropy(logits, torch.searchsorted(sampled, targets))

@@ -13,6 +13,8 @@ from genrec.tokenizers.index import ItemIndex
 
 CODES = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]], dtype=np.int32)
 
+SOFTMAXES = ({}, {"item_loss": 1.0}, {"item_loss": 1.0, "item_negatives": 100_000})
+
 
 def build(**settings):
     torch.manual_seed(0)
@@ -33,6 +35,14 @@ def test_item_loss_is_added_with_its_weight():
         logits = torch.stack(states) @ plain.items.ids.weight.T
         expected = plain(items, lengths).loss + 0.5 * cross_entropy(logits, torch.tensor([0, 3, 4, 2, 1]))
         assert torch.allclose(weighted(items, lengths).loss, expected, atol=1e-5)
+
+
+def test_many_item_negatives_approach_the_full_item_loss():
+    items, lengths = torch.randint(5, (64, 6)), torch.full((64,), 6)
+    with torch.no_grad():
+        losses = [float(build(**settings)(items, lengths).loss) for settings in SOFTMAXES]
+    assert losses[0] < losses[1]
+    assert abs(losses[1] - losses[2]) < 1e-3
 
 
 def test_item_loss_needs_item_vectors():

@@ -19,7 +19,7 @@ def test_sampled_loss_is_the_corrected_softmax_over_the_shared_candidates():
     torch.manual_seed(4)
     drawn = torch.randint(30, (6,)).tolist()
     torch.manual_seed(4)
-    loss = float(model._sampled_loss(states, targets).detach())
+    loss = float(model.items.next_item_loss(states, targets, bias=model.item_bias, negatives=6).detach())
     candidates = sorted(set(drawn) | set(targets.tolist()))
     table = model.items.table().detach().numpy()
     expected = []

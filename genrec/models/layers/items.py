@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
+from torch.nn.functional import cross_entropy, dropout
 
 from genrec.models.layers.codes import CodeEmbedding
 
@@ -32,7 +32,7 @@ class ItemEmbedding(nn.Module):
         feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.hidden_size = hidden_size
+        self.num_items, self.hidden_size = num_items, hidden_size
         self.ids = nn.Embedding(num_items, hidden_size) if use_ids else None
         self.codes = CodeEmbedding(level_sizes, hidden_size) if level_sizes else None
         self.projection = nn.Linear(feature_size, hidden_size) if feature_size else None
@@ -58,3 +58,37 @@ class ItemEmbedding(nn.Module):
         if self.projection is not None and self.features is not None:
             parts.append(self.projection(dropout(self.features, self.feature_dropout, self.training)))
         return torch.stack(parts).sum(dim=0)
+
+    def next_item_loss(
+        self,
+        states: Tensor,
+        targets: Tensor,
+        *,
+        bias: Tensor | None = None,
+        negatives: int = 0,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Cross-entropy of the next items under the products of states and item vectors, float32 scalar.
+
+        Args:
+            states: ``[n, D]``.
+            targets: Dense items, int64 ``[n]``.
+            bias: ``[N]``, added to the products.
+            negatives: Items drawn evenly that the whole batch shares beside its own targets, corrected by the logarithm
+                of how often each is expected (Yi et al. 2019); 0 takes the whole catalogue.
+            label_smoothing: On the candidates.
+        """
+        if negatives:
+            drawn = torch.randint(self.num_items, (negatives,), device=targets.device)
+            candidates = torch.cat([targets, drawn]).unique()
+            occurrences = torch.bincount(targets, minlength=self.num_items)[candidates].float()
+            correction = (occurrences + negatives / self.num_items).log()
+            vectors, targets = self(candidates), torch.searchsorted(candidates, targets)
+            bias = None if bias is None else bias[candidates]
+        else:
+            vectors, correction = self.table(), None
+        logits = states @ vectors.T
+        logits = (logits if bias is None else logits + bias).float()
+        if correction is not None:
+            logits = logits - correction
+        return cross_entropy(logits, targets, label_smoothing=label_smoothing)
