@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from genrec.errors import ConfigError
 
@@ -109,6 +109,7 @@ class PairsConfig(Section):
     rejected: int = Field(1, ge=1, description="most rejected items of a pair")
     per_user: int = Field(8, ge=1, description="most pairs, or sampled lists, of a user")
     list_size: int = Field(20, ge=2, description="items sampled per history (negatives by beams, self-play, grpo)")
+    per_list: int = Field(1, ge=1, description="self-play: so many of a list's best are chosen, each in a pair of its own")
     eval_share: float = Field(0.1, gt=0, lt=1, description="share of the users whose pairs only measure")
 
 
@@ -157,14 +158,43 @@ class DecodingConfig(Section):
     """How lists are written."""
 
     top_k: int = Field(10, ge=1)
-    num_beams: int = Field(50, ge=1)
+    num_beams: int = Field(50, ge=1, description="beams per user, all groups together; or samples with mode: nucleus")
     batch_size: int = Field(64, ge=1)
     exclude_seen: bool = True
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the model; scores stay in float32")
     temperature: float = Field(1.0, gt=0)
     item_weight: float = Field(
         0.0, ge=0, description="weight of the item-level log-probability in the score of what the codes wrote"
     )
-    renormalise: bool = Field(False, description="renormalise probabilities over the legal children")
+    renormalise: bool = Field(
+        False, description="renormalise probabilities over the legal children; sampling always does"
+    )
+    length_penalty: float = Field(
+        0.0, ge=0, description="identifiers of n codes are ranked by log p / n^length_penalty"
+    )
+    mode: Literal["beam", "stochastic", "nucleus", "exhaustive", "items"] = Field(
+        "beam",
+        description="the likeliest, samples without replacement, independent samples, every item scored by its codes, "
+        "or every item scored by its vector alone (recommender.item_loss)",
+    )
+    beam_groups: int = Field(1, ge=1, description="groups that search one after another and avoid each other's codes")
+    diversity_penalty: float = Field(
+        0.0, ge=0, description="taken from a code's score for each beam of an earlier group that wrote it"
+    )
+    top_p: float = Field(0.9, gt=0, le=1, description="mass of the likeliest legal codes that nucleus draws from")
+    seed: int = Field(42, ge=0, description="of samples; a user's draw depends on it and on the history alone")
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_mode(self) -> "DecodingConfig":
+        if self.num_beams % self.beam_groups:
+            raise ValueError(f"beam_groups {self.beam_groups} must divide num_beams {self.num_beams}")
+        if self.diversity_penalty and self.beam_groups == 1:
+            raise ValueError("diversity_penalty needs beam_groups of at least 2")
+        if self.beam_groups > 1 and self.mode != "beam":
+            raise ValueError(f"beam_groups are for mode: beam, not {self.mode}")
+        if self.mode in ("stochastic", "nucleus") and (self.length_penalty or self.item_weight):
+            raise ValueError(f"length_penalty and item_weight rank what beams found; mode: {self.mode} draws its items")
+        return self
 
 
 class EvaluationConfig(Section):

@@ -1,29 +1,34 @@
 """``genrec generate``: lists for every user of a table or data set, by one process or by several.
 
-Under ``accelerate launch`` or ``torchrun`` each process writes the lists of its share of the users beside the target,
-and the first joins them. Shares are whole blocks of users, so the file does not depend on the number of processes.
+Fixed blocks of users are the unit of work. Under ``accelerate launch`` or ``torchrun`` every process makes its blocks,
+and the first joins them all; a rerun after a kill makes those that are missing. So the file depends neither on the
+number of processes nor on how often they were stopped.
 """
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
-from genrec.artifacts import write_file
+from genrec.artifacts import environment
 from genrec.config import DecodingConfig, parse_settings
 from genrec.data import Dataset, Histories
 from genrec.data.readers import read_table
-from genrec.decoding import generate_blocks, write_recommendations
-from genrec.decoding.generate import BLOCK_USERS
-from genrec.decoding.output import SCHEMA, Written
+from genrec.decoding import Block, Names, Shards, Written, commit_blocks, generate_blocks, schema_of
+from genrec.decoding.explain import writes_identifiers
+from genrec.decoding.generate import BLOCK_USERS, count_blocks
 from genrec.errors import ConfigError, DataError
 from genrec.recommender import Recommender, Unknown
+
+# Processes wait for the slowest, which may have hours of work left.
+LONGEST_WAIT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,10 @@ class GenerationRequest:
         decoding: Settings that differ from the model's own.
         allow_items: A table with item_id, or a text file of one id per line: nothing else is recommended.
         block_items: The same kinds: never recommended.
+        allow_where: A condition on the columns of the model's items, such as ``price < 20``: nothing else is
+            recommended.
         unknown: What to do with items that the model does not know.
+        explain: Write the identifier of each item and the probability of each of its codes.
     """
 
     histories: Path | None = None
@@ -44,7 +52,9 @@ class GenerationRequest:
     decoding: dict[str, Any] = field(default_factory=dict)
     allow_items: Path | None = None
     block_items: Path | None = None
+    allow_where: str | None = None
     unknown: Unknown = "warn"
+    explain: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,11 +74,76 @@ class Processes:
         """As a launcher tells it, else one process."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
-    def share(self, rows: int) -> np.ndarray:
-        """The rows of this process: consecutive whole blocks."""
-        blocks = -(-rows // BLOCK_USERS)
-        first, last = (blocks * number // self.count * BLOCK_USERS for number in (self.rank, self.rank + 1))
-        return np.arange(first, min(last, rows))
+    def own(self, blocks: int) -> range:
+        """The blocks of this process, of so many in all."""
+        return range(self.rank, blocks, self.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A request with everything that it names opened.
+
+    Attributes:
+        recommender: Writes the lists.
+        histories: Of the users wanted; mapped from disk where they come from a data set of the model's items.
+        names: External ids.
+        decoding: How to search.
+        allowed: bool ``[N]``, which items may be recommended; None for all.
+        explain: Whether lists are explained.
+    """
+
+    recommender: Recommender
+    histories: Histories
+    names: Names
+    decoding: DecodingConfig
+    allowed: np.ndarray | None
+    explain: bool
+
+    @classmethod
+    def open(cls, recommender: Recommender, request: GenerationRequest) -> "Job":
+        """Read what a request names.
+
+        Raises:
+            ConfigError: If a setting or a condition cannot be used, or there is nothing to explain.
+            DataError: If the table or a list of items cannot be used.
+            ArtifactError: If the data set cannot be used.
+        """
+        if request.explain:
+            writes_identifiers(recommender.model)
+        values = {**recommender.decoding.model_dump(), **request.decoding}
+        decoding = parse_settings(DecodingConfig, values, where="the command line")
+        lists = (_read_items(path) for path in (request.allow_items, request.block_items))
+        allowed = recommender.filter_items(*lists, where=request.allow_where)
+        users, histories = _read_histories(recommender, request)
+        names = Names.of(histories.users, users, recommender.item_ids)
+        return cls(recommender, histories, names, decoding, allowed, request.explain)
+
+    def blocks(self, numbers: Sequence[int], *, progress: bool) -> Iterator[Block]:
+        """Lists of some blocks."""
+        return generate_blocks(
+            self.recommender.model,
+            self.histories,
+            decoding=self.decoding,
+            allowed=self.allowed,
+            user_ids=self.names.user_ids,
+            blocks=numbers,
+            explain=self.explain,
+            progress=progress,
+        )
+
+    def description(self) -> dict[str, Any]:
+        """Everything that the lists depend on, JSON-able: a rerun with another one keeps nothing."""
+        histories = (self.histories.users, self.histories.offsets, self.histories.items)
+        return {
+            "model": self.recommender.manifest.fingerprint,
+            "histories": _sha256(*histories, *filter(None, self.names.user_ids.buffers())),
+            "decoding": self.decoding.model_dump(mode="json"),
+            "allowed items": None if self.allowed is None else _sha256(self.allowed),
+            "explain": self.explain,
+            "device": self.recommender.model.device.type,
+            "users per block": BLOCK_USERS,
+            "versions": environment(),
+        }
 
 
 def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: str | None = None) -> Written | None:
@@ -91,76 +166,31 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
     if (request.histories is None) == (request.dataset is None):
         raise ConfigError("one of --histories and --dataset is needed", expected="exactly one of them")
     processes = Processes.from_environment()
-    with _together(processes):
+    with _together(processes) as wait:
         recommender = Recommender.from_pretrained(model, device=device or _own_device(processes))
-        users, histories = _read_histories(recommender, request)
-        if processes.count == 1:
-            return write_share(recommender, request, users, histories, out)
-        share = histories.select(processes.share(len(histories)))
-        write_share(recommender, request, users, share, part_of(out, processes.rank, processes.count))
-        _wait()
+        job = Job.open(recommender, request)
+        shards = Shards(out, count_blocks(len(job.histories)), processes.rank)
         if processes.rank == 0:
-            return join_parts([part_of(out, rank, processes.count) for rank in range(processes.count)], out)
-    return None
-
-
-def write_share(
-    recommender: Recommender, request: GenerationRequest, users: Sequence[str], histories: Histories, out: Path
-) -> Written:
-    """Write the lists of some users.
-
-    Args:
-        recommender: Writes them.
-        request: For the decoding and the items allowed.
-        users: External ids by dense user.
-        histories: Of the users wanted.
-        out: The Parquet file.
-    """
-    values = {**recommender.decoding.model_dump(), **request.decoding}
-    allowed, blocked = (_read_items(path) for path in (request.allow_items, request.block_items))
-    blocks = generate_blocks(
-        recommender.model,
-        histories,
-        decoding=parse_settings(DecodingConfig, values, where="the command line"),
-        allowed=recommender.filter_items(allowed, blocked),
-        user_ids=users,
-        progress=True,
-    )
-    return write_recommendations(out, blocks, users=histories.users, user_ids=users, item_ids=recommender.item_ids)
-
-
-def part_of(out: Path, rank: int, count: int) -> Path:
-    """Where one of several processes writes its share."""
-    return out.with_name(f".{out.name}.{rank}-of-{count}")
-
-
-def join_parts(parts: Sequence[Path], out: Path) -> Written:
-    """Join the shares of several processes, row group by row group, and remove them."""
-    written = Written()
-    with write_file(out) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-        for part in parts:
-            with pq.ParquetFile(part) as file:
-                for group in range(file.num_row_groups):
-                    table = file.read_row_group(group)
-                    writer.write_table(table, row_group_size=table.num_rows)
-                    _count(written, pl.from_arrow(table))  # type: ignore[arg-type]
-    for part in parts:
-        part.unlink()
-    return written
-
-
-def _count(written: Written, rows: pl.DataFrame) -> None:
-    lists = rows.group_by("user_id").agg(pl.col("short_by").max(), pl.col("rank").max())
-    written.users += lists.height
-    written.short_users += lists.filter(pl.col("short_by") > 0).height
-    written.empty_users += lists["rank"].null_count()
+            shards.open(job.description())
+        wait()
+        commit_blocks(
+            shards,
+            lambda numbers: job.blocks(numbers, progress=processes.rank == 0),
+            job.names,
+            processes.own(shards.blocks),
+        )
+        wait()
+        if processes.rank:
+            return None
+        return shards.join(schema_of(explained=job.explain, by_item=job.explain and job.decoding.item_weight > 0))
 
 
 def _read_histories(recommender: Recommender, request: GenerationRequest) -> tuple[Sequence[str], Histories]:
     if request.histories is not None:
         return recommender.dense_histories(read_table(request.histories, "interactions"), request.unknown)
     dataset = Dataset.load(Path(str(request.dataset)), verify=True)
-    if dataset.item_ids == recommender.item_ids:
+    # Items that were added to the model later stand behind those of the data set that it learned from.
+    if dataset.item_ids == recommender.item_ids[: dataset.num_items]:
         return dataset.user_ids, dataset.full()
     return recommender.dense_histories(dataset.interactions, request.unknown)
 
@@ -180,6 +210,14 @@ def _read_items(path: Path | None) -> list[str] | None:
     return [line.strip() for line in lines if line.strip()]
 
 
+def _sha256(*parts: Any) -> str:
+    """SHA-256 over arrays and buffers."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
+    return digest.hexdigest()
+
+
 def _own_device(processes: Processes) -> str | None:
     import torch
 
@@ -188,20 +226,15 @@ def _own_device(processes: Processes) -> str | None:
 
 
 @contextmanager
-def _together(processes: Processes) -> Iterator[None]:
+def _together(processes: Processes) -> Iterator[Callable[[], None]]:
+    """Join the other processes; yields what waits for all of them."""
     if processes.count == 1:
-        yield
+        yield lambda: None
         return
     import torch.distributed
 
-    torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
     try:
-        yield
+        yield torch.distributed.barrier
     finally:
         torch.distributed.destroy_process_group()
-
-
-def _wait() -> None:
-    import torch.distributed
-
-    torch.distributed.barrier()

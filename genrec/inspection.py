@@ -167,8 +167,18 @@ def _model_words(manifest: Manifest, path: Path) -> str:
     return (
         f"a trained recommender ({manifest.config['recommender']['name']}) of {counts['parameters'] / 1e6:.2f} M"
         f" parameters for {counts['items']} items,"
-        f" {training['epochs']:.3g} epochs in {training['seconds']:.0f} s{reached}"
+        f" {training['epochs']:.3g} epochs in {training['seconds']:.0f} s{reached}{_alignment_words(path)}"
     )
+
+
+def _alignment_words(path: Path) -> str:
+    if not (path / "alignment.json").is_file():
+        return ""
+    values = read_json(path / "alignment.json")
+    start, best = values["start"], values["best"]
+    shown = [name for name in ("pair_accuracy", "reward@10", "recall@10", "ndcg@10", "kl") if name in best]
+    moved = ", ".join(f"{name} {start[name]:.4f} -> {best[name]:.4f}" for name in shown)
+    return f"; aligned in {len(values['rounds'])} rounds: {moved} on validation"
 
 
 def _source_words(manifest: Manifest, path: Path) -> str:

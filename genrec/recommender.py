@@ -24,11 +24,12 @@ from genrec.data.readers import to_frame
 from genrec.data.schema import tidy_interactions
 from genrec.decoding import generate_lists
 from genrec.errors import ConfigError, DataError
-from genrec.pipeline.model_folder import TrainedModel, open_model
+from genrec.pipeline.model_folder import TrainedModel, open_model, read_items
 
 logger = logging.getLogger(__name__)
 
 Unknown = Literal["error", "skip", "warn"]
+FILTER = "the list of items"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,11 @@ class Recommendations:
         """Titles per user, aligned with :attr:`ids`."""
         return [[self.item_titles[item] for item in row if item >= 0] for row in self.items]
 
+    @cached_property
+    def short_by(self) -> np.ndarray:
+        """How many items each list lacks, int64 ``[R]``; 0 where it is full."""
+        return (self.items < 0).sum(axis=1)
+
     def to_polars(self) -> pl.DataFrame:
         """One row per user and rank: user_id, rank (from 1), item_id, title, score."""
         row, column = np.nonzero(self.items >= 0)
@@ -88,6 +94,8 @@ class Recommender:
     def __init__(self, trained: TrainedModel) -> None:
         self.model = trained.model.eval()
         self.decoding = trained.decoding
+        self.manifest = trained.manifest
+        self.folder = trained.folder
         self.item_ids: list[str] = trained.item_ids
         self.titles: list[str] = trained.items["title"].to_list()
 
@@ -112,6 +120,11 @@ class Recommender:
         return len(self.item_ids)
 
     @cached_property
+    def items(self) -> pl.DataFrame:
+        """What is known of every item; row i is dense item i."""
+        return read_items(self.folder)
+
+    @cached_property
     def dense_items(self) -> dict[str, int]:
         """External id to dense item."""
         return {name: item for item, name in enumerate(self.item_ids)}
@@ -131,6 +144,8 @@ class Recommender:
         """The next items of each user.
 
         An empty history is answered with the model's start state: what it expects of a user of whom nothing is known.
+        A list is shorter than k where no more items are left that its user may get (see
+        :attr:`Recommendations.short_by`).
 
         Args:
             histories: One list of item ids per user, oldest first; or a table (polars, pandas, Arrow or
@@ -139,14 +154,14 @@ class Recommender:
             k: Length of the lists.
             exclude_seen: Leave out what is in the history.
             unknown: Items that the model does not know: ``error``, ``skip``, or ``warn`` (skip them and say so).
-            allowed: Recommend nothing but these items.
+            allowed: Recommend nothing but these items; :meth:`select_items` finds them by a condition.
             blocked: Never recommend these items.
             decoding: How to search; as at training if None.
             progress: Show users per second and the time left on the standard error stream.
 
         Raises:
             DataError: If the table cannot be used or names unknown items.
-            ConfigError: If ``k`` is not positive or no item is allowed.
+            ConfigError: If ``k`` is not positive.
         """
         if k < 1:
             raise ConfigError(f"k = {k} cannot be used", expected="at least 1")
@@ -160,7 +175,11 @@ class Recommender:
             allowed=self.filter_items(allowed, blocked),
             progress=progress,
         )
-        return Recommendations(users, items, scores, self.item_ids, self.titles)
+        found = Recommendations(users, items, scores, self.item_ids, self.titles)
+        empty = int((found.short_by == k).sum())
+        if empty:
+            logger.warning("%d of %d users get no item: none is left that they may get", empty, len(found))
+        return found
 
     def dense_histories(self, histories: Any, unknown: Unknown = "error") -> tuple[list[str], Histories]:
         """External ids of the users, in the order given, and their histories in dense items.
@@ -178,22 +197,55 @@ class Recommender:
             return self._from_lists(histories, unknown)
         return self._from_table(histories, unknown)
 
-    def filter_items(self, allowed: Iterable[str] | None, blocked: Iterable[str] | None) -> np.ndarray | None:
-        """Which items may be recommended, bool ``[N]``, or None for all.
+    def select_items(self, where: str) -> list[str]:
+        """Ids of the items of which a condition is true.
+
+        Args:
+            where: An SQL condition on the columns of :attr:`items`, such as ``price < 20 AND category = 'Books'``.
+
+        Raises:
+            ConfigError: If it is not a condition, or names a column that the model's items do not have.
+        """
+        try:
+            return self.items.filter(pl.sql_expr(where))["item_id"].to_list()
+        except pl.exceptions.PolarsError as error:
+            raise ConfigError(
+                f"the condition {where!r} cannot be used: {str(error).splitlines()[0]}",
+                where="the model's items",
+                expected=f"an SQL condition on the columns {', '.join(self.items.columns)}",
+                fix="correct the condition, such as \"price < 20 AND category = 'Books'\"",
+            ) from error
+
+    def filter_items(
+        self, allowed: Iterable[str] | None, blocked: Iterable[str] | None, *, where: str | None = None
+    ) -> np.ndarray | None:
+        """Which items may be recommended, bool ``[N]``, or None for all; perhaps none at all.
+
+        Args:
+            allowed: Nothing but these items.
+            blocked: None of these items.
+            where: Nothing but the items of which this is true; see :meth:`select_items`.
 
         Raises:
             DataError: If an id is not in the catalogue.
-            ConfigError: If nothing is left.
+            ConfigError: If the condition cannot be used.
         """
-        if allowed is None and blocked is None:
+        if allowed is None and blocked is None and where is None:
             return None
-        mask = np.full(self.num_items, allowed is None)
-        for names, value in ((allowed, True), (blocked, False)):
-            names = [str(name) for name in names or ()]
-            self._handle_unknown(names, "error", "the list of items")
-            mask[[self.dense_items[name] for name in names]] = value
-        if not mask.any():
-            raise ConfigError("no item may be recommended", expected="at least one allowed item that is not blocked")
+        mask = np.ones(self.num_items, dtype=bool)
+        for names in (allowed, None if where is None else self.select_items(where)):
+            if names is not None:
+                mask &= self._mask(names)
+        if blocked is not None:
+            mask &= ~self._mask(blocked)
+        return mask
+
+    def _mask(self, names: Iterable[str]) -> np.ndarray:
+        """Which items are named, bool ``[N]``."""
+        names = [str(name) for name in names]
+        self._handle_unknown(names, "error", FILTER)
+        mask = np.zeros(self.num_items, dtype=bool)
+        mask[[self.dense_items[name] for name in names]] = True
         return mask
 
     def _from_lists(self, histories: Sequence[Any], unknown: Unknown) -> tuple[list[str], Histories]:
@@ -216,7 +268,7 @@ class Recommender:
             return self._from_list_column(frame, unknown)
         frame = tidy_interactions(frame, where="the histories")
         users = frame["user_id"].unique(maintain_order=True)
-        self._handle_unknown(frame["item_id"].to_list(), unknown, "the histories")
+        self._handle_unknown(frame["item_id"].unique(maintain_order=True).to_list(), unknown, "the histories")
         catalogue = pl.DataFrame({"item_id": self.item_ids}, schema={"item_id": pl.String})
         frame = frame.filter(pl.col("item_id").is_in(catalogue["item_id"].implode()))
         events = Events(
@@ -252,5 +304,7 @@ class Recommender:
             f"{len(missing)} items are not in the model's catalogue: {shown}",
             where=where,
             expected=f"item ids of the training data, such as {(nearest or self.item_ids)[0]!r}",
-            fix="correct them, or leave them out with unknown='skip' (on the command line --unknown skip)",
+            fix="correct them, or take them out of the list"
+            if where == FILTER
+            else "correct them, or leave them out with unknown='skip' (on the command line --unknown-items skip)",
         )

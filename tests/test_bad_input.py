@@ -1,6 +1,7 @@
 """Bad input, end to end: a message that says what is wrong and what to do, an exit code, and nothing half-written."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -363,7 +364,7 @@ def test_a_tokenizer_that_does_not_match_the_model_is_refused(refused, tmp_path,
     assert (
         main([str(part) for part in ["tokenize", tiny_home() / "tiny.yaml", *folders, "--set", "codebook_size=5"]]) == 0
     )
-    for name in ("codes.parquet", "index.json", "codebooks.safetensors", "config.json", "quality.json"):
+    for name in ("codes.parquet", "index.json", "trie.safetensors", "codebooks.safetensors", "config.json"):
         shutil.copy(tmp_path / "other" / name, run_copy / "model" / "tokenizer" / name)
     resign(run_copy / "model")
     words = ("the tokenizer does not match the model", "put back the tokenizer")
@@ -438,8 +439,8 @@ def test_generate_needs_histories_or_a_data_set(refused, tmp_path):
 def test_histories_with_unknown_items_are_refused_if_wished(refused, tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id\na,i00\na,mars\n")
     command = ["generate", "--model", tiny_home() / "run" / "model", "--histories", tmp_path / "log.csv"]
-    command += ["--out", tmp_path / "o", "--unknown", "error"]
-    refused(3, "1 items are not in the model's catalogue: 'mars'", "--unknown skip", command=command)
+    command += ["--out", tmp_path / "o", "--unknown-items", "error"]
+    refused(3, "1 items are not in the model's catalogue: 'mars'", "--unknown-items skip", command=command)
 
 
 def test_a_filter_with_unknown_items_is_refused(refused, tmp_path):
@@ -453,10 +454,14 @@ def test_a_filter_with_unknown_items_is_refused(refused, tmp_path):
     refused(3, "there is no column 'item_id'", command=command)
 
 
-def test_a_filter_that_leaves_nothing_is_refused(refused, tmp_path):
-    (tmp_path / "items.txt").write_text("i00\n")
-    both = ["--allow-items", tmp_path / "items.txt", "--block-items", tmp_path / "items.txt"]
-    refused(2, "no item may be recommended", command=generating(tiny_home() / "run" / "model", tmp_path, *both))
+def test_a_condition_on_columns_that_the_model_does_not_have_is_refused(refused, tmp_path):
+    command = generating(tiny_home() / "run" / "model", tmp_path, "--allow-where", "price < 20")
+    refused(2, 'unable to find column "price"', "the columns item_id, title, genres", command=command)
+
+
+def test_item_scores_cannot_be_explained(refused, tmp_path):
+    sasrec = tiny_home() / "run" / "baselines" / "sasrec"
+    refused(2, "there is no identifier to explain", command=generating(sasrec, tmp_path, "--explain"))
 
 
 def test_a_device_that_is_not_there_is_refused(refused, tmp_path):
@@ -546,15 +551,20 @@ def test_a_signal_while_training_saves_and_the_same_command_goes_on(number, code
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_generating_leaves_nothing(number, code, tmp_path):
+def test_a_signal_while_generating_keeps_what_is_done_and_nothing_half_written(number, code, tmp_path):
     users = [f"u{user}" for user in range(200_000)]
     pl.DataFrame({"user_id": users, "item_id": ["i00"] * len(users)}).write_parquet(tmp_path / "log.parquet")
     command = ["generate", "--model", tiny_home() / "run" / "model", "--histories", tmp_path / "log.parquet"]
     process = start([str(part) for part in [*command, "--out", tmp_path / "out" / "lists.parquet"]])
-    wait_for(lambda: any((tmp_path / "out").glob(".lists.parquet.*.part")), process)
+    parts = tmp_path / "out" / ".lists.parquet.parts"
+    wait_for((parts / "commits-0.jsonl").is_file, process)
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == code
     assert f"error: stopped by {number.name}" in told
     assert "Traceback" not in told
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "out").iterdir()) == [parts]
+    lines = (parts / "commits-0.jsonl").read_text().split("\n")
+    made = {f"{json.loads(line)['block']}.parquet" for line in lines if line}
+    assert "0.parquet" in made
+    assert made <= {path.name for path in parts.iterdir()}

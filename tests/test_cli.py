@@ -14,14 +14,29 @@ import pytest
 import torch
 from tiny_run import copy_run, tiny_home
 
-from genrec import __version__, cli
+from genrec import __version__
 from genrec.artifacts import read_manifest
 from genrec.cli import main
+from genrec.cli.app import THREAD_VARIABLES
+from genrec.cli.options import Stage
 from genrec.errors import DataError
 from genrec.pipeline.stages import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-VERBS = ("run", "fetch", "prepare", "embed", "tokenize", "train", "generate", "evaluate", "inspect", "doctor")
+VERBS = (
+    "run",
+    "fetch",
+    "prepare",
+    "embed",
+    "tokenize",
+    "train",
+    "align",
+    "generate",
+    "add-items",
+    "evaluate",
+    "inspect",
+    "doctor",
+)
 
 
 def test_help_names_every_verb(capsys):
@@ -119,20 +134,20 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch):
     "arguments", [["--threads", "1", "doctor"], ["doctor", "--threads", "1"], ["doctor", "--threads=1"]]
 )
 def test_threads_are_limited_wherever_the_option_stands(arguments, monkeypatch, capsys):
-    for name in cli.THREAD_VARIABLES:
+    for name in THREAD_VARIABLES:
         monkeypatch.setenv(name, "7")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         assert main(arguments) == 0
-        assert {os.environ[name] for name in cli.THREAD_VARIABLES} == {"1"}
+        assert {os.environ[name] for name in THREAD_VARIABLES} == {"1"}
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
 
 
 def test_the_stages_of_the_command_line_are_those_of_the_pipeline():
-    assert [stage.value for stage in cli.Stage] == [stage.name for stage in STAGES]
+    assert [stage.value for stage in Stage] == [stage.name for stage in STAGES]
 
 
 def test_doctor_finds_what_is_needed(capsys):
@@ -199,6 +214,17 @@ def test_generate_reads_a_table_of_histories_and_filters_items(tmp_path, capsys)
     lists = pl.read_parquet(tmp_path / "lists.parquet")
     assert set(lists["item_id"]) <= set(allowed[5:])
     assert lists.group_by("user_id").len()["len"].unique().to_list() == [4]
+
+
+def test_generate_explains_and_filters_by_a_condition(tmp_path, capsys):
+    run = tiny_home() / "run"
+    command = ["generate", "--model", str(run / "model"), "--dataset", str(run / "dataset"), "--explain"]
+    command += ["--allow-where", "genres IN ('river crime', 'winter romance')", "--unknown-items", "skip"]
+    assert main([*command, "--out", str(tmp_path / "lists.parquet")]) == 0
+    assert "60 users" in capsys.readouterr().out
+    lists = pl.read_parquet(tmp_path / "lists.parquet").drop_nulls("item_id")
+    assert {int(name[1:]) // 10 for name in lists["item_id"]} == {2, 3}
+    assert (lists["code_log_probs"].list.sum() - lists["score"]).abs().max() < 1e-5
 
 
 def test_lists_of_another_system_are_measured(tmp_path, capsys):

@@ -14,7 +14,6 @@ import genrec
 from genrec import Recommender
 from genrec.data import Dataset
 from genrec.errors import ArtifactError, ConfigError, DataError
-from genrec.generation import GenerationRequest, Processes, join_parts, part_of, write_lists, write_share
 from genrec.pipeline.model_folder import open_model
 
 LISTS = [["i00", "i01", "i02"], ["i39"], ["i10", "i11", "i12", "i13"]]
@@ -133,7 +132,7 @@ def test_unknown_items_are_an_error_unless_told_otherwise(recommender, caplog):
     histories = [["i00", "x1"], ["x2", "x1"]]
     with pytest.raises(DataError, match="2 items are not in the model's catalogue: 'x1', 'x2'") as caught:
         recommender.recommend(histories)
-    assert "--unknown skip" in str(caught.value)
+    assert "--unknown-items skip" in str(caught.value)
     assert caplog.text == ""
     found = recommender.recommend(histories, k=3, unknown="warn")
     assert "2 items that the model does not know are left out: 'x1', 'x2'" in caplog.text
@@ -154,10 +153,47 @@ def test_items_may_be_allowed_and_blocked(recommender):
     names = [f"i{number:02d}" for number in range(10, 20)]
     found = recommender.recommend(LISTS[:1], k=10, allowed=names, blocked=names[:4])
     assert set(found.ids[0]) == set(names[4:])
-    with pytest.raises(ConfigError, match="no item may be recommended"):
-        recommender.recommend(LISTS, allowed=names, blocked=names)
-    with pytest.raises(DataError, match="'nothing'"):
+    assert found.short_by.tolist() == [4]
+    with pytest.raises(DataError, match="'nothing'") as caught:
         recommender.recommend(LISTS, blocked=["nothing"])
+    assert "take them out of the list" in str(caught.value)
+
+
+def test_a_filter_that_leaves_nothing_gives_empty_lists_and_a_warning(recommender, caplog):
+    found = recommender.recommend(LISTS, k=4, allowed=["i00"])
+    assert found.ids == [[], ["i00"], ["i00"]]
+    assert found.short_by.tolist() == [4, 3, 3]
+    assert "1 of 3 users get no item" in caplog.text
+    names = ["i07", "i08"]
+    nothing = recommender.recommend(LISTS, k=4, allowed=names, blocked=names)
+    assert (nothing.ids, nothing.to_polars().height) == ([[], [], []], 0)
+    assert "3 of 3 users get no item" in caplog.text
+
+
+def test_items_are_selected_by_a_condition_on_what_the_model_keeps_of_them(recommender):
+    assert recommender.items.columns == ["item_id", "title", "genres"]
+    names = recommender.select_items("genres = 'river crime' AND title LIKE '%or%'")
+    frame = recommender.items.filter((pl.col("genres") == "river crime") & pl.col("title").str.contains("or"))
+    assert names == frame["item_id"].to_list()
+    assert 0 < len(names) < 10
+    found = recommender.recommend(LISTS, k=20, allowed=names)
+    assert set(found.ids[0]) == set(names)
+
+
+@pytest.mark.parametrize(
+    ("where", "problem"),
+    [
+        ("price < 20", 'unable to find column "price"'),
+        ("title", "Boolean"),
+        ("genres = = 3", "genres = = 3"),
+        ("", "''"),
+    ],
+)
+def test_a_condition_that_cannot_be_used_names_the_columns(where, problem, recommender):
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        recommender.select_items(where)
+    assert problem in str(caught.value)
+    assert "expected: an SQL condition on the columns item_id, title, genres" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -216,30 +252,3 @@ def test_it_is_the_only_name_that_the_package_exports_lazily():
     assert genrec.Recommender is Recommender
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = genrec.Nothing
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_several_processes_write_the_same_file(count, tmp_path, recommender, monkeypatch):
-    monkeypatch.setattr("genrec.generation.BLOCK_USERS", 16)
-    monkeypatch.setattr("genrec.decoding.generate.BLOCK_USERS", 16)
-    run = tiny_home() / "run"
-    request = GenerationRequest(dataset=run / "dataset", decoding={"top_k": 3})
-    whole = write_lists(run / "model", request, tmp_path / "whole.parquet")
-    dataset = Dataset.load(run / "dataset")
-    histories = dataset.full()
-    shares = [Processes(rank, count).share(len(histories)) for rank in range(count)]
-    assert np.concatenate(shares).tolist() == list(range(60))
-    out = tmp_path / "joined.parquet"
-    for rank, rows in enumerate(shares):
-        write_share(recommender, request, dataset.user_ids, histories.select(rows), part_of(out, rank, count))
-    joined = join_parts([part_of(out, rank, count) for rank in range(count)], out)
-    assert joined == whole
-    assert pl.read_parquet(out).equals(pl.read_parquet(tmp_path / "whole.parquet"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["joined.parquet", "whole.parquet"]
-
-
-def test_processes_are_those_of_the_launcher(monkeypatch):
-    assert Processes.from_environment() == Processes(0, 1)
-    monkeypatch.setenv("RANK", "2")
-    monkeypatch.setenv("WORLD_SIZE", "5")
-    assert Processes.from_environment() == Processes(2, 5)

@@ -95,10 +95,7 @@ class Dataset:
     @cached_property
     def titles(self) -> list[str]:
         """What to call every item: its title or name where it has one, else its id."""
-        lower = {column.lower(): column for column in reversed(self.items.columns)}
-        named = [lower[name] for name in TITLE_COLUMNS if name in lower]
-        titles = [pl.when(_text_of(self.items, name) != "").then(_text_of(self.items, name)) for name in named]
-        return self.items.select(pl.coalesce(*titles, pl.col("item_id")).alias("title")).to_series().to_list()
+        return titles_of(self.items).to_list()
 
     def title(self, item: int) -> str:
         """What to call one item: see :attr:`titles`."""
@@ -163,6 +160,14 @@ class Dataset:
     def _leading(self, rows: np.ndarray, ends: np.ndarray) -> Histories:
         everything = self._everything
         return everything.slice(everything.users[rows], everything.offsets[rows], ends[rows])
+
+
+def titles_of(items: pl.DataFrame) -> pl.Series:
+    """What to call every item of a table: its title or name where it has one, else its id."""
+    lower = {column.lower(): column for column in reversed(items.columns)}
+    named = [lower[name] for name in TITLE_COLUMNS if name in lower]
+    titles = [pl.when(_text_of(items, name) != "").then(_text_of(items, name)) for name in named]
+    return items.select(pl.coalesce(*titles, pl.col("item_id")).alias("title")).to_series()
 
 
 def _is_text(dtype: pl.DataType) -> bool:

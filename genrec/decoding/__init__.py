@@ -1,29 +1,45 @@
 """From a trained recommender to ranked lists: beam search over the trie, exact scoring, lists for sets of users."""
 
-from genrec.decoding.beam import NonFiniteLogitsError, beam_search
+from genrec.decoding.beam import NonFiniteLogitsError
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
 from genrec.decoding.exhaustive import exhaustive_search, score_catalogue, walk_trie
-from genrec.decoding.generate import Block, Searcher, generate_blocks, generate_lists, recommend, trie_of
-from genrec.decoding.output import Written, write_recommendations
+from genrec.decoding.explain import Explanation, explain_items
+from genrec.decoding.generate import Block, generate_blocks, generate_lists, recommend
+from genrec.decoding.output import Names, Written, schema_of
 from genrec.decoding.ranking import RankedItems, rank_items, top_items
+from genrec.decoding.search import Samples, beam_search, sample_items, search_items
+from genrec.decoding.searcher import Searcher, trie_of, use_index
+from genrec.decoding.selection import Options
+from genrec.decoding.shards import Shards, commit_blocks, write_recommendations
 
 __all__ = [
     "Block",
     "DeviceTrie",
     "Exclusion",
+    "Explanation",
+    "Names",
     "NonFiniteLogitsError",
+    "Options",
     "RankedItems",
+    "Samples",
     "Searcher",
+    "Shards",
     "Written",
     "beam_search",
+    "commit_blocks",
     "exhaustive_search",
+    "explain_items",
     "generate_blocks",
     "generate_lists",
     "rank_items",
     "recommend",
+    "sample_items",
+    "schema_of",
     "score_catalogue",
+    "search_items",
     "top_items",
     "trie_of",
+    "use_index",
     "walk_trie",
     "write_recommendations",
 ]

@@ -1,8 +1,9 @@
-"""Beam search over the catalogue's trie.
+"""The loop of every search over the catalogue's trie.
 
 Each step adds the log-probabilities of one level (float32, over that level's whole codebook), puts -inf outside the
-trie and keeps one global top-M per user. A beam that is -inf is dead: it never comes back and never becomes an item.
-Nothing in the loop depends on values on the device, so it runs without host synchronisation.
+trie and lets one choice per row say what lives (see :mod:`genrec.decoding.selection`): with plain beams one global
+top-M per user. A beam that is -inf is dead: it never comes back and never becomes an item. Nothing in the loop depends
+on values on the device, so it runs without host synchronisation.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
-from genrec.decoding.ranking import RankedItems, ban
-from genrec.errors import ArtifactError, ConfigError
+from genrec.decoding.noise import gumbel, stream, user_keys
+from genrec.decoding.ranking import ban
+from genrec.decoding.selection import NEGATIVE_INFINITY, Beams, Options, selection
+from genrec.errors import ArtifactError
 
-NEGATIVE_INFINITY = float("-inf")
+# The stream of a user's random numbers that belongs to no level.
+ROOT = -1
 
 
 class CodeWriter(Protocol):
@@ -28,14 +32,6 @@ class CodeWriter(Protocol):
 
     def item_log_probabilities(self, context: Any, items: Tensor) -> Tensor:
         """log p of ``items [B, C]``; asked only where an item weight is given."""
-
-
-class Options(NamedTuple):
-    """How to search; see :func:`beam_search`."""
-
-    num_beams: int
-    temperature: float = 1.0
-    renormalise: bool = False
 
 
 class NonFiniteLogitsError(ArtifactError):
@@ -55,76 +51,65 @@ class NonFiniteLogitsError(ArtifactError):
         )
 
 
-@torch.no_grad()
-def beam_search(
-    model: CodeWriter,
-    trie: DeviceTrie,
-    items: Tensor,
-    lengths: Tensor,
-    *,
-    num_beams: int,
-    top_k: int,
-    exclude: Tensor | None = None,
-    temperature: float = 1.0,
-    renormalise: bool = False,
-    item_weight: float = 0.0,
-) -> RankedItems:
-    """Find the k items with the most probable identifiers.
+class Leaves(NamedTuple):
+    """What a search found.
 
-    With at least as many beams as leaves the ranking is that of scoring every item. With fewer, M >= k beams still give
-    k items (or all that are allowed), because each beam that lives leads to at least one item that its user may get.
-
-    Args:
-        model: Encodes histories and writes codes.
-        trie: The items that may be recommended.
-        items: Dense item ids, int64 ``[B, T]``, right-padded.
-        lengths: Items per user, int64 ``[B]``; 0 allowed.
-        num_beams: M, clamped to the identifiers that exist.
-        top_k: k, the length of the lists.
-        exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
-        temperature: Divides the logits.
-        renormalise: Let the probabilities of the legal codes of a step sum to one.
-        item_weight: w; items that the codes wrote are ranked by log p(codes) + w log p(item), the latter from the
-            model's ``item_log_probabilities``.
-
-    Returns:
-        Items with the sums of natural log-probabilities that ranked them; -1 and -inf where there are fewer than k.
-
-    Raises:
-        ConfigError: If a number is out of range.
-        NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
+    Attributes:
+        nodes: Leaves int64 ``[B, M]``.
+        scores: Natural log-probabilities, float32 ``[B, M]``; -inf: there is no such leaf.
+        keys: What ranks them, float32 ``[B, M]``.
+        broken: bool ``[B, L]``, the steps at which a user's logits were NaN or infinite.
     """
-    if num_beams < 1 or top_k < 1 or not temperature > 0:
-        raise ConfigError(
-            f"num_beams {num_beams}, top_k {top_k} and temperature {temperature} cannot be used",
-            expected="num_beams and top_k of at least 1, temperature above 0",
-        )
-    if not trie.num_leaves or not len(items):
-        return RankedItems.nothing(len(items), top_k, items.device)
-    exclusion = trie.exclusion(exclude)
-    options = Options(num_beams, temperature, renormalise)
-    context = model.encode(items, lengths)
-    leaves, scores, broken = search_leaves(model, trie, context, len(items), options, exclusion)
-    if broken.any():
-        row, step = broken.nonzero()[0].tolist()
-        raise NonFiniteLogitsError(row, step)
-    found, scores = _items_of(trie, leaves, scores, exclusion, top_k)
-    if item_weight:
-        scores = scores + item_weight * model.item_log_probabilities(context, found)
-    return trie.rank(scores, found, top_k)
+
+    nodes: Tensor
+    scores: Tensor
+    keys: Tensor
+    broken: Tensor
+
+    def refuse_broken(self) -> None:
+        """Raise if any logits were NaN or infinite; the one place where a value is fetched from the device.
+
+        Raises:
+            NonFiniteLogitsError: Naming the first row and step.
+        """
+        if self.broken.any():
+            row, step = self.broken.nonzero()[0].tolist()
+            raise NonFiniteLogitsError(row, step)
+
+    def distinct(self) -> "Leaves":
+        """Each leaf once, with its best key; the others are dead."""
+        keys, order = self.keys.sort(dim=1, descending=True, stable=True)
+        nodes, scores = self.nodes.gather(1, order), self.scores.gather(1, order)
+        again = (nodes.unsqueeze(2) == nodes.unsqueeze(1)).tril(-1).any(dim=2)
+        scores, keys = (part.masked_fill(again, NEGATIVE_INFINITY) for part in (scores, keys))
+        return Leaves(nodes, scores, keys, self.broken)
 
 
 def search_leaves(
     model: CodeWriter, trie: DeviceTrie, context: Any, batch: int, options: Options, exclusion: Exclusion | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loop of :func:`beam_search`, free of host synchronisation.
+    """Leaves ``[B, M]``, their log-probabilities, and broken steps ``[B, L]`` of beams; see :func:`find_leaves`."""
+    seeds = torch.zeros(batch, dtype=torch.int64, device=trie.device)
+    found = find_leaves(model, trie, context, options, exclusion, seeds)
+    return found.nodes, found.scores, found.broken
 
-    Returns:
-        Leaves int64 ``[B, M]``, their scores float32 ``[B, M]`` (-inf: there is no such leaf), and bool ``[B, L]``: the
-        steps at which a user's logits were NaN or infinite.
+
+def find_leaves(
+    model: CodeWriter,
+    trie: DeviceTrie,
+    context: Any,
+    options: Options,
+    exclusion: Exclusion | None,
+    seeds: Tensor,
+) -> Leaves:
+    """The loop of every search, free of host synchronisation; ``torch.compile`` takes it whole.
+
+    Beams of one row compete; a user has one row, or one per group or sample. The model sees all rows of a user at once.
     """
-    nodes = torch.zeros(batch, 1, dtype=torch.int64, device=trie.device)
-    scores = torch.zeros(batch, 1, device=trie.device)
+    batch, rows, select = len(seeds), options.rows, selection(options, seeds)
+    if exclusion is not None and rows > 1:
+        exclusion = exclusion.repeated(rows)
+    beams = _root(trie, batch, options, seeds)
     prefix = torch.zeros(batch, 1, 0, dtype=torch.int64, device=trie.device)
     parents: Tensor | None = None
     broken = []
@@ -133,18 +118,30 @@ def search_leaves(
         _refuse_other_codebook(logits, trie, depth)
         values = log_probabilities(logits, options.temperature)
         broken.append(values[..., 0].isnan().any(dim=1))
-        values = _ban_edges(with_end_edge(values, level), nodes, depth, exclusion)
-        values = level.candidates(nodes, values)
-        if options.renormalise:
-            values = values - values.logsumexp(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
-        values = values + scores.unsqueeze(-1)
-        width = min(options.num_beams, values.shape[1] * level.choices, len(level.code))
-        scores, chosen = values.flatten(1).topk(width)
-        parents = chosen // level.choices
-        nodes, codes = level.follow(nodes.gather(1, parents), chosen % level.choices)
-        codes = codes.clamp(max=trie.level_sizes[depth] - 1)
-        prefix = torch.cat([prefix.gather(1, parents.unsqueeze(-1).expand(-1, -1, depth)), codes.unsqueeze(-1)], dim=2)
-    return nodes, scores, torch.stack(broken, dim=1)
+        # At the root all rows of a user share one beam.
+        values = values.unflatten(1, (rows, -1)) if depth else values.unsqueeze(1).expand(-1, rows, -1, -1)
+        values = _ban_edges(with_end_edge(values.flatten(0, 1), level), beams.nodes, depth, exclusion)
+        chosen = select(level, depth, beams, values)
+        slots, before = chosen.numbers // level.choices, beams.nodes.shape[1]
+        nodes, codes = level.follow(beams.nodes.gather(1, slots), chosen.numbers % level.choices)
+        written = beams.lengths.gather(1, slots) + (codes < trie.level_sizes[depth])
+        beams = Beams(nodes, chosen.scores, chosen.keys, written)
+        # Slots of a user's rows stand one after another; at the root there is one for all.
+        first = before * torch.arange(rows, device=slots.device).unsqueeze(-1) if depth else 0
+        parents = (slots.unflatten(0, (batch, rows)) + first).flatten(1)
+        codes = codes.clamp(max=trie.level_sizes[depth] - 1).view(batch, -1, 1)
+        prefix = torch.cat([prefix.gather(1, parents.unsqueeze(-1).expand(-1, -1, depth)), codes], dim=2)
+    nodes, scores, keys = (part.view(batch, -1) for part in (beams.nodes, beams.scores, beams.keys))
+    return Leaves(nodes, scores, keys, torch.stack(broken, dim=1))
+
+
+def _root(trie: DeviceTrie, batch: int, options: Options, seeds: Tensor) -> Beams:
+    nodes = torch.zeros(batch * options.rows, 1, dtype=torch.int64, device=trie.device)
+    scores = torch.zeros(nodes.shape, device=trie.device)
+    if options.mode != "stochastic":
+        return Beams(nodes, scores, scores, nodes)
+    largest = gumbel(stream(user_keys(options.seed, seeds), ROOT)).unsqueeze(1)
+    return Beams(nodes, scores, largest, nodes)
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
@@ -176,18 +173,3 @@ def _refuse_other_codebook(logits: Tensor, trie: DeviceTrie, depth: int) -> None
             expected="a model trained with this item tokenizer",
             fix="give the model its own tokenizer folder",
         )
-
-
-def _items_of(
-    trie: DeviceTrie, leaves: Tensor, scores: Tensor, exclusion: Exclusion | None, top_k: int
-) -> tuple[Tensor, Tensor]:
-    """Items ``[B, C]`` at the leaves and their scores; -inf where there is none or it is excluded."""
-    # Of a crowded leaf more than k items are of no use, unless some of them are excluded.
-    most = top_k if exclusion is None else top_k + exclusion.items.shape[1]
-    items = trie.items_at(leaves, most)
-    scores = scores.unsqueeze(-1).expand(items.shape).flatten(1)
-    items = items.flatten(1)
-    missing = items < 0
-    if exclusion is not None:
-        missing |= exclusion.contains(items)
-    return items.clamp(min=0), scores.masked_fill(missing, NEGATIVE_INFINITY)

@@ -15,6 +15,7 @@ from torch import Tensor
 from genrec.decoding.ranking import RankedItems, rank_items
 from genrec.errors import ConfigError
 from genrec.tokenizers.trie import Trie
+from genrec.tokenizers.trie_edit import filter_trie
 
 DENSE_ENTRIES = 1 << 25
 # A dense row costs less than a gathered child by about this factor.
@@ -96,6 +97,11 @@ class Exclusion:
     items: Tensor
     parents: list[Tensor]
     codes: list[Tensor]
+
+    def repeated(self, rows: int) -> "Exclusion":
+        """The same for each of ``rows`` rows per user, ``[B * rows, E]``."""
+        items, *edges = (part.repeat_interleave(rows, dim=0) for part in (self.items, *self.parents, *self.codes))
+        return Exclusion(items, edges[: len(self.parents)], edges[len(self.parents) :])
 
     def contains(self, items: Tensor) -> Tensor:
         """Whether each of ``items [B, C]`` is excluded for its user."""
@@ -237,32 +243,6 @@ class DeviceTrie:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array).to(self.device)
-
-
-def filter_trie(trie: Trie, allowed: np.ndarray) -> Trie:
-    """Drop items, then every node without items below: cumulative counts, no sort.
-
-    Args:
-        trie: Level-order arrays.
-        allowed: bool ``[N]``, by dense item.
-    """
-    kept = allowed[trie.leaf_items]
-    leaf_start, alive = _compact(trie.leaf_start, kept)
-    child_start, child_code = [], []
-    for depth in range(trie.num_levels - 1, -1, -1):
-        child_code.append(trie.child_code[depth][alive])
-        start, alive = _compact(trie.child_start[depth], alive)
-        child_start.append(start)
-    return Trie(
-        trie.level_sizes, child_start[::-1], child_code[::-1], leaf_start, trie.leaf_items[kept], trie.variable_length
-    )
-
-
-def _compact(start: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """New row pointers after dropping entries, without the rows that are empty then; and which rows remain."""
-    before = np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(kept, dtype=np.int32)])[start]
-    alive = np.diff(before) > 0
-    return np.append(before[:-1][alive], before[-1]).astype(np.int32), alive
 
 
 def _parent(start: Tensor, nodes: Tensor) -> Tensor:

@@ -4,10 +4,9 @@ A fixed block of users is the unit of work: batches are formed inside a block, f
 lists do not depend on which process makes them, what was made before, or where the run was interrupted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,92 +17,33 @@ from torch import Tensor
 
 from genrec.config import DecodingConfig
 from genrec.data.histories import Histories, pad_histories
-from genrec.decoding.beam import NonFiniteLogitsError, beam_search
-from genrec.decoding.device_trie import DeviceTrie
-from genrec.decoding.exhaustive import score_catalogue
-from genrec.decoding.ranking import RankedItems, top_items
-from genrec.errors import ConfigError
-from genrec.models.base import GenerativeRecommender, ItemScorer, RecommenderModel
-from genrec.tokenizers.trie import build_trie
+from genrec.decoding.beam import NonFiniteLogitsError
+from genrec.decoding.explain import explain_items, writes_identifiers
+from genrec.decoding.ranking import RankedItems
+from genrec.decoding.searcher import Searcher
+from genrec.models.base import RecommenderModel
 
 BLOCK_USERS = 1024
-
-_tries: WeakKeyDictionary[GenerativeRecommender, tuple[tuple[int, torch.device], DeviceTrie]] = WeakKeyDictionary()
 
 
 class Block(NamedTuple):
     """Lists of consecutive rows of a set of histories.
 
     Attributes:
-        first: Number of the first row.
+        rows: Numbers of the rows, int64 ``[n]``.
         items: Dense item ids, int32 ``[n, k]``; -1 where there is none.
         scores: float32 ``[n, k]``; -inf where there is no item.
+        codes: The items' identifiers where they are explained, int64 ``[n, k, L]``; -1 where there is no code.
+        code_log_probs: log p of each of these codes, float32 ``[n, k, L]``.
+        item_log_probs: log p of the items by their item vectors, float32 ``[n, k]``, where these took part.
     """
 
-    first: int
+    rows: np.ndarray
     items: np.ndarray
     scores: np.ndarray
-
-
-def trie_of(model: GenerativeRecommender) -> DeviceTrie:
-    """The trie of a model's code table on the model's device; built once and again when either changes."""
-    codes = model.item_codes
-    state = (codes._version, codes.device)
-    known = _tries.get(model)
-    if known is None or known[0] != state:
-        trie = build_trie(codes.cpu().numpy(), model.level_sizes)
-        known = (state, DeviceTrie(trie, codes.device))
-        _tries[model] = known
-    return known[1]
-
-
-class Searcher:
-    """A model, how to search it, and what it may recommend: made once, asked per batch.
-
-    Args:
-        model: Any family, in eval mode.
-        decoding: Beams, temperature and so on; ``batch_size`` is not read here.
-        allowed: bool ``[N]``, False for items that nobody may get; None allows all.
-    """
-
-    def __init__(self, model: RecommenderModel, decoding: DecodingConfig, allowed: np.ndarray | None = None) -> None:
-        self.model, self.decoding = model, decoding
-        self.allowed = _allowed_tensor(model, allowed)
-        self.trie: DeviceTrie | None = None
-        if isinstance(model, GenerativeRecommender) and not model.supports_parallel:
-            trie = trie_of(model)
-            self.trie = trie if allowed is None else trie.filtered(allowed)
-
-    @torch.no_grad()
-    def search(self, items: Tensor, lengths: Tensor, top_k: int, exclude: Tensor | None = None) -> RankedItems:
-        """The k best items of each user; arguments as in :func:`recommend`."""
-        model, decoding = self.model, self.decoding
-        if isinstance(model, ItemScorer):
-            return top_items(model.score_items(items, lengths), top_k, exclude, self.allowed)
-        if not isinstance(model, GenerativeRecommender):
-            raise TypeError(f"{type(model).__name__} neither writes identifiers nor scores items")
-        if self.trie is None:
-            return score_catalogue(
-                model,
-                items,
-                lengths,
-                top_k=top_k,
-                exclude=exclude,
-                allowed=self.allowed,
-                temperature=decoding.temperature,
-            )
-        return beam_search(
-            model,
-            self.trie,
-            items,
-            lengths,
-            num_beams=max(decoding.num_beams, top_k),
-            top_k=top_k,
-            exclude=exclude,
-            temperature=decoding.temperature,
-            renormalise=decoding.renormalise,
-            item_weight=decoding.item_weight,
-        )
+    codes: np.ndarray | None = None
+    code_log_probs: np.ndarray | None = None
+    item_log_probs: np.ndarray | None = None
 
 
 def recommend(
@@ -142,46 +82,48 @@ def generate_blocks(
     histories: Histories,
     *,
     decoding: DecodingConfig,
-    top_k: int | None = None,
-    exclude_seen: bool | None = None,
     allowed: np.ndarray | None = None,
     user_ids: Sequence[str] | None = None,
+    blocks: Sequence[int] | None = None,
+    explain: bool = False,
     progress: bool = False,
 ) -> Iterator[Block]:
-    """Lists for every row of ``histories``, block by block in their order.
+    """Lists for blocks of rows of ``histories``, in the order asked for.
+
+    Only one block is in memory at a time, and of the histories only the rows that are read.
 
     Args:
         model: Any family; it is in eval mode while lists are made.
         histories: Whole histories; the model reads the last ``max_history`` items.
-        decoding: How to search.
-        top_k: k; ``decoding.top_k`` if None.
-        exclude_seen: Leave out all items of a user's history; ``decoding.exclude_seen`` if None.
+        decoding: How to search, how long lists are, and whether they leave out what is in the history.
         allowed: bool ``[N]``, False for items that nobody may get.
         user_ids: External ids by dense user, for error messages.
+        blocks: Numbers of the blocks wanted; all if None (see :func:`count_blocks`).
+        explain: Say of every item what its score is made of.
         progress: Show users per second and the time left.
 
     Raises:
         NonFiniteLogitsError: Naming the user and the step with NaN or infinite logits.
-        ConfigError: If the filter does not fit the catalogue.
+        ConfigError: If the filter does not fit the catalogue, or there is nothing to explain.
     """
-    top_k = top_k or decoding.top_k
-    exclude_seen = decoding.exclude_seen if exclude_seen is None else exclude_seen
+    if explain:
+        writes_identifiers(model)
     searcher = Searcher(model, decoding, allowed)
-    with _evaluating(model), _progress(progress) as bar:
-        task = bar.add_task("recommending", total=len(histories))
-        for first in range(0, len(histories), BLOCK_USERS):
-            rows = np.arange(first, min(first + BLOCK_USERS, len(histories)))
-            items = np.full((len(rows), top_k), -1, dtype=np.int32)
-            scores = np.full((len(rows), top_k), -np.inf, dtype=np.float32)
-            lengths = np.minimum(histories.offsets[rows + 1] - histories.offsets[rows], model.max_history)
-            by_length = rows[np.argsort(-lengths, kind="stable")]
-            for start in range(0, len(rows), decoding.batch_size):
-                batch = by_length[start : start + decoding.batch_size]
-                ranked = _search_rows(searcher, histories, batch, top_k, exclude_seen, user_ids)
-                items[batch - first] = ranked.items.cpu().numpy()
-                scores[batch - first] = ranked.scores.cpu().numpy()
-                bar.advance(task, len(batch))
-            yield Block(first, items, scores)
+    wanted = range(count_blocks(len(histories))) if blocks is None else blocks
+    total = sum(len(block_rows(number, len(histories))) for number in wanted)
+    with _evaluating(model), _progress(progress, total) as advance:
+        for number in wanted:
+            rows = np.asarray(block_rows(number, len(histories)))
+            parts = []
+            for batch in _batches(histories, rows, model.max_history, decoding.batch_size):
+                try:
+                    parts.append(_search_rows(searcher, histories, batch, explain))
+                except NonFiniteLogitsError as error:
+                    user = int(histories.users[batch[int(error.user)]])
+                    name = user if user_ids is None else str(user_ids[user])
+                    raise NonFiniteLogitsError(name, error.step) from None
+                advance(len(batch))
+            yield _join(parts)
 
 
 def generate_lists(
@@ -194,67 +136,85 @@ def generate_lists(
     allowed: np.ndarray | None = None,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lists for every row of ``histories``, in memory; arguments as in :func:`generate_blocks`.
+    """Lists for every row of ``histories``, in memory.
+
+    Args:
+        model: Any family; it is in eval mode while lists are made.
+        histories: Whole histories; the model reads the last ``max_history`` items.
+        decoding: How to search.
+        top_k: k; ``decoding.top_k`` if None.
+        exclude_seen: Leave out all items of a user's history; ``decoding.exclude_seen`` if None.
+        allowed: bool ``[N]``, False for items that nobody may get.
+        progress: Show users per second and the time left.
 
     Returns:
         Dense items int32 ``[R, k]`` (-1 = none) and scores float32 ``[R, k]`` (-inf = none).
+
+    Raises:
+        NonFiniteLogitsError: Naming the user and the step with NaN or infinite logits.
+        ConfigError: If the filter does not fit the catalogue.
     """
-    items = np.full((len(histories), top_k or decoding.top_k), -1, dtype=np.int32)
+    changed = {"top_k": top_k, "exclude_seen": exclude_seen}
+    decoding = decoding.model_copy(update={key: value for key, value in changed.items() if value is not None})
+    items = np.full((len(histories), decoding.top_k), -1, dtype=np.int32)
     scores = np.full(items.shape, -np.inf, dtype=np.float32)
-    blocks = generate_blocks(
-        model,
-        histories,
-        decoding=decoding,
-        top_k=top_k,
-        exclude_seen=exclude_seen,
-        allowed=allowed,
-        progress=progress,
-    )
-    for block in blocks:
-        rows = slice(block.first, block.first + len(block.items))
-        items[rows], scores[rows] = block.items, block.scores
+    for block in generate_blocks(model, histories, decoding=decoding, allowed=allowed, progress=progress):
+        items[block.rows], scores[block.rows] = block.items, block.scores
     return items, scores
 
 
-def _search_rows(
-    searcher: Searcher,
-    histories: Histories,
-    rows: np.ndarray,
-    top_k: int,
-    exclude_seen: bool,
-    user_ids: Sequence[str] | None,
-) -> RankedItems:
-    device = searcher.model.device
-    items, lengths = (
-        torch.from_numpy(part).to(device) for part in pad_histories(histories, rows, searcher.model.max_history)
-    )
+def count_blocks(rows: int) -> int:
+    """How many blocks so many rows of histories are."""
+    return -(-rows // BLOCK_USERS)
+
+
+def block_rows(number: int, rows: int) -> range:
+    """The rows of one block, of so many in all."""
+    return range(number * BLOCK_USERS, min((number + 1) * BLOCK_USERS, rows))
+
+
+def _batches(histories: Histories, rows: np.ndarray, max_history: int, size: int) -> Iterator[np.ndarray]:
+    """Rows of like length together, so that little is padded."""
+    lengths = np.minimum(histories.offsets[rows + 1] - histories.offsets[rows], max_history)
+    by_length = rows[np.argsort(-lengths, kind="stable")]
+    for start in range(0, len(rows), size):
+        yield by_length[start : start + size]
+
+
+def _search_rows(searcher: Searcher, histories: Histories, rows: np.ndarray, explain: bool) -> Block:
+    model, decoding = searcher.model, searcher.decoding
+    device = model.device
+    items, lengths = (torch.from_numpy(part).to(device) for part in pad_histories(histories, rows, model.max_history))
     exclude = None
-    if exclude_seen:
+    if decoding.exclude_seen:
         longest = max(int((histories.offsets[rows + 1] - histories.offsets[rows]).max(initial=0)), 1)
         seen, counts = pad_histories(histories, rows, longest)
         seen[np.arange(seen.shape[1]) >= counts[:, None]] = -1
         exclude = torch.from_numpy(seen).to(device)
-    try:
-        return searcher.search(items, lengths, top_k, exclude)
-    except NonFiniteLogitsError as error:
-        user = int(histories.users[rows[int(error.user)]])
-        raise NonFiniteLogitsError(user_ids[user] if user_ids is not None else user, error.step) from None
+    ranked = searcher.search(items, lengths, decoding.top_k, exclude)
+    parts: list[Tensor | None] = [None, None, None]
+    if explain:
+        weights = {"temperature": decoding.temperature, "item_weight": decoding.item_weight}
+        parts = list(explain_items(model, items, lengths, ranked.items, **weights))
+    codes, code_log_probs, item_log_probs = (None if part is None else part.cpu().numpy() for part in parts)
+    found = ranked.items.cpu().numpy().astype(np.int32)
+    return Block(rows, found, ranked.scores.cpu().numpy(), codes, code_log_probs, item_log_probs)
 
 
-def _allowed_tensor(model: RecommenderModel, allowed: np.ndarray | None) -> Tensor | None:
-    if allowed is None:
-        return None
-    allowed = np.asarray(allowed)
-    if allowed.shape != (model.config.num_items,) or allowed.dtype != np.bool_:
-        raise ConfigError(
-            f"the filter is {allowed.dtype} of shape {allowed.shape}",
-            expected=f"one bool per item, {model.config.num_items} in all",
-        )
-    return torch.from_numpy(allowed).to(model.device)
+def _join(parts: Sequence[Block]) -> Block:
+    """Batches of one block as the block, rows in ascending order."""
+    order = np.argsort(np.concatenate([part.rows for part in parts]))
+    columns: list[Any] = [
+        None if column[0] is None else np.concatenate(column)[order] for column in zip(*parts, strict=True)
+    ]
+    return Block(*columns)
 
 
 @contextmanager
 def _evaluating(model: RecommenderModel) -> Iterator[None]:
+    if not any(module.training for module in model.modules()):
+        yield
+        return
     training = model.training
     model.eval()
     try:
@@ -268,6 +228,13 @@ class _Speed(ProgressColumn):
         return Text(f"{task.speed:,.0f} users/s" if task.speed else "")
 
 
-def _progress(shown: bool) -> Progress:
+@contextmanager
+def _progress(shown: bool, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields what is told how many users more are done."""
+    if not shown:
+        yield lambda users: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not shown)
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("recommending", total=total)
+        yield lambda users: bar.advance(task, users)

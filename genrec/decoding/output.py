@@ -1,33 +1,34 @@
-"""``recommendations.parquet``: one row per user and rank, one row group per block of users, whole or not at all."""
+"""The layout of ``recommendations.parquet``: one row per user and rank, one row group per block of users."""
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genrec.artifacts import write_file
 from genrec.decoding.generate import Block
 
-SCHEMA = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("rank", pa.int32()),
-        ("item_id", pa.string()),
-        ("score", pa.float32()),
-        ("short_by", pa.int32()),
-    ]
-)
+logger = logging.getLogger(__name__)
+
+LISTS = [
+    ("user_id", pa.string()),
+    ("rank", pa.int32()),
+    ("item_id", pa.string()),
+    ("score", pa.float32()),
+    ("short_by", pa.int32()),
+]
+EXPLANATIONS = [("codes", pa.list_(pa.int32())), ("code_log_probs", pa.list_(pa.float32()))]
+BY_ITEM = [("item_log_prob", pa.float32())]
 
 
 @dataclass
 class Written:
-    """What a file of recommendations holds.
+    """What lists hold.
 
     Attributes:
-        users: Users in the file.
+        users: Users who have a list.
         short_users: Users with fewer than k items.
         empty_users: Users without any item.
     """
@@ -36,56 +37,95 @@ class Written:
     short_users: int = 0
     empty_users: int = 0
 
+    @classmethod
+    def of(cls, block: Block) -> "Written":
+        """The counts of one block."""
+        found = (block.items >= 0).sum(axis=1)
+        return cls(len(found), int((found < block.items.shape[1]).sum()), int((found == 0).sum()))
 
-def write_recommendations(
-    path: Path,
-    blocks: Iterable[Block],
-    *,
-    users: np.ndarray,
-    user_ids: Sequence[str],
-    item_ids: Sequence[str],
-) -> Written:
-    """Write lists as they are made; the file appears when all are there.
+    def add(self, other: "Written") -> None:
+        """Count further lists."""
+        self.users += other.users
+        self.short_users += other.short_users
+        self.empty_users += other.empty_users
 
-    Columns: ``user_id``, ``rank`` (1..k), ``item_id``, ``score`` (natural log-probability of the identifier, or the
-    score that ranked), ``short_by`` (how many items the user's list lacks; 0 if it is full). A user without any item
-    has one row in which rank, item and score are null.
+    def warn(self) -> None:
+        """Say so if lists are shorter than asked for."""
+        if self.short_users:
+            logger.warning(
+                "%d of %d users get fewer items than asked for, %d of them none: no more of the items that they may "
+                "get are left (see the column short_by)",
+                self.short_users, self.users, self.empty_users,
+            )  # fmt: skip
 
-    Args:
-        path: File to create or replace.
-        blocks: From :func:`genrec.decoding.generate.generate_blocks`.
-        users: int64 ``[R]``, dense user of every row (``histories.users``).
+
+@dataclass(frozen=True, eq=False)
+class Names:
+    """How dense numbers become external ids.
+
+    Attributes:
+        users: int64 ``[R]``, dense user of every row of the histories.
         user_ids: External ids by dense user.
         item_ids: External ids by dense item.
-
-    Raises:
-        ArtifactError: If the place cannot be written or the disk is full.
     """
-    written = Written()
-    users_by_id, items_by_id = pa.array(user_ids, pa.string()), pa.array(item_ids, pa.string())
-    with write_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-        for block in blocks:
-            found = (block.items >= 0).sum(axis=1)
-            dense = users[block.first : block.first + len(block.items)]
-            table = _rows(block, dense, found, users_by_id, items_by_id)
-            writer.write_table(table, row_group_size=max(table.num_rows, 1))
-            written.users += len(found)
-            written.short_users += int((found < block.items.shape[1]).sum())
-            written.empty_users += int((found == 0).sum())
-    return written
+
+    users: np.ndarray
+    user_ids: pa.Array
+    item_ids: pa.Array
+
+    @classmethod
+    def of(cls, users: np.ndarray, user_ids: Sequence[str], item_ids: Sequence[str]) -> "Names":
+        """From any sequences of text."""
+        return cls(users, pa.array(user_ids, pa.string()), pa.array(item_ids, pa.string()))
 
 
-def _rows(block: Block, users: np.ndarray, found: np.ndarray, users_by_id: pa.Array, items_by_id: pa.Array) -> pa.Table:
+def schema_of(*, explained: bool = False, by_item: bool = False) -> pa.Schema:
+    """Columns of the file.
+
+    ``user_id``, ``rank`` (1..k), ``item_id``, ``score`` (natural log-probability of the identifier, or the score that
+    ranked), ``short_by`` (how many items the user's list lacks; 0 if it is full). A user without any item has one row
+    in which rank, item and score are null.
+
+    Args:
+        explained: With ``codes`` (the item's identifier) and ``code_log_probs`` (log p of each of its codes).
+        by_item: With ``item_log_prob``, log p of the item by its item vector, which took part in the score.
+    """
+    return pa.schema(LISTS + (EXPLANATIONS if explained else []) + (BY_ITEM if by_item else []))
+
+
+def write_group(writer: pq.ParquetWriter, table: pa.Table) -> None:
+    """Write the table of one block as one row group."""
+    writer.write_table(table, row_group_size=max(table.num_rows, 1))
+
+
+def block_table(block: Block, names: Names) -> pa.Table:
+    """The rows of one block; columns as in :func:`schema_of`."""
     present = block.items >= 0
+    found = present.sum(axis=1)
     kept = present.copy()
     kept[:, 0] |= found == 0
     row, column = np.nonzero(kept)
     missing = ~present[row, column]
     columns = [
-        users_by_id.take(pa.array(users[row])),
+        names.user_ids.take(pa.array(names.users[block.rows][row])),
         pa.array((column + 1).astype(np.int32), mask=missing),
-        items_by_id.take(pa.array(block.items[row, column], mask=missing)),
+        names.item_ids.take(pa.array(block.items[row, column], mask=missing)),
         pa.array(block.scores[row, column], mask=missing),
         pa.array((block.items.shape[1] - found)[row].astype(np.int32)),
     ]
-    return pa.table(columns, schema=SCHEMA)
+    if block.codes is not None and block.code_log_probs is not None:
+        codes = block.codes[row, column]
+        columns += [
+            _lists(codes.astype(np.int32), codes >= 0, missing),
+            _lists(block.code_log_probs[row, column], codes >= 0, missing),
+        ]
+    if block.item_log_probs is not None:
+        columns.append(pa.array(block.item_log_probs[row, column], mask=missing))
+    schema = schema_of(explained=block.codes is not None, by_item=block.item_log_probs is not None)
+    return pa.table(columns, schema=schema)
+
+
+def _lists(values: np.ndarray, real: np.ndarray, missing: np.ndarray) -> pa.Array:
+    """Rows of ``values [n, L]`` where ``real [n, L]`` as lists; null where ``missing [n]``."""
+    offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[real]), mask=pa.array(missing))

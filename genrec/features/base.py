@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import polars as pl
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from genrec.artifacts import read_json, write_file, write_json
@@ -59,7 +59,7 @@ class ItemFeatures:
     def fingerprint(self) -> str:
         """SHA-256 over values and item ids: equal features have equal fingerprints."""
         digest = hashlib.sha256(json.dumps([list(self.values.shape), self.item_ids]).encode())
-        digest.update(self.values.astype("<f4", copy=False).tobytes())
+        digest.update(self.values.astype("<f4", copy=False).data)
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
@@ -74,13 +74,13 @@ class ItemFeatures:
 
     @classmethod
     def load(cls, folder: Path) -> "ItemFeatures":
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote; the vectors stay in the file until they are used.
 
         Raises:
             ArtifactError: If a file is missing or unreadable.
             DataError: If the files do not belong together.
         """
-        values = load_arrays(folder / EMBEDDINGS_FILE, ("values",))["values"]
+        values = map_array(folder / EMBEDDINGS_FILE, "values")
         return cls(values, read_json(folder / ITEM_IDS_FILE), read_json(folder / DESCRIPTION_FILE))
 
 
@@ -93,6 +93,7 @@ class FeatureEncoder(ABC):
 
     name: ClassVar[str]
     Settings: ClassVar[type[Section]]
+    encodes_new_items: ClassVar[bool] = True
 
     def __init__(self, settings: Section) -> None:
         self.settings = settings
@@ -236,6 +237,37 @@ def load_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     if missing:
         raise ArtifactError(f"{path.name} lacks {missing[0]!r}", where=str(path), expected=f"arrays {', '.join(names)}")
     return arrays
+
+
+def map_array(path: Path, name: str) -> np.ndarray:
+    """One float32 array of a safetensors file, mapped: what is written to it never reaches the file.
+
+    Args:
+        path: The file.
+        name: The array.
+
+    Raises:
+        ArtifactError: If it is missing, unreadable, lacks the array, or holds other numbers than float32.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path.name} is missing", where=str(path.parent), fix="make the folder again")
+    try:
+        # The library checks the header; it does not tell where in the file an array begins.
+        with safe_open(str(path), framework="numpy") as checked:
+            names = list(checked.keys())
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path.name} is not a readable safetensors file: {error}", where=str(path), fix="make the file again"
+        ) from error
+    if name not in names or header[name]["dtype"] != "F32":
+        raise ArtifactError(f"{path.name} lacks {name!r}", where=str(path), expected=f"the float32 array {name}")
+    start, shape = 8 + length + header[name]["data_offsets"][0], tuple(header[name]["shape"])
+    if not all(shape):
+        return np.empty(shape, dtype=np.float32)
+    return np.memmap(path, dtype="<f4", mode="c", offset=start, shape=shape)
 
 
 def _refuse(rows: np.ndarray, item_ids: Sequence[str], what: str, where: str, expected: str) -> None:

@@ -23,6 +23,9 @@ class ConcatSettings(Section):
         "rows", description="rows: every row of a part to length 1; scale: a part's mean squared length to 1; none"
     )
     weights: tuple[float, ...] | None = Field(None, description="factor of every part; all 1 if null")
+    new_items: Literal["error", "zero"] = Field(
+        "error", description="new items of which a part knows nothing: error, or zeros for that part"
+    )
 
 
 class ConcatEncoder(FeatureEncoder):
@@ -51,11 +54,20 @@ class ConcatEncoder(FeatureEncoder):
         self.encoders = [
             build_encoder(part, where=f"features.parts.{number}") for number, part in enumerate(settings.parts)
         ]
+        if settings.new_items == "zero" and not any(encoder.encodes_new_items for encoder in self.encoders):
+            raise ConfigError(
+                "no part has vectors for new items",
+                where="features.new_items",
+                expected="a part that reads the items themselves, beside those that read interactions",
+                fix="add a part such as lexical or sentence, or remove new_items",
+            )
         self.scales = np.ones(len(self.encoders), dtype=np.float32)
+        self.widths: list[int] = []
 
     def fit(self, dataset: "Dataset") -> ItemFeatures:
         """Fit every part on the same data set."""
         parts = [encoder.fit(dataset) for encoder in self.encoders]
+        self.widths = [part.values.shape[1] for part in parts]
         if self.settings.normalise == "scale":
             lengths = [float((part.values.astype(np.float64) ** 2).sum(axis=1).mean()) for part in parts]
             self.scales = np.asarray([length**-0.5 if length else 1.0 for length in lengths], dtype=np.float32)
@@ -68,21 +80,27 @@ class ConcatEncoder(FeatureEncoder):
         return ItemFeatures(values, dataset.item_ids, described)
 
     def transform(self, items: pl.DataFrame) -> np.ndarray:
-        """Encode new items, if every part can."""
-        return self._join([encoder.transform(items) for encoder in self.encoders])
+        """Encode new items, if every part can or zeros stand for those that cannot."""
+        parts = [
+            np.zeros((len(items), width), dtype=np.float32)
+            if self.settings.new_items == "zero" and not encoder.encodes_new_items
+            else encoder.transform(items)
+            for encoder, width in zip(self.encoders, self.widths, strict=True)
+        ]
+        return self._join(parts)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """States of the parts, their arrays under ``part_i.name``, and the scales float32 ``[parts]``."""
+        """States and widths of the parts, their arrays under ``part_i.name``, and the scales float32 ``[parts]``."""
         values, arrays = [], {"scales": self.scales}
         for number, encoder in enumerate(self.encoders):
             inner_values, inner_arrays = encoder.state()
             values.append(inner_values)
             arrays.update({f"part_{number}.{name}": array for name, array in inner_arrays.items()})
-        return {"parts": values}, arrays
+        return {"parts": values, "widths": self.widths}, arrays
 
     def restore(self, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` gave."""
-        self.scales = arrays["scales"]
+        self.scales, self.widths = arrays["scales"], values["widths"]
         for number, (encoder, inner) in enumerate(zip(self.encoders, values["parts"], strict=True)):
             prefix = f"part_{number}."
             own = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}

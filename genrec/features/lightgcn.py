@@ -5,10 +5,9 @@ Source: He et al., LightGCN: Simplifying and Powering Graph Convolution Network 
 weights of their own; the vector is the mean over layers 0..K.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import polars as pl
 import torch
 from pydantic import Field
 from scipy.sparse import csr_array
@@ -16,36 +15,26 @@ from torch import Tensor
 from torch.nn import functional
 
 from genrec.config import Section
-from genrec.errors import DataError
-from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, unit_rows
+from genrec.features.collaborative import CollaborativeEncoder, CollaborativeSettings
 from genrec.features.progress import progress
-
-if TYPE_CHECKING:
-    from genrec.data import Dataset
 
 INITIAL_DEVIATION = 0.1
 # Rejection leaves at most this share of negatives that are positives for users who have nearly the whole catalogue.
 REJECTION_ROUNDS = 10
 
 
-class LightGCNSettings(Section):
+class LightGCNSettings(CollaborativeSettings):
     """Settings of the encoder ``lightgcn``."""
 
-    dim: int = Field(64, ge=1)
     num_layers: int = Field(3, ge=0)
     epochs: int = Field(20, ge=1, description="one sampled triple per training interaction and epoch")
     batch_size: int = Field(2048, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     l2: float = Field(1e-4, ge=0, description="penalty on the layer-0 vectors of each triple")
-    normalise: bool = Field(False, description="scale every vector to length 1")
-    seed: int = 42
 
 
-class LightGCNEncoder(FeatureEncoder):
-    """LightGCN trained with BPR; sees the training part only and has no vectors for new items.
-
-    Items without a training interaction get the mean vector of the others: their own would be noise, shrunk by the mean
-    over layers of which only layer 0 is not zero.
+class LightGCNEncoder(CollaborativeEncoder):
+    """LightGCN trained with BPR.
 
     Args:
         settings: See :class:`LightGCNSettings`.
@@ -55,50 +44,9 @@ class LightGCNEncoder(FeatureEncoder):
     Settings: ClassVar[type[Section]] = LightGCNSettings
     settings: LightGCNSettings
 
-    def fit(self, dataset: "Dataset") -> ItemFeatures:
-        """Train on ``dataset.train()``.
-
-        Raises:
-            DataError: If there is no training interaction.
-        """
-        histories = dataset.train()
-        users = np.repeat(histories.users, histories.lengths)
-        # A repeated interaction is one edge, as in the paper.
-        edges = np.unique(np.stack([users, histories.items.astype(np.int64)]), axis=1)
-        if not edges.shape[1]:
-            raise DataError(
-                "there is no training interaction",
-                where="features lightgcn",
-                expected="users with histories",
-                fix="use features.encoder: lexical or sentence, which need none",
-            )
-        final = train_lightgcn(edges, dataset.num_users, dataset.num_items, self.settings)
-        values = _replace_isolated(final[dataset.num_users :].numpy(), edges[1])
-        if self.settings.normalise:
-            values = unit_rows(values)
-        check_rows(values, dataset.item_ids, where="features lightgcn")
-        described = {"encoder": self.name, "edges": int(edges.shape[1]), "width": values.shape[1]}
-        return ItemFeatures(values, dataset.item_ids, described)
-
-    def transform(self, items: pl.DataFrame) -> np.ndarray:
-        """Refuse: new items have no interactions.
-
-        Raises:
-            DataError: Always.
-        """
-        raise DataError(
-            f"lightgcn has no vectors for {len(items)} new items",
-            where="features.encoder",
-            expected="an encoder that reads the items themselves",
-            fix="use lexical, sentence or matrix, or train again with interactions of the new items",
-        )
-
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Nothing: the vectors are in the features, and nothing else can be encoded."""
-        return {}, {}
-
-    def restore(self, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Nothing to take back."""
+    def embed(self, edges: np.ndarray, num_users: int, num_items: int) -> np.ndarray:
+        """Train, and propagate once more."""
+        return train_lightgcn(edges, num_users, num_items, self.settings)[num_users:].numpy()
 
 
 def normalised_adjacency(edges: np.ndarray, num_users: int, num_items: int) -> csr_array:
@@ -218,11 +166,3 @@ def train_lightgcn(edges: np.ndarray, num_users: int, num_items: int, settings: 
             optimiser.step()
     with torch.no_grad():
         return propagate(adjacency, initial, settings.num_layers)
-
-
-def _replace_isolated(vectors: np.ndarray, connected_items: np.ndarray) -> np.ndarray:
-    connected = np.zeros(len(vectors), dtype=bool)
-    connected[connected_items] = True
-    vectors = vectors.copy()
-    vectors[~connected] = vectors[connected].mean(axis=0)
-    return vectors

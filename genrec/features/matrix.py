@@ -1,4 +1,4 @@
-"""A matrix of the user's own as item features: safetensors or Parquet, rows named by item ids."""
+"""A matrix of the user's own as item features: safetensors, NumPy or Parquet, rows named by item ids."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class MatrixSettings(Section):
     """Settings of the encoder ``matrix``."""
 
-    path: str = Field(description="a .safetensors or .parquet file, or a features folder")
-    ids: str | None = Field(None, description="JSON list of item ids for safetensors; item_ids.json beside it if null")
+    path: str = Field(description="a .safetensors, .npy or .parquet file, or a features folder")
+    ids: str | None = Field(
+        None, description="JSON list of item ids; item_ids.json beside a .safetensors or .npy file if null"
+    )
     tensor: str | None = Field(None, description="name of the tensor; needed if the safetensors file holds several")
     width: int | None = Field(None, ge=1, description="refuse vectors of another width")
     drop_constant_columns: bool = Field(False, description="leave out columns that are the same for every item")
@@ -30,7 +32,7 @@ class MatrixEncoder(FeatureEncoder):
     """Vectors read from a file; the file's rows may stand in any order and hold further items.
 
     A Parquet file has the column ``item_id`` and either one list column or numeric columns. A safetensors file has one
-    tensor ``[rows, D]`` (or one named by ``tensor``) and a JSON list of item ids.
+    tensor ``[rows, D]`` (or one named by ``tensor``), a .npy file one array; both come with a JSON list of item ids.
 
     Args:
         settings: See :class:`MatrixSettings`.
@@ -109,14 +111,16 @@ def read_matrix(settings: MatrixSettings) -> tuple[np.ndarray, list[str]]:
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}", where="features.path", fix="check the path")
     if path.suffix == ".safetensors":
-        values, ids = _read_safetensors(path, settings)
+        values, ids = _with_ids(_read_safetensors(path, settings), path, settings)
+    elif path.suffix == ".npy":
+        values, ids = _with_ids(_read_numpy(path), path, settings)
     elif path.suffix == ".parquet":
         values, ids = _read_parquet(path)
     else:
         raise DataError(
-            f"{path.name} is neither .safetensors nor .parquet",
+            f"{path.name} is none of .safetensors, .npy and .parquet",
             where="features.path",
-            expected="a safetensors file with item_ids.json beside it, or Parquet with the column item_id",
+            expected="a .safetensors or .npy file with item_ids.json beside it, or Parquet with the column item_id",
             fix="save the matrix in one of these formats",
         )
     if settings.width is not None and values.shape[1] != settings.width:
@@ -129,7 +133,7 @@ def read_matrix(settings: MatrixSettings) -> tuple[np.ndarray, list[str]]:
     return values, ids
 
 
-def _read_safetensors(path: Path, settings: MatrixSettings) -> tuple[np.ndarray, list[str]]:
+def _read_safetensors(path: Path, settings: MatrixSettings) -> np.ndarray:
     arrays = load_arrays(path, (settings.tensor,) if settings.tensor else ())
     if not settings.tensor and len(arrays) != 1:
         raise DataError(
@@ -138,12 +142,27 @@ def _read_safetensors(path: Path, settings: MatrixSettings) -> tuple[np.ndarray,
             expected="one, or its name in features.tensor",
             fix="set features.tensor",
         )
-    values = arrays[settings.tensor] if settings.tensor else next(iter(arrays.values()))
+    return arrays[settings.tensor] if settings.tensor else next(iter(arrays.values()))
+
+
+def _read_numpy(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path.name} is not a readable array: {str(error).splitlines()[0]}",
+            where=str(path),
+            expected="numbers [rows, width] as numpy.save writes them, without Python objects",
+            fix="save the array as float32",
+        ) from error
+
+
+def _with_ids(values: np.ndarray, path: Path, settings: MatrixSettings) -> tuple[np.ndarray, list[str]]:
     ids_path = Path(settings.ids) if settings.ids else path.parent / ITEM_IDS_FILE
     ids = read_json(ids_path)
     if not isinstance(ids, list) or values.ndim != 2 or len(ids) != len(values) or values.dtype.kind not in "fiu":
         raise DataError(
-            f"the tensor is {values.dtype} of shape {values.shape}, {ids_path.name} has "
+            f"the array is {values.dtype} of shape {values.shape}, {ids_path.name} has "
             f"{len(ids) if isinstance(ids, list) else 'no list of'} ids",
             where=str(path),
             expected="numbers [rows, width] and one id per row",

@@ -11,7 +11,11 @@ from genrec.features.base import FeatureEncoder
 ENCODERS = {
     "lexical": "genrec.features.lexical:LexicalEncoder",
     "sentence": "genrec.features.sentence:SentenceEncoder",
+    "metadata": "genrec.features.metadata:MetadataEncoder",
     "lightgcn": "genrec.features.lightgcn:LightGCNEncoder",
+    "ultragcn": "genrec.features.ultragcn:UltraGCNEncoder",
+    "fastrp": "genrec.features.fastrp:FastRPEncoder",
+    "sasrec": "genrec.features.sasrec:SASRecEncoder",
     "matrix": "genrec.features.matrix:MatrixEncoder",
     "concat": "genrec.features.concat:ConcatEncoder",
 }

@@ -28,6 +28,7 @@ class GenrecConfig(PreTrainedConfig):
     settings: dict[str, Any] | None = None
     num_items: int = 0
     level_sizes: list[int] | None = None
+    variable_length: bool = False
     index_fingerprint: str = ""
     feature_size: int = 0
     initializer_range: float = 0.02
@@ -158,6 +159,7 @@ class GenerativeRecommender(RecommenderModel):
     """
 
     supports_parallel: ClassVar[bool] = False
+    supports_variable_length: ClassVar[bool] = False
     item_codes: Tensor
 
     def __init__(self, config: GenrecConfig) -> None:

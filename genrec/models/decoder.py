@@ -8,10 +8,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
-from genrec.models.layers.codes import CodeEmbedding, CodeHead
+from genrec.models.layers.codes import CodeEmbedding, CodeHead, code_loss
 from genrec.models.layers.history import gather_targets, prepend, state_at, visible_positions
 
 
@@ -23,10 +22,11 @@ class Decoder(GenerativeRecommender):
     """Codes in, codes out, causal at the level of single codes."""
 
     Settings: ClassVar[type[BackboneSettings]] = DecoderSettings
+    supports_variable_length = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
-        self.codes = CodeEmbedding(self.level_sizes, self.settings.hidden_size)
+        self.codes = CodeEmbedding(self.level_sizes, self.settings.hidden_size, config.variable_length)
         self.start = nn.Parameter(torch.zeros(self.settings.hidden_size))
         self.transformer = self.settings.transformer()
         self.head = CodeHead(self.level_sizes, self.settings.hidden_size)
@@ -39,10 +39,7 @@ class Decoder(GenerativeRecommender):
         hidden, _ = self.transformer(prepend(self.start, tokens[:, :-1]))
         states, targets = gather_targets(hidden.view(batch, length, self.num_levels, -1), items, lengths)
         codes = self.item_codes[targets].long()
-        losses = [
-            cross_entropy(self.head(level, states[:, level]).float(), codes[:, level])
-            for level in range(self.num_levels)
-        ]
+        losses = [code_loss(self.head(level, states[:, level]), codes[:, level]) for level in range(self.num_levels)]
         return TrainingOutput(loss=torch.stack(losses).sum())
 
     def encode(self, items: Tensor, lengths: Tensor) -> Context:

@@ -19,6 +19,7 @@ from genrec.tokenizers.index import ItemIndex
 
 FAMILIES = {
     "depth": "genrec.models.depth:Depth",
+    "parallel": "genrec.models.parallel:Parallel",
     "decoder": "genrec.models.decoder:Decoder",
     "seq2seq": "genrec.models.seq2seq:Seq2Seq",
     "sasrec": "genrec.models.sasrec:SASRec",
@@ -80,6 +81,7 @@ def build_recommender(
             settings=settings.model_dump(),
             num_items=num_items,
             level_sizes=list(index.level_sizes) if family.needs_identifiers and index else [],
+            variable_length=bool(family.needs_identifiers and index and index.variable_length),
             index_fingerprint=index.fingerprint if family.needs_identifiers and index else "",
             feature_size=features.shape[1] if uses_features and features is not None else 0,
         )
@@ -122,10 +124,11 @@ def _check_index(name: str, index: ItemIndex | None, num_items: int) -> ItemInde
             f"the tokenizer names {index.num_items} items, the data set has {num_items}",
             fix="run the tokenizer stage again on this data set",
         )
-    if index.kind != "sequence" or (index.codes < 0).any():
+    any_length = getattr(recommender_class(name), "supports_variable_length", False)
+    if index.kind != "sequence" or (index.variable_length and not any_length):
         raise ConfigError(
             f"the recommender {name!r} cannot use these identifiers",
-            expected="ordered identifiers of one length",
+            expected="ordered identifiers" + ("" if any_length else " of one length"),
             fix="choose another tokenizer or another collision policy",
         )
     return index

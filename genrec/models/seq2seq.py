@@ -12,13 +12,13 @@ are restricted to the level's codebook.
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
+from genrec.models.layers.codes import NO_CODE, code_loss
 from genrec.models.layers.transformer import KeyValue, own_mixture, own_scores
 
 PADDING, END, FIRST_CODE = 0, 1, 2
@@ -39,12 +39,18 @@ class Seq2SeqSettings(BackboneSettings):
     targets: Literal["uniform", "last"] = Field("uniform", description="which items of a history are predicted")
     targets_per_user: int = Field(1, ge=1, description="targets drawn per user and step")
 
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> "Seq2SeqSettings":
+        # A T5's heads have a width of their own, head_size.
+        return self
+
 
 class Seq2Seq(GenerativeRecommender):
     """Codes of the history in, codes of the next item out."""
 
     Settings: ClassVar[type[BackboneSettings]] = Seq2SeqSettings
     settings: Seq2SeqSettings
+    supports_variable_length = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
@@ -78,8 +84,7 @@ class Seq2Seq(GenerativeRecommender):
             input_ids=written, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
         ).last_hidden_state
         losses = [
-            cross_entropy(self.code_logits(level, hidden[:, level]).float(), targets[:, level])
-            for level in range(self.num_levels)
+            code_loss(self.code_logits(level, hidden[:, level]), targets[:, level]) for level in range(self.num_levels)
         ]
         return TrainingOutput(loss=torch.stack(losses).sum())
 
@@ -88,18 +93,22 @@ class Seq2Seq(GenerativeRecommender):
         return len(lengths) * (1 if self.settings.targets == "last" else self.settings.targets_per_user)
 
     def history_tokens(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask, int64 ``[B, T * L + 1]``, of histories closed by the end token."""
+        """Token ids and attention mask, int64 ``[B, T * L + 1]``, of histories closed by the end token.
+
+        Behind the end of a shorter identifier stands padding, which is masked.
+        """
         positions = lengths.unsqueeze(1) * self.num_levels
         tokens = self.code_tokens(self.item_codes[items].long()).flatten(1)
         tokens = torch.cat([tokens, torch.zeros_like(tokens[:, :1])], dim=1)
         place = torch.arange(tokens.shape[1], device=tokens.device)
         tokens = tokens.masked_fill(place >= positions, PADDING).masked_fill(place == positions, END)
-        return tokens, (place <= positions).long()
+        return tokens, ((place <= positions) & (tokens != PADDING)).long()
 
     def code_tokens(self, codes: Tensor) -> Tensor:
-        """Token ids of complete identifiers ``[..., L]``."""
+        """Token ids of complete identifiers ``[..., L]``; padding where there is no code."""
         starts = torch.tensor([0, *self.level_sizes[:-1]], device=codes.device).cumsum(0)
-        return codes + starts + FIRST_CODE
+        tokens = codes + starts + FIRST_CODE
+        return tokens.masked_fill(codes == NO_CODE, PADDING) if self.config.variable_length else tokens
 
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Run the encoder once per user and project each decoder layer's cross-attention keys and values."""
@@ -131,7 +140,7 @@ class Seq2Seq(GenerativeRecommender):
         """The encoder's output ``[B, T, D]``; what it is where ``mask [B, T]`` is 0 does not matter."""
         if tokens.device.type != "cpu":
             return cast(Tensor, self.t5.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state)
-        lengths = mask.sum(1)
+        lengths = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
         encoded = torch.zeros(*tokens.shape, self.t5.model_dim, dtype=self.dtype)
         for rows in lengths.argsort().split(max(1, CACHED_TOKENS // tokens.shape[1])):
             width = int(lengths[rows].max())

@@ -1,13 +1,14 @@
 """The ``model`` folder: everything that lists need, so that this folder alone can recommend.
 
-``config.json`` and ``model.safetensors`` (transformers), ``items.parquet`` (item_id, title; row i is dense item i),
+``config.json`` and ``model.safetensors`` (transformers), ``items.parquet`` (row i is dense item i: item_id, title and
+the columns of the data set's items, so that lists can be filtered by them; very large columns are there but empty),
 ``decoding.json`` (how lists are written), ``training.json`` (how it learned), ``tokenizer/`` (a copy of the item
 tokenizer), ``encoder/`` (a copy of the feature encoder, where it is small). The model card ``README.md`` is
 written after the evaluation and may be edited: it is the one file that the manifest does not name.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact
 from genrec.config import DecodingConfig, parse_settings
 from genrec.data import Dataset
 from genrec.data.arrow import write_parquet
+from genrec.data.dataset import titles_of
+from genrec.decoding import use_index
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models import RecommenderModel, load_recommender
+from genrec.models import GenerativeRecommender, RecommenderModel, load_recommender
 from genrec.tokenizers import ItemIndex
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ TRAINING_FILE = "training.json"
 TOKENIZER_FOLDER = "tokenizer"
 ENCODER_FOLDER = "encoder"
 MAX_ENCODER_BYTES = 64 * 2**20
+MAX_COLUMN_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +49,14 @@ class TrainedModel:
         items: Row i is dense item i; columns item_id and title.
         decoding: How lists are written where nothing else is said.
         manifest: What it was made from.
+        folder: Where it was opened.
     """
 
     model: RecommenderModel
     items: pl.DataFrame
     decoding: DecodingConfig
     manifest: Manifest
+    folder: Path
 
     @property
     def item_ids(self) -> list[str]:
@@ -116,17 +122,15 @@ def save_model(
     if companions.tokenizer is not None:
         inputs["tokenizer"] = model.config.index_fingerprint
     with write_artifact(out, STAGE, config=settings, inputs=inputs, seed=settings["training"]["seed"]) as folder:
-        with _quietly():
+        with quietly():
             model.save_pretrained(folder.path)
-        catalogue = {"item_id": dataset.item_ids, "title": dataset.titles}
-        schema = {"item_id": pl.String, "title": pl.String}
-        write_parquet(pl.DataFrame(catalogue, schema=schema), folder.path / ITEMS_FILE)
+        write_parquet(catalogue_of(dataset.items), folder.path / ITEMS_FILE)
         write_json(folder.path / DECODING_FILE, decoding.model_dump(mode="json"))
         write_json(folder.path / TRAINING_FILE, asdict(result))
         if companions.tokenizer is not None:
             shutil.copytree(companions.tokenizer, folder.path / TOKENIZER_FOLDER)
         if companions.features is not None:
-            _copy_if_small(companions.features / ENCODER_FOLDER, folder.path / ENCODER_FOLDER)
+            copy_if_small(companions.features / ENCODER_FOLDER, folder.path / ENCODER_FOLDER)
         folder.counts = {
             "items": dataset.num_items,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -148,19 +152,49 @@ def open_model(path: str | Path, *, device: str | None = None, verify: bool = Tr
     """
     folder = Path(path)
     manifest = verify_artifact(folder, STAGE) if verify else read_manifest(folder, STAGE)
-    with _quietly():
+    with quietly():
         model = load_recommender(folder)
-    items = _read_items(folder)
+    items = read_items(folder, ("item_id", "title"))
     if items.height != model.config.num_items:
         raise ArtifactError(
             f"{ITEMS_FILE} has {items.height} items, the model {model.config.num_items}",
             where=str(folder),
             fix="restore the folder, or train again",
         )
-    if model.needs_identifiers:
-        _check_index(ItemIndex.load(folder / TOKENIZER_FOLDER), model, items["item_id"].to_list(), folder)
+    index = ItemIndex.load(folder / TOKENIZER_FOLDER) if model.needs_identifiers else None
+    if index is not None:
+        _check_index(index, model, items["item_id"].to_list(), folder)
     decoding = parse_settings(DecodingConfig, read_json(folder / DECODING_FILE), where=str(folder / DECODING_FILE))
-    return TrainedModel(to_device(model, device), items, decoding, manifest)
+    model = to_device(model, device)
+    if isinstance(model, GenerativeRecommender) and index is not None and index.kind == "sequence":
+        use_index(model, index)
+    return TrainedModel(model, items, decoding, manifest, folder)
+
+
+def catalogue_of(items: pl.DataFrame) -> pl.DataFrame:
+    """What a model folder keeps of items: all columns, very large ones empty, and a title for each."""
+    large = [name for name in items.columns if items[name].estimated_size() > MAX_COLUMN_BYTES]
+    emptied = [pl.lit(None, items.schema[name]).alias(name) for name in large if name != "item_id"]
+    return items.with_columns(*emptied, titles_of(items))
+
+
+def read_items(folder: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The catalogue of a model folder; row i is dense item i.
+
+    Args:
+        folder: A model folder.
+        columns: Which columns; all if None.
+
+    Raises:
+        ArtifactError: If it cannot be read.
+    """
+    try:
+        return pl.read_parquet(folder / ITEMS_FILE, columns=None if columns is None else list(columns))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        problem = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{ITEMS_FILE} cannot be read: {problem}", where=str(folder), fix="restore the folder, or train again"
+        ) from error
 
 
 def to_device(model: RecommenderModel, device: str | None) -> RecommenderModel:
@@ -180,7 +214,7 @@ def to_device(model: RecommenderModel, device: str | None) -> RecommenderModel:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without the progress bars that transformers shows for one small file."""
     shown = progress.is_progress_bar_enabled()
     progress.disable_progress_bar()
@@ -189,16 +223,6 @@ def _quietly() -> Iterator[None]:
     finally:
         if shown:
             progress.enable_progress_bar()
-
-
-def _read_items(folder: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(folder / ITEMS_FILE, columns=["item_id", "title"])
-    except (OSError, pl.exceptions.PolarsError) as error:
-        problem = str(error).splitlines()[0]
-        raise ArtifactError(
-            f"{ITEMS_FILE} cannot be read: {problem}", where=str(folder), fix="restore the folder, or train again"
-        ) from error
 
 
 def _check_index(index: ItemIndex, model: RecommenderModel, item_ids: list[str], folder: Path) -> None:
@@ -212,7 +236,8 @@ def _check_index(index: ItemIndex, model: RecommenderModel, item_ids: list[str],
     )
 
 
-def _copy_if_small(source: Path, target: Path) -> None:
+def copy_if_small(source: Path, target: Path) -> None:
+    """Copy a folder, unless it is missing or so large that a model folder should not carry it."""
     size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     if source.is_dir() and size <= MAX_ENCODER_BYTES:
         shutil.copytree(source, target)

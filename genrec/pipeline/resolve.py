@@ -1,5 +1,7 @@
 """A recipe with every setting filled in and every name checked, before any work begins."""
 
+from genrec.alignment.choice import check_family, uses_reward
+from genrec.alignment.rewards import check_names
 from genrec.config import Recipe, RecommenderConfig, TrainingConfig, parse_settings
 from genrec.errors import ConfigError
 from genrec.features.registry import encoder_class
@@ -32,6 +34,7 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     }
     _check_baselines(recipe)
     selecting_k(recipe.training.metric)
+    _check_alignment(recipe)
     sections = {
         name: getattr(recipe, name).model_copy(update=settings.model_dump(mode="json"))
         for name, settings in filled.items()
@@ -83,3 +86,11 @@ def _check_baselines(recipe: Recipe) -> None:
         )
     baseline_recommender(recipe)
     selecting_k(baseline_training(recipe).metric)
+
+
+def _check_alignment(recipe: Recipe) -> None:
+    if recipe.alignment.method == "none":
+        return
+    check_family(recipe.recommender.name, writes=needs_identifiers(recipe))
+    if uses_reward(recipe.alignment):
+        check_names(recipe.alignment.rewards)

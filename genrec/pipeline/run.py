@@ -28,7 +28,7 @@ from genrec.pipeline.stages import (
 from genrec.reports.console import print_examples, print_results
 from genrec.training.log import clock
 
-SHOWN_FILES = (RECOMMENDATIONS_FILE, METRICS_FILE, REPORT_FILE, "model")
+SHOWN_FILES = (RECOMMENDATIONS_FILE, METRICS_FILE, REPORT_FILE)
 
 
 def run_recipe(
@@ -85,7 +85,7 @@ def show_run(work: Work, console: Console) -> None:
     """
     print_results(console, [read_json(work.folder / METRICS_FILE)], work.recipe.recommender.name)
     print_examples(console, examples(work))
-    written = [str(work.folder / name) for name in SHOWN_FILES]
+    written = [str(work.folder / name) for name in (*SHOWN_FILES, work.model_name)]
     console.print("\n".join(written), markup=False, highlight=False, soft_wrap=True)
     console.print(f"peak memory {peak_memory_bytes() / GIBIBYTE:.1f} GiB", highlight=False)
 

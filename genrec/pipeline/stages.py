@@ -16,11 +16,12 @@ from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, wr
 from genrec.config import Recipe, RecommenderConfig
 from genrec.data import Dataset, prepare_dataset
 from genrec.data.prepare import SHAPING_KEYS, input_fingerprints
-from genrec.decoding import generate_blocks, generate_lists, write_recommendations
+from genrec.decoding import Names, generate_blocks, generate_lists, schema_of, write_recommendations
 from genrec.evaluation.baselines import fit_baseline
 from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lists
 from genrec.features import build_features
 from genrec.models import recommender_class
+from genrec.pipeline.aligned import align_model
 from genrec.pipeline.ledger import Ledger
 from genrec.pipeline.model_folder import Companions, TrainedModel, open_model
 from genrec.pipeline.resolve import (
@@ -41,7 +42,8 @@ BASELINE_LISTS_FILE = "baselines/lists.safetensors"
 SETTINGS_FILE = "baselines/settings.json"
 RECOMMENDATIONS_FILE = "recommendations.parquet"
 REPORT_FILE = "report.html"
-CARD_FILE = "model/README.md"
+CARD_FILE = "README.md"
+BEFORE_ALIGNMENT = "before alignment"
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "env.json"
 # Changes of these keys of `training` continue an interrupted training; others begin anew.
@@ -94,10 +96,15 @@ class Work:
         """The prepared data set."""
         return Dataset.load(self.dataset_folder)
 
+    @property
+    def model_name(self) -> str:
+        """The folder whose model writes the lists: ``aligned`` where the recipe aligns, else ``model``."""
+        return "aligned" if aligns(self.recipe) else "model"
+
     @cached_property
     def trained(self) -> TrainedModel:
-        """The trained model, of this run's ``model`` folder."""
-        return open_model(self.folder / "model", verify=False)
+        """The model that writes the lists."""
+        return open_model(self.folder / self.model_name, verify=False)
 
     @property
     def plan(self) -> TrainingPlan:
@@ -155,6 +162,11 @@ def needs_features(recipe: Recipe) -> bool:
     return needs_identifiers(recipe) or uses_features(recipe.recommender) or learned
 
 
+def aligns(recipe: Recipe) -> bool:
+    """Whether a recipe asks for alignment."""
+    return recipe.alignment.method != "none"
+
+
 def make_dataset(work: Work) -> str:
     """Prepare the data, or check the prepared ones."""
     dataset = prepare_dataset(work.recipe.data, work.dataset_folder)
@@ -185,6 +197,15 @@ def make_model(work: Work) -> str:
     best = trained["best_metric"]
     reached = f", {work.recipe.training.metric} {best:.4f} on validation" if best is not None else ""
     return f"{work.recipe.recommender.name}, {millions:.2f} M parameters, {trained['epochs']:.3g} epochs{reached}"
+
+
+def make_aligned(work: Work) -> str:
+    """Move the recommender to what users prefer."""
+    config, folder = work.recipe.alignment, work.folder / "aligned"
+    result = align_model(work.folder / "model", work.dataset, config, folder, console=work.console)
+    steps = sum(part.steps for part in result.rounds)
+    moved = f"{config.metric} {result.start[config.metric]:.4f} -> {result.best[config.metric]:.4f} on validation"
+    return f"{config.method}, {steps} steps, {moved}"
 
 
 def make_baselines(work: Work) -> str:
@@ -218,10 +239,10 @@ def make_evaluation(work: Work) -> str:
     )
     with write_file(work.folder / LISTS_FILE) as path:
         save_file({"items": lists, "scores": scores}, path)
-    protocol = protocol_of(work.folder / "model", work.trained, dataset, "test", recipe.decoding)
+    protocol = protocol_of(work.folder / work.model_name, work.trained, dataset, "test", recipe.decoding)
     settings = work.plan.settings["recommender"]
     result = score_lists(recipe.recommender.name, lists, dataset, protocol, recipe.evaluation, settings=settings)
-    write_json(work.folder / METRICS_FILE, metrics_json(result, _baseline_results(work)))
+    write_json(work.folder / METRICS_FILE, metrics_json(result, [*_before_alignment(work), *_baseline_results(work)]))
     shown = [name for name in ("recall@10", "ndcg@10") if name in result.evaluation.metrics]
     return ", ".join(f"{name} {result.evaluation.metrics[name]:.4f}" for name in shown) or "measured"
 
@@ -229,14 +250,19 @@ def make_evaluation(work: Work) -> str:
 def make_recommendations(work: Work) -> str:
     """Write a list for every user, from everything known of them."""
     dataset, decoding = work.dataset, work.recipe.decoding
-    histories = dataset.full()
-    blocks = generate_blocks(work.trained.model, histories, decoding=decoding, user_ids=dataset.user_ids, progress=True)
+    histories, trained = dataset.full(), work.trained
     written = write_recommendations(
         work.folder / RECOMMENDATIONS_FILE,
-        blocks,
-        users=histories.users,
-        user_ids=dataset.user_ids,
-        item_ids=dataset.item_ids,
+        lambda blocks: generate_blocks(
+            trained.model, histories, decoding=decoding, user_ids=dataset.user_ids, blocks=blocks, progress=True
+        ),
+        Names.of(histories.users, dataset.user_ids, dataset.item_ids),
+        schema=schema_of(),
+        request={
+            "dataset": dataset.fingerprint,
+            "model": trained.manifest.fingerprint,
+            "decoding": decoding.model_dump(mode="json"),
+        },
     )
     return f"{written.users:,} lists of {decoding.top_k}"
 
@@ -247,9 +273,9 @@ def make_report(work: Work) -> str:
     write_report(work.folder / REPORT_FILE, content)
     popular = np.argsort(-work.dataset.train_popularity(), kind="stable")[:3]
     write_model_card(
-        work.folder / CARD_FILE,
+        work.folder / work.model_name / CARD_FILE,
         content,
-        location=str(work.folder / "model"),
+        location=str(work.folder / work.model_name),
         example_items=[work.dataset.item_ids[item] for item in popular],
     )
     return REPORT_FILE
@@ -299,6 +325,19 @@ def _learned_baseline(work: Work) -> TrainedModel:
             return open_model(folder)
     work.train("baselines", plan, folder)
     return open_model(folder)
+
+
+def _before_alignment(work: Work) -> list[Result]:
+    """What the model was worth before it was aligned, to stand beside what it is worth now."""
+    if not aligns(work.recipe):
+        return []
+    recipe, dataset, folder = work.recipe, work.dataset, work.folder / "model"
+    trained = open_model(folder, verify=False)
+    histories, _ = dataset.evaluation("test")
+    lists, _ = generate_lists(trained.model, histories, decoding=recipe.decoding, top_k=work.list_length, progress=True)
+    protocol = protocol_of(folder, trained, dataset, "test", recipe.decoding)
+    settings = work.plan.settings["recommender"]
+    return [score_lists(BEFORE_ALIGNMENT, lists, dataset, protocol, recipe.evaluation, settings=settings)]
 
 
 def _baseline_results(work: Work) -> list[Result]:
@@ -369,6 +408,14 @@ STAGES: tuple[Stage, ...] = (
         after=lambda recipe: ["dataset", *_read_by(recipe, recipe.recommender)],
     ),
     Stage(
+        "aligned",
+        make_aligned,
+        settings=lambda work: [work.recipe.alignment.model_dump(mode="json"), _search_settings(work)],
+        outputs=lambda work: ["aligned"],
+        after=lambda recipe: ["dataset", "model"],
+        needed=aligns,
+    ),
+    Stage(
         "baselines",
         make_baselines,
         settings=lambda work: [
@@ -388,20 +435,20 @@ STAGES: tuple[Stage, ...] = (
             _search_settings(work),
         ],
         outputs=lambda work: [METRICS_FILE, LISTS_FILE],
-        after=lambda recipe: ["dataset", "model", "baselines"],
+        after=lambda recipe: ["dataset", "model", "aligned", "baselines"],
     ),
     Stage(
         "generation",
         make_recommendations,
         settings=_search_settings,
         outputs=lambda work: [RECOMMENDATIONS_FILE],
-        after=lambda recipe: ["dataset", "model"],
+        after=lambda recipe: ["dataset", "model", "aligned"],
     ),
     Stage(
         "report",
         make_report,
         settings=lambda work: work.recipe.evaluation.examples,
-        outputs=lambda work: [REPORT_FILE, CARD_FILE],
-        after=lambda recipe: ["dataset", "tokenizer", "model", "evaluation"],
+        outputs=lambda work: [REPORT_FILE, f"{work.model_name}/{CARD_FILE}"],
+        after=lambda recipe: ["dataset", "tokenizer", "model", "aligned", "evaluation"],
     ),
 )

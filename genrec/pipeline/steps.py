@@ -82,9 +82,11 @@ def load_index(folder: Path, dataset: Dataset) -> ItemIndex:
     return index
 
 
-def tokenize_items(config: TokenizerConfig, dataset: Dataset, features: Path, out: Path) -> ItemIndex:
+def tokenize_items(
+    config: TokenizerConfig, dataset: Dataset, features: Path, out: Path, *, stability: bool = False
+) -> ItemIndex:
     """Fit an item tokenizer on a ``features`` folder and write the ``tokenizer`` folder."""
-    return fit_tokenizer(config, dataset, load_features(features, dataset), out)
+    return fit_tokenizer(config, dataset, load_features(features, dataset), out, stability=stability)
 
 
 def train_model(

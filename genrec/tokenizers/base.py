@@ -80,12 +80,15 @@ class ItemTokenizer(ABC):
     name: ClassVar[str]
     Settings: ClassVar[type[TokenizerSettings]]
     kind: ClassVar[Kind] = "sequence"
-    encodes_new_items: ClassVar[bool] = True
+    # Not of the class alone: what is put together from other tokenizers can do what its parts can.
+    encodes_new_items: bool = True
 
     def __init__(self, settings: TokenizerSettings) -> None:
         self.settings = settings
         self.level_sizes: tuple[int, ...] = settings.level_sizes if isinstance(settings, CodebookSettings) else ()
         self.width: int | None = None
+        # Where a family that is trained epoch by epoch keeps its progress while it fits; nowhere if None.
+        self.checkpoint_path: Path | None = None
 
     def fit(self, dataset: "Dataset", features: ItemFeatures) -> None:
         """Learn the codes; ``level_sizes`` are known afterwards.
@@ -159,11 +162,12 @@ class ItemTokenizer(ABC):
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` gave."""
 
-    def last_level_costs(self, features: np.ndarray) -> np.ndarray:
+    def last_level_costs(self, features: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """How badly each code of the last level would fit each item, given its earlier codes; comparable between items.
 
         Args:
             features: float ``[n, D]``.
+            codes: int ``[n, L]``, of which all but the last count.
 
         Returns:
             float64 ``[n, K]`` with K of the last level.
@@ -182,8 +186,13 @@ class ItemTokenizer(ABC):
         """Vectors float32 ``[n, D]`` that codes int ``[n, L]`` stand for, or None where the method has none."""
         return None
 
-    def residual_energy(self, features: np.ndarray) -> np.ndarray | None:
-        """Mean squared distance to what the first 0..L codes stand for, float64 ``[L + 1]``; None without residuals."""
+    def residual_energy(self, features: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
+        """Mean squared distance to what the first 0..L codes stand for, float64 ``[L + 1]``; None without residuals.
+
+        Args:
+            features: float ``[n, D]``.
+            codes: int ``[n, L]``, those of the vectors.
+        """
         return None
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -224,9 +233,12 @@ class ItemTokenizer(ABC):
         tokenizer.restore(load_arrays(Path(folder) / CODEBOOKS_FILE))
         return tokenizer
 
-    def _check_vectors(self, values: np.ndarray) -> np.ndarray:
+    def _check_fitted(self) -> None:
         if self.width is None:
             raise ConfigError(f"the tokenizer {self.name} has not been fitted", fix="call fit or from_pretrained first")
+
+    def _check_vectors(self, values: np.ndarray) -> np.ndarray:
+        self._check_fitted()
         if values.ndim != 2 or values.shape[1] != self.width:
             raise DataError(
                 f"the vectors have the shape {values.shape}",

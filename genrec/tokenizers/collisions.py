@@ -4,7 +4,8 @@ Policies: ``suffix`` (TIGER's extra code), ``reassign`` (nearest free code on th
 per identifier in a stated order), ``error``.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,10 +100,17 @@ def count_collisions(codes: np.ndarray) -> dict[str, Any]:
 
 def group_of(codes: np.ndarray) -> np.ndarray:
     """The number of each row's identifier among the distinct ones in sorted order, int64 ``[N]``."""
-    if not codes.shape[1]:
-        return np.zeros(len(codes), dtype=np.int64)
-    _, group = np.unique(codes, axis=0, return_inverse=True)
-    return group.reshape(-1).astype(np.int64)
+    return deque(prefix_groups(codes), maxlen=1)[0] if codes.shape[1] else np.zeros(len(codes), dtype=np.int64)
+
+
+def prefix_groups(codes: np.ndarray) -> Iterator[np.ndarray]:
+    """For every depth 1..L the number of each row's prefix among the distinct ones in sorted order, int64 ``[N]``."""
+    group = np.zeros(len(codes), dtype=np.int64)
+    for column in codes.T:
+        # One sort of plain numbers per level: sorting whole rows takes ten times as long on a million items.
+        key = group * (int(column.max(initial=-1)) + 2) + (column.astype(np.int64) + 1)
+        group = np.unique(key, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        yield group
 
 
 def rank_in_group(group: np.ndarray, popularity: np.ndarray | None = None) -> np.ndarray:

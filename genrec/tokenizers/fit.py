@@ -15,6 +15,7 @@ from genrec.tokenizers.index import ItemIndex
 from genrec.tokenizers.plots import draw_quality
 from genrec.tokenizers.quality import bucket_sizes, measure_quality
 from genrec.tokenizers.registry import tokenizer_class
+from genrec.tokenizers.stability import measure_stability
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -34,7 +35,9 @@ def build_tokenizer(config: TokenizerConfig) -> ItemTokenizer:
     return cls(parse_settings(cls.Settings, config.settings, where="tokenizer"))
 
 
-def fit_tokenizer(config: TokenizerConfig, dataset: "Dataset", features: ItemFeatures, out: Path) -> ItemIndex:
+def fit_tokenizer(
+    config: TokenizerConfig, dataset: "Dataset", features: ItemFeatures, out: Path, *, stability: bool = False
+) -> ItemIndex:
     """Fit a tokenizer, resolve collisions, and write the ``tokenizer`` folder.
 
     Args:
@@ -42,6 +45,7 @@ def fit_tokenizer(config: TokenizerConfig, dataset: "Dataset", features: ItemFea
         dataset: The catalogue and, for popularity and collaborative families, its training part.
         features: Vectors of the catalogue.
         out: Folder to write: config.json, codebooks.safetensors, codes.parquet, index.json, quality.json, plots/.
+        stability: Fit twice more on at most some thousands of items, to report whether the groups stay the same.
 
     Raises:
         ConfigError: If the name or a setting is not known.
@@ -49,12 +53,15 @@ def fit_tokenizer(config: TokenizerConfig, dataset: "Dataset", features: ItemFea
         ArtifactError: If the place cannot be written.
     """
     tokenizer = build_tokenizer(config)
+    tokenizer.checkpoint_path = Path(out).with_name(f".{Path(out).name}.progress.safetensors")
     tokenizer.fit(dataset, features)
     codes = tokenizer.encode_catalogue(dataset, features)
     report = measure_quality(tokenizer, codes, features, dataset)
     if not tokenizer.settings.allow_collapse:
         refuse_collapse(report["levels"][0])
     resolution = _resolve(tokenizer, codes, dataset, features)
+    if stability:
+        report["stability"] = measure_stability(type(tokenizer), tokenizer.settings, dataset, features)
     report["collisions"] = resolution.report
     shared = resolution.priority if resolution.priority.any() else None
     index = ItemIndex(
@@ -101,6 +108,6 @@ def _resolve(tokenizer: ItemTokenizer, codes: np.ndarray, dataset: "Dataset", fe
     catalogue = Catalogue(
         item_ids=features.item_ids,
         popularity=dataset.train_popularity(),
-        last_level_costs=lambda rows: tokenizer.last_level_costs(features.values[rows]),
+        last_level_costs=lambda rows: tokenizer.last_level_costs(features.values[rows], codes[rows]),
     )
     return resolve_collisions(tokenizer.settings.collisions, codes, tokenizer.level_sizes, catalogue)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import cast, get_args
@@ -17,6 +17,8 @@ from genrec.data.arrow import write_parquet
 from genrec.errors import ArtifactError, first_rows
 from genrec.tokenizers.base import Kind
 from genrec.tokenizers.trie import Trie, build_trie
+from genrec.tokenizers.trie_edit import extend_trie, rank_in_leaf, shrink_trie
+from genrec.tokenizers.trie_file import TRIE_FILE, load_trie, save_trie
 
 CODES_FILE = "codes.parquet"
 INDEX_FILE = "index.json"
@@ -33,6 +35,7 @@ class ItemIndex:
         kind: ``sequence`` if the codes are read in order, ``set`` if they stand side by side.
         priority: int32 ``[N]``, the rank of every item among those that share its identifier (0 comes first); by
             position if None.
+        known_trie: The trie of these identifiers, if there is one already; built at first use if None.
 
     Raises:
         ArtifactError: If shapes disagree, a code is out of range, an id stands twice, or one identifier of a catalogue
@@ -44,8 +47,9 @@ class ItemIndex:
     item_ids: list[str]
     kind: Kind = "sequence"
     priority: np.ndarray | None = None
+    known_trie: InitVar[Trie | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, known_trie: Trie | None) -> None:
         codes = np.asarray(self.codes)
         object.__setattr__(self, "level_sizes", tuple(int(size) for size in self.level_sizes))
         _check_shape(codes, self.level_sizes, self.item_ids, self.kind)
@@ -54,7 +58,9 @@ class ItemIndex:
         codes = np.ascontiguousarray(codes, dtype=np.int32).view()
         codes.setflags(write=False)
         object.__setattr__(self, "codes", codes)
-        if (codes[:, -1] < 0).any():
+        if known_trie is not None:
+            self.__dict__["trie"] = known_trie
+        if self.variable_length:
             _ = self.trie
 
     @property
@@ -67,9 +73,14 @@ class ItemIndex:
         """L, the number of codes of the longest identifier."""
         return self.codes.shape[1]
 
+    @property
+    def variable_length(self) -> bool:
+        """Whether some identifier is shorter than L."""
+        return bool((self.codes[:, -1] < 0).any())
+
     @cached_property
     def trie(self) -> Trie:
-        """The tree of all identifiers, built at first use."""
+        """The tree of all identifiers: mapped from the folder it was loaded from, or built at first use."""
         return build_trie(self.codes, self.level_sizes, self.priority)
 
     @cached_property
@@ -87,8 +98,51 @@ class ItemIndex:
         """The codes of one dense item, without the filled tail."""
         return tuple(int(code) for code in self.codes[item] if code >= 0)
 
+    def extended(self, codes: np.ndarray, item_ids: Sequence[str]) -> "ItemIndex":
+        """The index with further items behind the old ones, which keep their numbers; the trie is not built again.
+
+        Args:
+            codes: int ``[n, L]``; -1 fills the tail of a shorter identifier. An identifier that is taken is shared: the
+                new item comes after the old ones.
+            item_ids: External ids of the new items.
+
+        Raises:
+            ArtifactError: If shapes disagree, a code is out of range, an id is taken, or one identifier would be the
+                beginning of another.
+        """
+        codes = np.asarray(codes)
+        _check_shape(codes, self.level_sizes, item_ids, self.kind)
+        _check_codes(codes, self.level_sizes)
+        stacked = np.concatenate([self.codes, codes.astype(np.int32)])
+        trie = extend_trie(self.trie, stacked)
+        return self._edited(stacked, [*self.item_ids, *item_ids], trie)
+
+    def without(self, items: np.ndarray) -> "ItemIndex":
+        """The index without some items; the others are numbered anew in their order and the trie is not built again.
+
+        Args:
+            items: Dense items to remove, int ``[n]``.
+
+        Raises:
+            ArtifactError: If there is no such item, or none would be left.
+        """
+        items = np.asarray(items, dtype=np.int64).reshape(-1)
+        wrong = items[(items < 0) | (items >= self.num_items)]
+        if len(wrong):
+            raise ArtifactError(f"there is no item {int(wrong[0])}", expected=f"items 0 to {self.num_items - 1}")
+        kept = np.ones(self.num_items, dtype=np.bool_)
+        kept[items] = False
+        if not kept.any():
+            raise ArtifactError("no item would be left", expected="at least one item that stays")
+        names = [name for name, stays in zip(self.item_ids, kept.tolist(), strict=True) if stays]
+        return self._edited(self.codes[kept], names, shrink_trie(self.trie, kept))
+
+    def _edited(self, codes: np.ndarray, item_ids: list[str], trie: Trie) -> "ItemIndex":
+        priority = None if self.priority is None else rank_in_leaf(trie)
+        return ItemIndex(codes, self.level_sizes, item_ids, self.kind, priority, trie)
+
     def save(self, folder: Path) -> None:
-        """Write ``codes.parquet`` (item_id, code_0 ..) and ``index.json`` into ``folder``, each atomically.
+        """Write ``codes.parquet`` (item_id, code_0 ..), ``trie.safetensors`` and ``index.json``, each atomically.
 
         Raises:
             ArtifactError: If the place cannot be written or the disk is full.
@@ -100,6 +154,8 @@ class ItemIndex:
             columns["priority"] = pl.Series(np.ascontiguousarray(self.priority))
         with write_file(folder / CODES_FILE) as path:
             write_parquet(pl.DataFrame(columns), path)
+        if self.kind == "sequence":
+            save_trie(folder / TRIE_FILE, self.trie, self.fingerprint)
         description = {
             "kind": self.kind,
             "level_sizes": list(self.level_sizes),
@@ -110,7 +166,7 @@ class ItemIndex:
 
     @classmethod
     def load(cls, folder: Path) -> "ItemIndex":
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote; the trie is mapped into memory, or built at first use if its file is missing.
 
         Raises:
             ArtifactError: If a file is missing, unreadable or does not belong to the other.
@@ -122,7 +178,9 @@ class ItemIndex:
         table = _read_codes(folder / CODES_FILE, len(sizes))
         priority = table["priority"].to_numpy().astype(np.int32) if "priority" in table.columns else None
         codes = table.drop("item_id", "priority", strict=False).to_numpy().astype(np.int32, copy=False)
-        index = cls(codes, tuple(sizes), table["item_id"].to_list(), cast(Kind, description["kind"]), priority)
+        saved = folder / TRIE_FILE
+        trie = load_trie(saved, str(description["fingerprint"]), len(codes)) if saved.is_file() else None
+        index = cls(codes, tuple(sizes), table["item_id"].to_list(), cast(Kind, description["kind"]), priority, trie)
         if index.fingerprint != description["fingerprint"]:
             raise ArtifactError(
                 f"{CODES_FILE} and {INDEX_FILE} do not belong together",

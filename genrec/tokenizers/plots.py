@@ -1,21 +1,33 @@
-"""Pictures of an item tokenizer's quality, drawn without a display."""
+"""Pictures of one item tokenizer's quality, drawn without a display."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genrec.tokenizers.canvas import (
+    ACCENT,
+    INK,
+    MUTED,
+    PALE,
+    SECOND,
+    count_label,
+    dress,
+    new_figure,
+    plain,
+    write_figure,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-INK, MUTED, PALE, ACCENT = "#1f2933", "#7b8794", "#e4e7eb", "#2f6f9f"
-# Without this the file would name the matplotlib version and differ between machines.
-METADATA = {"Software": None}
+CELLS = 1024
+STEPS = 2000
+LIKENESS = (("vectors", "nearest by their vectors", ACCENT), ("users", "most often had by the same users", SECOND))
 
 
 def draw_codebook_use(codes: np.ndarray, level_sizes: tuple[int, ...], path: Path) -> None:
-    """A heat map: one row per level, one cell per code, coloured by its items, most used first.
+    """A heat map: one row per level from its most used code to its least, coloured by items per code.
 
     Args:
         codes: int ``[N, L]``.
@@ -24,31 +36,35 @@ def draw_codebook_use(codes: np.ndarray, level_sizes: tuple[int, ...], path: Pat
     """
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-    widest = max(level_sizes)
-    counts = np.full((len(level_sizes), widest), np.nan)
-    labels = []
+    counts, labels = np.empty((len(level_sizes), CELLS)), []
     for level, size in enumerate(level_sizes):
-        used = np.sort(np.bincount(codes[:, level], minlength=size))[::-1]
-        counts[level, :size] = used
-        labels.append(f"level {level + 1}\n{(used > 0).sum()} of {size}")
-    note = "" if min(level_sizes) == widest else "; grey is past the end of a smaller codebook"
-    figure, axes = _canvas("Items per code", f"{len(codes):,} items; white cells are codes that no item has{note}")
-    figure.set_size_inches(8, 1.9 + 0.55 * len(level_sizes))
-    top = max(float(np.nanmax(counts)), 2.0)
-    colours = colormaps["viridis_r"].with_extremes(under="white", bad=PALE)
+        column = codes[:, level]
+        used = np.sort(np.bincount(column[column >= 0], minlength=size))[::-1]
+        counts[level] = used[np.arange(CELLS) * size // CELLS]
+        labels.append(f"level {level + 1}\n{(used > 0).sum():,} of {size:,}")
+    figure = new_figure(8, 1.9 + 0.55 * len(level_sizes))
+    axes = figure.add_subplot()
+    dress(axes, "Items per code", f"{len(codes):,} items; even colour is good, white codes are those that no item has")
+    top = max(float(counts.max()), 2.0)
     # A logarithm has no colour for 0: any number below 1 stands for a code without items.
     shown = np.where(counts == 0, 0.5, counts)
-    image = axes.imshow(shown, aspect="auto", cmap=colours, norm=LogNorm(1, top), interpolation="nearest")
+    colours = colormaps["viridis_r"].with_extremes(under="white")
+    extent = (0.0, 1.0, len(level_sizes) - 0.5, -0.5)
+    image = axes.imshow(
+        shown, aspect="auto", cmap=colours, norm=LogNorm(1, top), interpolation="nearest", extent=extent
+    )
     axes.set_yticks(range(len(level_sizes)), labels)
-    axes.set_xlabel("codes, most used first")
+    axes.hlines(np.arange(1, len(level_sizes)) - 0.5, 0, 1, color="white", linewidth=2)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("codes of the level, most used first", color=INK)
     axes.tick_params(length=0)
-    bar = figure.colorbar(image, ax=axes, pad=0.02, format=FuncFormatter(_count))
-    bar.set_label("items")
+    bar = figure.colorbar(image, ax=axes, pad=0.02, format=FuncFormatter(count_label))
+    bar.set_label("items", color=INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=INK, labelsize=9)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_bucket_sizes(buckets: dict[str, list[int]], path: Path) -> None:
@@ -61,24 +77,25 @@ def draw_bucket_sizes(buckets: dict[str, list[int]], path: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.ticker import FuncFormatter
 
-    figure, axes = _canvas("Items that share a prefix", "flat and low is good: every prefix holds about as many items")
-    figure.set_size_inches(9.5, 4.2)
+    figure = new_figure(9.5, 4.2)
+    axes = figure.add_subplot()
+    dress(axes, "Items that share a prefix", "flat and low is good: every prefix holds about as many items")
     shades = colormaps["viridis"](np.linspace(0.1, 0.8, len(buckets)))
     for shade, (depth, sizes) in zip(shades, buckets.items(), strict=True):
-        label = f"first {depth} codes: {len(sizes):,} prefixes, largest {sizes[0]:,}"
-        rank = np.arange(1, len(sizes) + 1)
-        axes.step(
-            rank, sizes, where="mid", color=shade, linewidth=1.8, label=label.replace("first 1 codes", "first code")
-        )
+        first = "first code" if depth == "1" else f"first {depth} codes"
+        # A curve of a million points looks like one of two thousand.
+        rank = np.unique(np.geomspace(1, len(sizes), STEPS).round().astype(np.int64))
+        label = f"{first}: {len(sizes):,} prefixes, largest {sizes[0]:,}"
+        axes.step(rank, np.asarray(sizes)[rank - 1], where="mid", color=shade, linewidth=1.8, label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(_count))
+        axis.set_major_formatter(FuncFormatter(count_label))
     axes.set_ylim(bottom=0.8)
-    axes.set_xlabel("prefixes, largest first")
-    axes.set_ylabel("items of the prefix")
+    axes.set_xlabel("prefixes, largest first", color=INK)
+    axes.set_ylabel("items of the prefix", color=INK)
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_residual_energy(energy: list[float], path: Path) -> None:
@@ -88,15 +105,112 @@ def draw_residual_energy(energy: list[float], path: Path) -> None:
         energy: Share of the energy left after 0..L levels.
         path: PNG file to write.
     """
-    figure, axes = _canvas("Residual energy", "share of the vectors' variance that the codes so far do not tell")
-    figure.set_size_inches(min(1.8 + 1.1 * len(energy), 12), 3.8)
+    figure = new_figure(min(1.8 + 1.1 * len(energy), 12), 3.8)
+    axes = figure.add_subplot()
+    dress(axes, "Residual energy", "share of variance that the codes so far do not tell")
     bars = axes.bar(range(len(energy)), energy, color=[MUTED] + [ACCENT] * (len(energy) - 1), width=0.65)
     axes.bar_label(bars, [f"{value:.1%}" for value in energy], padding=3, color=INK, fontsize=9)
     axes.set_xticks(range(len(energy)), ["no code", *(f"level {level}" for level in range(1, len(energy)))])
     axes.set_ylim(0, max(max(energy), 1e-9) * 1.15)
     axes.yaxis.set_visible(False)
     axes.spines["left"].set_visible(False)
-    _write(figure, path)
+    write_figure(figure, path)
+
+
+def draw_likeness(likeness: dict[str, Any], kind: str, path: Path) -> None:
+    """Do an item's nearest items share its codes: bars per number of codes, with what chance would give.
+
+    Args:
+        likeness: See :func:`genrec.tokenizers.neighbourhoods.measure_likeness`; ``vectors`` or ``users`` is there.
+        kind: ``sequence`` or ``set``.
+        path: PNG file to write.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    known = [(likeness[name], label, colour) for name, label, colour in LIKENESS if likeness[name] is not None]
+    levels = len(known[0][0]["levels"])
+    figure = new_figure(min(4.6 + 0.9 * levels, 13), 3.9)
+    axes = figure.add_subplot()
+    dress(axes, "Do like items share codes?", "share of an item's ten nearest that have as many codes in common")
+    width = 0.8 / len(known)
+    for place, (found, label, colour) in enumerate(known):
+        middle = np.arange(levels) + (place - (len(known) - 1) / 2) * width
+        recall = [level["recall"] for level in found["levels"]]
+        bars = axes.bar(
+            middle, recall, width * 0.92, color=colour, label=f"{label} (lists of ten: {found['recall']:.1%})"
+        )
+        axes.bar_label(bars, [f"{value:.1%}" for value in recall], padding=3, color=INK, fontsize=8.5)
+        chance = [level["chance"] for level in found["levels"]]
+        named = "" if place else "by chance"
+        axes.hlines(chance, middle - width * 0.46, middle + width * 0.46, color=INK, linewidth=1.6, label=named)
+    counts = ["code", *(f"{level} codes" for level in range(2, levels + 1))]
+    axes.set_xticks(range(levels), [("any " if kind == "set" else "first ") + count for count in counts])
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.margins(y=0.12)
+    figure.legend(frameon=False, fontsize=9, loc="outside lower left")
+    write_figure(figure, path)
+
+
+def draw_first_codes(nodes: list[dict[str, Any]], items: int, path: Path) -> None:
+    """A tree of the most frequent first codes and, of each, the most frequent second codes, in the words of titles.
+
+    Args:
+        nodes: See :func:`genrec.tokenizers.words.first_codes`.
+        items: N, the size of the catalogue.
+        path: PNG file to write.
+    """
+    from matplotlib.collections import LineCollection
+
+    height = sum(_rows_of(node) + 0.6 for node in nodes)
+    figure = new_figure(11, 0.9 + 0.245 * height, constrained=False)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.005, top=1 - 0.7 / (0.9 + 0.245 * height))
+    axes = figure.add_subplot()
+    shown = sum(node["items"] for node in nodes) / items
+    dress(
+        axes,
+        "What the first codes stand for",
+        f"the {len(nodes)} most frequent first codes ({shown:.0%} of the items) and their most frequent second codes: "
+        "items, and words frequent here and rare elsewhere",
+    )
+    axes.set_axis_off()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(height, -0.1)
+    children = [child for node in nodes for child in node["children"]]
+    middles, places, branches, top = [], [], [], 0.0
+    for node in nodes:
+        middle = top + _rows_of(node) / 2
+        own = [top + row + 0.5 for row in range(len(node["children"]))]
+        branches += [[(0.43, middle), (0.445, middle), (0.445, place), (0.46, place)] for place in own]
+        middles.append(middle)
+        places += own
+        top += _rows_of(node) + 0.6
+    _bars(axes, nodes, middles, (0.0, 0.42), [_rows_of(node) - 0.14 for node in nodes], ACCENT, "bold")
+    _bars(axes, children, places, (0.465, 0.53), [0.82] * len(children), SECOND, "normal")
+    axes.add_collection(LineCollection(branches, colors=PALE, linewidths=1.2))
+    write_figure(figure, path)
+
+
+def _rows_of(node: dict[str, Any]) -> int:
+    return max(len(node["children"]), 1)
+
+
+def _bars(
+    axes: "Axes",
+    nodes: list[dict[str, Any]],
+    middles: list[float],
+    place: tuple[float, float],
+    heights: list[float],
+    colour: str,
+    weight: str,
+) -> None:
+    left, width = place
+    largest = max((node["items"] for node in nodes), default=1)
+    lengths = [width * node["items"] / largest for node in nodes]
+    axes.barh(middles, lengths, left=left, height=heights, color=colour, alpha=0.17)
+    for node, middle in zip(nodes, middles, strict=True):
+        words = ", ".join(node["words"]) or "no words in common"
+        text = plain(f"code {node['code']} · {node['items']:,} items · {words}")
+        axes.text(left + 0.006, middle, text, va="center", fontsize=9.5, color=INK, fontweight=weight)
 
 
 def draw_quality(report: dict[str, Any], codes: np.ndarray, buckets: dict[str, list[int]], folder: Path) -> None:
@@ -112,31 +226,9 @@ def draw_quality(report: dict[str, Any], codes: np.ndarray, buckets: dict[str, l
     sizes = tuple(level["size"] for level in report["levels"])
     draw_codebook_use(codes, sizes, folder / "codebook_use.png")
     draw_bucket_sizes(buckets, folder / "bucket_sizes.png")
+    if any(node["words"] for node in report["first_codes"]):
+        draw_first_codes(report["first_codes"], report["items"], folder / "first_codes.png")
     if report["residual_energy"] is not None:
         draw_residual_energy(report["residual_energy"], folder / "residual_energy.png")
-
-
-def _canvas(title: str, subtitle: str) -> tuple["Figure", "Axes"]:
-    # A figure of its own with the Agg canvas: pyplot would keep every figure and look for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.set_title(title, loc="left", pad=24, fontsize=13, color=INK, fontweight="bold")
-    axes.annotate(
-        subtitle, (0, 1), (0, 9), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=MUTED
-    )
-    return figure, axes
-
-
-def _count(value: float, _: int | None) -> str:
-    return f"{value:,.0f}"
-
-
-def _write(figure: "Figure", path: Path) -> None:
-    figure.savefig(path, dpi=130, metadata=METADATA)
+    if report["likeness"]["vectors"] is not None or report["likeness"]["users"] is not None:
+        draw_likeness(report["likeness"], report["kind"], folder / "likeness.png")

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from genrec.features.base import unit_rows
+from genrec.features.progress import progress
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
+from genrec.tokenizers.sampling import row_blocks
 
 CHUNK_ELEMENTS = 1 << 22
 
@@ -33,30 +35,36 @@ class ResidualTokenizer(ItemTokenizer):
         """The way back: float32 ``[n, C]`` to float32 ``[n, D]``."""
 
     def _encode(self, values: np.ndarray) -> np.ndarray:
-        residual = self.to_code_space(values)
         codes = np.empty((len(values), len(self.codebooks)), dtype=np.int32)
-        for level, codebook in enumerate(self.codebooks):
-            codes[:, level], residual = residual_step(residual, codebook, self.normalise_residuals)
+        blocks = list(row_blocks(len(values)))
+        for part in progress(blocks, "naming items", len(blocks)):
+            residual = self.to_code_space(values[part])
+            for level, codebook in enumerate(self.codebooks):
+                codes[part, level], residual = residual_step(residual, codebook, self.normalise_residuals)
         return codes
 
-    def last_level_costs(self, features: np.ndarray) -> np.ndarray:
-        """Squared distances of what the earlier levels left to every code of the last, float64 ``[n, K]``."""
+    def last_level_costs(self, features: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Squared distances of what the earlier codes left to every code of the last level, float64 ``[n, K]``."""
         residual = self.to_code_space(self._check_vectors(np.asarray(features)))
-        for codebook in self.codebooks[:-1]:
-            _, residual = residual_step(residual, codebook, self.normalise_residuals)
+        for level, codebook in enumerate(self.codebooks[:-1]):
+            residual = self._left_over(residual, codebook, codes[:, level])
         if self.normalise_residuals:
             residual = unit_rows(residual)
         relative = np.concatenate([block for _, block in squared_distances(residual, self.codebooks[-1])])
         return relative + (residual.astype(np.float64) ** 2).sum(axis=1, keepdims=True)
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray | None:
-        """The sum of the codes' vectors, taken back; None with normalised residuals, whose lengths are not kept."""
+        """The sum of the codes' vectors, taken back; None with normalised residuals, whose lengths are not kept.
+
+        Args:
+            codes: int ``[n, l]``: all levels, or the first of them for what a prefix stands for.
+        """
         if self.normalise_residuals:
             return None
-        total = sum(codebook[codes[:, level]] for level, codebook in enumerate(self.codebooks))
+        total = sum(self.codebooks[level][codes[:, level]] for level in range(codes.shape[1]))
         return self.from_code_space(np.asarray(total, dtype=np.float32))
 
-    def residual_energy(self, features: np.ndarray) -> np.ndarray:
+    def residual_energy(self, features: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Mean squared distance in code space to what the first 0..L codes stand for, float64 ``[L + 1]``.
 
         Without any code that is the distance to the mean.
@@ -64,12 +72,15 @@ class ResidualTokenizer(ItemTokenizer):
         residual = self.to_code_space(self._check_vectors(np.asarray(features)))
         scale = np.ones(len(residual))
         energy = [_mean_energy(residual - residual.mean(axis=0, dtype=np.float64), scale)]
-        for codebook in self.codebooks:
+        for level, codebook in enumerate(self.codebooks):
             if self.normalise_residuals:
                 scale = scale * np.linalg.norm(residual.astype(np.float64), axis=1)
-            _, residual = residual_step(residual, codebook, self.normalise_residuals)
+            residual = self._left_over(residual, codebook, codes[:, level])
             energy.append(_mean_energy(residual, scale))
         return np.asarray(energy)
+
+    def _left_over(self, residual: np.ndarray, codebook: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        return (unit_rows(residual) if self.normalise_residuals else residual) - codebook[codes]
 
     def state(self) -> dict[str, np.ndarray]:
         """One array ``codebook_l`` float32 ``[K_l, C]`` per level."""

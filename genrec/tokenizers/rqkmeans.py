@@ -13,6 +13,7 @@ from genrec.features.base import ItemFeatures, unit_rows
 from genrec.features.progress import progress
 from genrec.tokenizers.base import CodebookSettings, TokenizerSettings
 from genrec.tokenizers.residual import ResidualTokenizer, residual_step
+from genrec.tokenizers.sampling import draw_rows
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -23,6 +24,9 @@ class ResidualKMeansSettings(CodebookSettings):
 
     iterations: int = Field(25, ge=1, description="k-means iterations per level")
     normalise_residuals: bool = Field(True, description="scale residuals to length 1 before every level (GRID)")
+    max_points: int = Field(
+        1024, ge=1, description="training vectors per centroid; of a larger catalogue a sample makes the centroids"
+    )
 
 
 class ResidualKMeansTokenizer(ResidualTokenizer):
@@ -41,7 +45,16 @@ class ResidualKMeansTokenizer(ResidualTokenizer):
         self.normalise_residuals = settings.normalise_residuals
 
     def _fit(self, dataset: "Dataset", features: ItemFeatures) -> None:
-        residual = features.values
+        self.learn(features.values)
+
+    def learn(self, values: np.ndarray) -> None:
+        """Make the codebooks from vectors, or from a sample of them if there are very many.
+
+        Args:
+            values: float32 ``[N, D]``; may be a mapped file, of which only the sample is read.
+        """
+        limit = self.settings.max_points * max(self.level_sizes)
+        residual = values[draw_rows(len(values), limit, self.settings.seed)]
         self.codebooks = []
         for level, size in enumerate(progress(self.level_sizes, "residual k-means", len(self.level_sizes))):
             vectors = unit_rows(residual) if self.normalise_residuals else residual

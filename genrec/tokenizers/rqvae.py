@@ -5,48 +5,54 @@ al., SoundStream, 2021, for the residual quantiser. The quantiser is vector-quan
 collapse (no restart of dead codes, commitment weight 1, random first codebooks) replaced by settings that do not.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from copy import deepcopy
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from genrec.features.base import ItemFeatures
-from genrec.features.progress import progress
+from genrec.tokenizers.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
 from genrec.tokenizers.base import CodebookSettings, TokenizerSettings
-from genrec.tokenizers.residual import ResidualTokenizer
+from genrec.tokenizers.learning import Checkpoint, Learner, learn
+from genrec.tokenizers.sinkhorn import spread_collisions, uniform_codes
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
 
-ENCODE_ROWS = 8192
 INITIAL_ROWS = 65_536
 # An average code has this many of a batch's vectors if it is not to be restarted all the time.
 LIVELY_SHARE = 0.5
 
 
-class ResidualVAESettings(CodebookSettings):
-    """Settings of the tokenizer ``rqvae``."""
+class AutoencoderSettings(CodebookSettings, NetworkSettings):
+    """Settings of the families that train an autoencoder with codebooks of chosen sizes."""
 
-    hidden_sizes: tuple[int, ...] = Field((512, 256, 128), description="widths between the vectors and the code space")
+
+class QuantiserSettings(AutoencoderSettings):
+    """Settings of learned codebooks."""
+
     latent_size: int = Field(32, ge=1, description="width of the code space")
-    epochs: int = Field(50, ge=1)
-    patience: int = Field(5, ge=1, description="epochs without a better held-out reconstruction before stopping")
-    held_out: float = Field(0.05, gt=0, lt=0.5, description="share of items that only decide when to stop")
-    batch_size: int = Field(1024, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
     commitment: float = Field(0.25, ge=0, description="weight of the pull of vectors towards their codes")
+    ema: bool = Field(True, description="codebooks are moving averages; false learns them by the loss")
     decay: float = Field(0.9, gt=0, lt=1, description="decay of the moving averages that are the codebooks")
     dead_code_threshold: float = Field(2.0, ge=0, description="restart codes with fewer vectors per batch on average")
     rotation_trick: bool = Field(False, description="rotate gradients through the codes instead of copying them")
 
 
-class ResidualVAETokenizer(ResidualTokenizer):
+class ResidualVAESettings(QuantiserSettings):
+    """Settings of the tokenizer ``rqvae``."""
+
+    sinkhorn_last_level: bool = Field(False, description="use the codes of the last level equally often (LC-Rec)")
+    sinkhorn_epsilon: float = Field(0.003, gt=0, description="entropy of the assignment; smaller is nearer to nearest")
+    sinkhorn_rounds: int = Field(20, ge=0, description="rounds over the items that share all codes")
+
+
+class ResidualVAETokenizer(AutoencodedTokenizer):
     """Residual quantisation in the middle of a learned autoencoder.
 
     Args:
@@ -57,171 +63,176 @@ class ResidualVAETokenizer(ResidualTokenizer):
     Settings: ClassVar[type[TokenizerSettings]] = ResidualVAESettings
     settings: ResidualVAESettings
 
-    def __init__(self, settings: ResidualVAESettings) -> None:
-        super().__init__(settings)
-        self.network: Autoencoder | None = None
-
     def _fit(self, dataset: "Dataset", features: ItemFeatures) -> None:
-        vectors = torch.from_numpy(features.values)
+        vectors = torch.from_numpy(self.inputs(features.values))
+        settings = self.settings
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings.seed)
-            network = Autoencoder(vectors.shape[1], self.settings)
+            torch.manual_seed(settings.seed)
+            network = self.new_network(vectors.shape[1])
             network.set_scale(vectors)
-            quantiser = make_quantiser(self.level_sizes, len(vectors), self.settings)
-            train_autoencoder(network, quantiser, vectors, self.settings)
+            quantiser = make_quantiser(self.level_sizes, len(vectors), settings, not settings.ema)
+            if settings.sinkhorn_last_level:
+                assign_uniformly(quantiser.layers[-1], settings.sinkhorn_epsilon)
+            learner = self.new_learner(network, quantiser, self._extra_loss(dataset, features))
+            learn(learner, vectors, settings, self.name, Checkpoint.of(self, dataset, features))
         self.network = network.eval()
         self.codebooks = [np.ascontiguousarray(layer.codebook.detach().numpy()) for layer in quantiser.layers]
 
-    @torch.no_grad()
-    def to_code_space(self, values: np.ndarray) -> np.ndarray:
-        """The encoder's output, float32 ``[n, C]``."""
-        network = self._network()
-        return torch.cat([network.encode(part) for part in torch.from_numpy(values).split(ENCODE_ROWS)]).numpy()
+    def new_network(self, width: int) -> Autoencoder:
+        """Encoder and decoder with a code space of ``latent_size``."""
+        return Autoencoder(width, self.settings.hidden_sizes, self.settings.latent_size)
 
-    @torch.no_grad()
-    def from_code_space(self, vectors: np.ndarray) -> np.ndarray:
-        """The decoder's output, float32 ``[n, D]``."""
-        network = self._network()
-        return torch.cat([network.decode(part) for part in torch.from_numpy(vectors).split(ENCODE_ROWS)]).numpy()
+    def new_learner(self, network: Autoencoder, quantiser: Any, extra: "ExtraLoss | None") -> "ResidualLearner":
+        """What is trained."""
+        return ResidualLearner(network, quantiser, extra)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """The codebooks and the weights of encoder and decoder."""
-        weights = {f"network.{name}": tensor.numpy() for name, tensor in self._network().state_dict().items()}
-        return {**super().state(), **weights}
+    def _extra_loss(self, dataset: "Dataset", features: ItemFeatures) -> "ExtraLoss | None":
+        """A further term of the loss; none unless a family has one."""
+        return None
 
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take back what :meth:`state` gave."""
-        super().restore(arrays)
-        prefix = "network."
-        weights = {
-            name.removeprefix(prefix): torch.from_numpy(array)
-            for name, array in arrays.items()
-            if name.startswith(prefix)
-        }
-        self.network = Autoencoder(weights["mean"].shape[0], self.settings).eval()
-        self.network.load_state_dict(weights)
-
-    def _network(self) -> "Autoencoder":
-        if self.network is None:
-            raise RuntimeError("the tokenizer was asked for vectors before it was fitted")
-        return self.network
+    def encode_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> np.ndarray:
+        """As for new items; with ``sinkhorn_last_level`` items that share all codes are given other last codes."""
+        codes, settings = super().encode_catalogue(dataset, features), self.settings
+        if not settings.sinkhorn_last_level:
+            return codes
+        return spread_collisions(
+            codes,
+            lambda rows: self.last_level_costs(features.values[rows], codes[rows]),
+            settings.sinkhorn_epsilon,
+            settings.sinkhorn_rounds,
+        )
 
 
-class Autoencoder(nn.Module):
-    """Two mirrored multilayer perceptrons over standardised vectors.
+@dataclass(frozen=True, eq=False)
+class QuantisedBatch:
+    """What a further term of the loss may look at.
 
     Args:
-        width: D, the width of the vectors.
-        settings: Of the tokenizer.
+        rows: int64 ``[B]``, dense items of the batch.
+        quantised: float32 ``[B, C]``, the sums of their codes' vectors; the gradient reaches the encoder.
+        codes: int64 ``[B, L]``.
+        codebooks: float32 ``[K_l, C]`` per level.
     """
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, width: int, settings: ResidualVAESettings) -> None:
-        super().__init__()
-        sizes = (width, *settings.hidden_sizes, settings.latent_size)
-        self.encoder = perceptron(sizes)
-        self.decoder = perceptron(sizes[::-1])
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(()))
-
-    def set_scale(self, vectors: Tensor) -> None:
-        """Standardise by the mean of every column and one scale for all, which keeps the vectors' geometry.
-
-        Args:
-            vectors: float32 ``[N, D]``.
-        """
-        self.mean = vectors.mean(dim=0)
-        self.scale = (vectors - self.mean).square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
-
-    def encode(self, vectors: Tensor) -> Tensor:
-        """Vectors float32 ``[n, D]`` to code space ``[n, C]``."""
-        return self.encoder((vectors - self.mean) / self.scale)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Code space float32 ``[n, C]`` to vectors ``[n, D]``."""
-        return self.decoder(latents) * self.scale + self.mean
-
-    def error(self, vectors: Tensor, latents: Tensor) -> Tensor:
-        """Mean squared error of decoded latents, in units of the vectors' variance."""
-        return functional.mse_loss(self.decoder(latents), (vectors - self.mean) / self.scale)
+    rows: Tensor
+    quantised: Tensor
+    codes: Tensor
+    codebooks: list[Tensor]
 
 
-def perceptron(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of the given widths with ReLU between them."""
-    layers: list[nn.Module] = []
-    for inner, outer in pairwise(sizes):
-        layers += [nn.Linear(inner, outer), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+class ExtraLoss(nn.Module, ABC):
+    """A further term of the loss of an autoencoder, with parameters of its own where it needs some."""
+
+    @abstractmethod
+    def forward(self, batch: QuantisedBatch) -> Tensor:
+        """A float32 scalar."""
 
 
-def make_quantiser(level_sizes: Sequence[int], num_items: int, settings: ResidualVAESettings) -> Any:
-    """The library's residual quantiser behind our settings.
-
-    Args:
-        level_sizes: Codebook size of every level.
-        num_items: N; small catalogues get a lower threshold for restarts, or every code would restart at every step.
-        settings: Of the tokenizer.
-    """
-    from vector_quantize_pytorch import ResidualVQ
-
-    share = min(settings.batch_size, num_items) / max(level_sizes)
-    return ResidualVQ(
-        dim=settings.latent_size,
-        codebook_size=tuple(level_sizes),
-        kmeans_init=True,
-        kmeans_iters=20,
-        decay=settings.decay,
-        commitment_weight=settings.commitment,
-        threshold_ema_dead_code=min(settings.dead_code_threshold, LIVELY_SHARE * share),
-        rotation_trick=settings.rotation_trick,
-    )
-
-
-def train_autoencoder(network: Autoencoder, quantiser: Any, vectors: Tensor, settings: ResidualVAESettings) -> None:
-    """Train until held-out items are reconstructed no better; leaves the best state in both modules.
+class ResidualLearner(Learner):
+    """An autoencoder with a residual quantiser in its middle.
 
     Args:
         network: Its scale must be set.
         quantiser: See :func:`make_quantiser`.
-        vectors: float32 ``[N, D]``.
-        settings: Of the tokenizer.
+        extra: A further term of the loss.
     """
-    order = torch.randperm(len(vectors))
-    held = max(1, round(settings.held_out * len(vectors)))
-    held_out, seen = vectors[order[:held]], vectors[order[held:]]
-    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.0)
-    quantiser.train()
-    with torch.no_grad():
-        # The codebooks start as a k-means of the first batch they see: it should be nearly everything.
-        quantiser(network.encode(seen[:INITIAL_ROWS]))
-    best, best_states, since = float("inf"), None, 0
-    for _ in progress(range(settings.epochs), "rqvae", settings.epochs):
-        _train_epoch(network, quantiser, optimiser, seen, settings.batch_size)
-        error = held_out_error(network, quantiser, held_out)
-        since += 1
-        if error < best:
-            best, since = error, 0
-            best_states = deepcopy((network.state_dict(), quantiser.state_dict()))
-        if since >= settings.patience:
-            break
-    if best_states is not None:
-        network.load_state_dict(best_states[0])
-        quantiser.load_state_dict(best_states[1])
+
+    def __init__(self, network: Autoencoder, quantiser: Any, extra: ExtraLoss | None = None) -> None:
+        super().__init__()
+        self.network, self.quantiser, self.extra = network, quantiser, extra
+
+    def start(self, vectors: Tensor) -> None:
+        """Make the codebooks by k-means of nearly everything: the library takes the first batch it sees."""
+        self.quantiser(self.network.encode(vectors[:INITIAL_ROWS]))
+
+    def loss(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Reconstruction error, pull towards the codes, and the further term."""
+        latents = self.network.encode(vectors)
+        quantised, codes, commitment = self.quantiser(latents)
+        loss = self.reconstruction(vectors, latents, quantised, codes) + commitment.sum()
+        if self.extra is None:
+            return loss
+        return loss + self.extra(QuantisedBatch(rows, quantised, codes, self.codebooks()))
+
+    def reconstruction(self, vectors: Tensor, latents: Tensor, quantised: Tensor, codes: Tensor) -> Tensor:
+        """The error of the decoder, in units of the vectors' variance.
+
+        Args:
+            vectors: float32 ``[B, D]``.
+            latents: float32 ``[B, C]``, what the encoder made of them.
+            quantised: float32 ``[B, C]``, the sums of their codes' vectors; the gradient reaches the encoder.
+            codes: int64 ``[B, L]``.
+        """
+        return self.network.error(vectors, quantised)
+
+    def error(self, vectors: Tensor) -> float:
+        """See :func:`held_out_error`."""
+        return held_out_error(self.network, self.quantiser, vectors)
+
+    def codebooks(self) -> list[Tensor]:
+        """The codes' vectors, float32 ``[K_l, C]`` per level."""
+        return [layer.codebook for layer in self.quantiser.layers]
 
 
-def _train_epoch(
-    network: Autoencoder, quantiser: Any, optimiser: torch.optim.Optimizer, seen: Tensor, batch_size: int
-) -> None:
-    quantiser.train()
-    for rows in torch.randperm(len(seen)).split(batch_size):
-        batch = seen[rows]
-        latents, _, commitment = quantiser(network.encode(batch))
-        loss = network.error(batch, latents) + commitment.sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+def make_quantiser(
+    level_sizes: Sequence[int], num_items: int, settings: QuantiserSettings, learned_codebooks: bool = False
+) -> Any:
+    """The library's residual quantiser behind our settings.
+
+    Args:
+        level_sizes: Codebook size of every level.
+        num_items: N, see :func:`quantiser_options`.
+        settings: Of the tokenizer.
+        learned_codebooks: Parameters for the optimiser instead of moving averages.
+    """
+    from vector_quantize_pytorch import ResidualVQ
+
+    options = quantiser_options(max(level_sizes), num_items, settings, learned_codebooks)
+    return ResidualVQ(codebook_size=tuple(level_sizes), **options)
+
+
+def quantiser_options(
+    size: int, num_items: int, settings: QuantiserSettings, learned_codebooks: bool = False
+) -> dict[str, Any]:
+    """What the library's quantisers are told, one level or several.
+
+    Args:
+        size: K of the largest codebook.
+        num_items: N; small catalogues get a lower threshold for restarts, or every code would restart at every step.
+        settings: Of the tokenizer.
+        learned_codebooks: Parameters for the optimiser instead of moving averages.
+    """
+    share = min(settings.batch_size, num_items) / size
+    return {
+        "dim": settings.latent_size,
+        "kmeans_init": True,
+        "kmeans_iters": 20,
+        "decay": settings.decay,
+        "commitment_weight": settings.commitment,
+        "threshold_ema_dead_code": min(settings.dead_code_threshold, LIVELY_SHARE * share),
+        "rotation_trick": settings.rotation_trick,
+        "learnable_codebook": learned_codebooks,
+        "ema_update": not learned_codebooks,
+    }
+
+
+def assign_uniformly(layer: Any, epsilon: float) -> None:
+    """Make one of the library's layers use its codes equally often in training; nearest codes elsewhere.
+
+    Args:
+        layer: A ``VectorQuantize``.
+        epsilon: See :func:`genrec.tokenizers.sinkhorn.uniform_codes`.
+    """
+    nearest = layer._codebook.gumbel_sample
+
+    def choose(logits: Tensor, *, training: bool, **options: Any) -> tuple[Tensor, Tensor]:
+        if not training:
+            return nearest(logits, training=training, **options)
+        # The library has one codebook here, [1, n, K], and gives negative distances.
+        codes = uniform_codes(logits.detach()[0].square(), epsilon)[None]
+        return codes, nn.functional.one_hot(codes, logits.shape[-1]).to(logits.dtype)
+
+    layer._codebook.gumbel_sample = choose
 
 
 @torch.no_grad()

@@ -96,7 +96,7 @@ def build_trie(codes: np.ndarray, level_sizes: Sequence[int], priority: np.ndarr
         first_item, change = first_item[starts], change[starts]
     trie = Trie(tuple(level_sizes), child_start[::-1], child_code[::-1], leaf_start, order, any(shortened))
     if trie.variable_length:
-        _refuse_prefixes(trie, codes)
+        refuse_prefixes(trie, codes)
     return trie
 
 
@@ -156,7 +156,16 @@ def _sort_long_identifiers(
     return order, change
 
 
-def _refuse_prefixes(trie: Trie, codes: np.ndarray) -> None:
+def refuse_prefixes(trie: Trie, codes: np.ndarray) -> None:
+    """Refuse a trie in which one identifier is the beginning of another.
+
+    Args:
+        trie: Level-order arrays.
+        codes: int ``[N, L]``, for the message.
+
+    Raises:
+        ArtifactError: Naming the shorter one.
+    """
     for level in range(1, trie.num_levels):
         start, edge = trie.child_start[level], trie.child_code[level]
         # The end edge has the largest code, so it stands last among the children.

@@ -15,7 +15,7 @@ from genrec.training.log import Display, MetricsLog
 from genrec.training.signals import StopSignals
 
 Validation = Callable[[nn.Module], dict[str, float]]
-StopReason = Literal["epochs", "patience", "time"]
+StopReason = Literal["epochs", "patience", "time", "guard"]
 
 
 @dataclass

@@ -50,7 +50,7 @@ class TrainingResult:
         steps: Updates done.
         epochs: Epochs done.
         seconds: Time spent, over all sessions.
-        stopped: Why it ended: all ``epochs``, no improvement (``patience``), or the ``time`` budget.
+        stopped: Why it ended: all ``epochs``, no improvement (``patience``), the ``time`` budget, or a ``guard``.
         history: One record per validation: step, epoch, seconds, validation_seconds, validation (metrics).
         notes: What happened on the way: resumed, checkpoints skipped and why.
     """
@@ -111,20 +111,35 @@ def train_recommender(
             display,
             signals,
         )
-        with reporting_write_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
-        step, notes = _restore(run)
-        for note in notes:
-            display.say(note)
-        done = step is not None and run.stop_reason(step) is not None and not run.validation_due(step)
-        if not done:
-            step = _train(model, run, step, out)
-        if signals.number is not None:
-            raise InterruptedRun(
-                signals.number,
-                f"training was stopped by {signals.name} at step {step} and saved",
-                fix="run the same command again to continue from there",
-            )
+        return continue_run(model, run)
+
+
+def continue_run(model: nn.Module, run: Run) -> TrainingResult:
+    """Bring a run to its end, from its newest checkpoint if there is one; the best weights stay in the model.
+
+    Args:
+        model: Takes the loader's batches as keywords, returns an output with ``loss``.
+        run: The parts; its signals are entered by the caller.
+
+    Raises:
+        ConfigError, ArtifactError, NonFiniteLossError, InterruptedRun, MemoryExhaustedError: See
+            :func:`train_recommender`.
+    """
+    out = run.store.folder
+    with reporting_write_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    step, notes = _restore(run)
+    for note in notes:
+        run.display.say(note)
+    done = step is not None and run.stop_reason(step) is not None and not run.validation_due(step)
+    if not done:
+        step = _train(model, run, step, out)
+    if run.signals.number is not None:
+        raise InterruptedRun(
+            run.signals.number,
+            f"training was stopped by {run.signals.name} at step {step} and saved",
+            fix="run the same command again to continue from there",
+        )
     return _result(model, run, step or 0, notes)
 
 

@@ -113,3 +113,15 @@ def test_broken_logits_name_user_and_step():
 
     with pytest.raises(NonFiniteLogitsError, match="user 0 at step 1"):
         walk_trie(Broken(SIZES), DeviceTrie(build_trie(codes, SIZES)), *history_of([3]))
+
+
+def test_parallel_heads_rank_by_the_mean_over_codes_with_a_length_penalty():
+    codes = random_codes(np.random.default_rng(3), 90, SIZES)
+    codes[codes[:, 1] == 2, 2] = -1
+    model, histories = ParallelFake(codes), history_of([3, 4, 5])
+    expected = score_one_by_one(model, *histories, codes) / (codes >= 0).sum(1)
+    found = score_catalogue(model, *histories, top_k=90, length_penalty=1.0)
+    for user in range(3):
+        assert set(found.items[user].tolist()) == set(range(90))
+        np.testing.assert_allclose(found.scores[user], expected[user, found.items[user]], atol=1e-5)
+        assert (found.scores[user].diff() <= 0).all()

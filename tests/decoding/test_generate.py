@@ -9,12 +9,14 @@ import torch
 from genrec.config import DecodingConfig, RecommenderConfig
 from genrec.data.histories import Histories
 from genrec.decoding import (
+    Names,
     NonFiniteLogitsError,
     Searcher,
     generate,
     generate_blocks,
     generate_lists,
     recommend,
+    schema_of,
     trie_of,
     walk_trie,
     write_recommendations,
@@ -191,13 +193,13 @@ def test_progress_is_shown_on_stderr(capsys):
 
 def write(path: Path, model, histories, monkeypatch, **changes):
     monkeypatch.setattr(generate, "BLOCK_USERS", 8)
-    blocks = generate_blocks(model, histories, decoding=DecodingConfig(num_beams=10), top_k=5, **changes)
+    decoding = DecodingConfig(num_beams=10, top_k=5)
     return write_recommendations(
         path,
-        blocks,
-        users=histories.users,
-        user_ids=[f"u{i}" for i in range(30)],
-        item_ids=[f"i{i}" for i in range(NUM_ITEMS)],
+        lambda blocks: generate_blocks(model, histories, decoding=decoding, blocks=blocks, **changes),
+        Names.of(histories.users, [f"u{i}" for i in range(30)], [f"i{i}" for i in range(NUM_ITEMS)]),
+        schema=schema_of(explained=changes.get("explain", False)),
+        request={"of": "this test"},
     )
 
 
@@ -214,40 +216,88 @@ def test_the_file_holds_every_user_rank_by_rank(tmp_path, monkeypatch):
     np.testing.assert_allclose(table["score"].to_numpy(), scores.ravel())
     assert set(table["short_by"].to_list()) == {0}
     assert pq.ParquetFile(tmp_path / "lists.parquet").num_row_groups == 4
+    assert list(tmp_path.iterdir()) == [tmp_path / "lists.parquet"]
 
 
-def test_short_and_empty_lists_say_so(tmp_path, monkeypatch):
+def test_short_and_empty_lists_say_so(tmp_path, monkeypatch, caplog):
     histories = Histories.from_lists([[1, 2], [3, 4, 5], []])
     allowed = np.isin(np.arange(NUM_ITEMS), [3, 4, 5])
     written = write(tmp_path / "lists.parquet", make_model(), histories, monkeypatch, allowed=allowed)
     assert (written.users, written.short_users, written.empty_users) == (3, 3, 1)
+    assert "3 of 3 users get fewer items than asked for, 1 of them none" in caplog.text
     rows = pl.read_parquet(tmp_path / "lists.parquet").select("user_id", "rank", "short_by").rows()
     assert rows == [("u0", rank, 2) for rank in (1, 2, 3)] + [("u1", None, 5)] + [("u2", rank, 2) for rank in (1, 2, 3)]
     empty = pl.read_parquet(tmp_path / "lists.parquet").row(3, named=True)
     assert (empty["item_id"], empty["score"]) == (None, None)
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "lists.parquet"
-    path.write_bytes(b"before")
-    model, histories = make_model(), make_histories()
-    search = Searcher.search
-    calls = []
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_filter_that_leaves_nothing_gives_empty_lists(family):
+    nothing = np.zeros(NUM_ITEMS, dtype=bool)
+    items, scores = generate_lists(make_model(family), make_histories(), decoding=DecodingConfig(), allowed=nothing)
+    assert (items == -1).all()
+    assert np.isneginf(scores).all()
 
-    def interrupted(self, *arguments, **options):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return search(self, *arguments, **options)
 
-    monkeypatch.setattr(Searcher, "search", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write(path, model, histories, monkeypatch)
-    assert path.read_bytes() == b"before"
-    assert list(tmp_path.iterdir()) == [path]
+def test_lists_have_k_distinct_items_that_are_allowed_and_unseen_or_say_by_how_many_they_are_short():
+    """Many users over a tiny catalogue, with all filters at once: what a list may hold is counted by hand."""
+    model, rows = make_model(), 3000
+    histories = make_histories(rows, seed=5)
+    allowed = np.random.default_rng(2).random(NUM_ITEMS) < 0.2
+    items, _ = generate_lists(model, histories, decoding=DecodingConfig(num_beams=10), top_k=10, allowed=allowed)
+    left = np.repeat(allowed[None], rows, axis=0)
+    left[np.repeat(np.arange(rows), histories.lengths), histories.items] = False
+    present = items >= 0
+    np.testing.assert_array_equal(present.sum(axis=1), np.minimum(left.sum(axis=1), 10))
+    assert 0 < (~present).sum() < present.size
+    assert left[np.nonzero(present)[0], items[present]].all()
+    marked = np.zeros((rows, NUM_ITEMS), dtype=int)
+    np.add.at(marked, (np.nonzero(present)[0], items[present]), 1)
+    assert marked.max() == 1
 
 
 def test_no_users_give_an_empty_file(tmp_path, monkeypatch):
     written = write(tmp_path / "lists.parquet", make_model(), Histories.from_lists([]), monkeypatch)
     assert written.users == 0
     assert pl.read_parquet(tmp_path / "lists.parquet").shape == (0, 5)
+
+
+@pytest.mark.parametrize("family", ["decoder", "depth", "seq2seq"])
+def test_explanations_add_up_to_the_scores(family, tmp_path, monkeypatch):
+    model, histories = make_model(family), make_histories()
+    plain, explained = tmp_path / "plain.parquet", tmp_path / "explained.parquet"
+    write(plain, model, histories, monkeypatch)
+    write(explained, model, histories, monkeypatch, explain=True)
+    table = pl.read_parquet(explained)
+    assert table.columns == ["user_id", "rank", "item_id", "score", "short_by", "codes", "code_log_probs"]
+    assert table.select(pl.exclude("codes", "code_log_probs")).equals(pl.read_parquet(plain))
+    codes = model.item_codes.numpy()
+    assert table["codes"].to_list() == [codes[int(name[1:])].tolist() for name in table["item_id"]]
+    np.testing.assert_allclose(table["code_log_probs"].list.sum().to_numpy(), table["score"].to_numpy(), atol=1e-5)
+
+
+def test_a_missing_item_has_no_explanation(tmp_path, monkeypatch):
+    histories = Histories.from_lists([[3, 4, 5]])
+    allowed = np.isin(np.arange(NUM_ITEMS), [3, 4, 5])
+    write(tmp_path / "lists.parquet", make_model(), histories, monkeypatch, allowed=allowed, explain=True)
+    row = pl.read_parquet(tmp_path / "lists.parquet").row(0, named=True)
+    assert (row["item_id"], row["codes"], row["code_log_probs"]) == (None, None, None)
+
+
+def test_what_scores_items_cannot_be_explained():
+    with pytest.raises(ConfigError, match="a 'sasrec' model scores items as wholes") as caught:
+        list(generate_blocks(make_model("sasrec"), make_histories(), decoding=DecodingConfig(), explain=True))
+    assert "leave out --explain" in str(caught.value)
+
+
+def test_some_blocks_are_those_blocks_of_all(monkeypatch):
+    monkeypatch.setattr(generate, "BLOCK_USERS", 8)
+    model, histories, decoding = make_model(), make_histories(), DecodingConfig(num_beams=10, top_k=5)
+    every = list(generate_blocks(model, histories, decoding=decoding))
+    assert [block.rows.tolist() for block in every] == [
+        list(range(first, min(first + 8, 30))) for first in (0, 8, 16, 24)
+    ]
+    some = list(generate_blocks(model, histories, decoding=decoding, blocks=[3, 1]))
+    for block, same in zip(some, (every[3], every[1]), strict=True):
+        np.testing.assert_array_equal(block.items, same.items)
+        np.testing.assert_array_equal(block.scores, same.scores)

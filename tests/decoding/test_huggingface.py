@@ -14,6 +14,10 @@ from genrec.tokenizers.index import ItemIndex
 
 REFERENCE = Path(__file__).parents[2] / "scripts" / "benchmarks" / "reference.py"
 NUM_ITEMS, SIZES = 400, (24, 24, 16, 4)
+SETTINGS = {
+    "seq2seq": {"hidden_size": 32, "num_heads": 3, "head_size": 16, "num_layers": 2, "feed_forward_size": 64},
+    "decoder": {"hidden_size": 32, "num_heads": 2, "num_layers": 2, "feed_forward_size": 48},
+}
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +29,29 @@ def reference():
     return module
 
 
-def make_model(seed: int):
+def make_model(family: str, seed: int):
     rng = np.random.default_rng(seed)
     flat = rng.choice(int(np.prod(SIZES)), NUM_ITEMS, replace=False)
     codes = np.stack(np.unravel_index(flat, SIZES), axis=1).astype(np.int32)
-    settings = {"hidden_size": 32, "num_heads": 3, "head_size": 16, "num_layers": 2, "feed_forward_size": 64}
-    torch.manual_seed(seed)
-    config = RecommenderConfig(name="seq2seq", **settings)
     index = ItemIndex(codes, SIZES, [str(i) for i in range(NUM_ITEMS)])
-    return build_recommender(config, num_items=NUM_ITEMS, index=index).eval()
+    torch.manual_seed(seed)
+    model = build_recommender(
+        RecommenderConfig(name=family, **SETTINGS[family]), num_items=NUM_ITEMS, index=index
+    ).eval()
+    if family == "decoder":
+        # Untrained, norms are one, biases and the start are zero: draw them, so that each is seen to arrive.
+        for name, weight in model.named_parameters():
+            if weight.dim() == 1:
+                torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.3)
+            else:
+                torch.nn.init.normal_(weight, std=0.2)
+    return model
 
 
+@pytest.mark.parametrize("family", ["seq2seq", "decoder"])
 @pytest.mark.parametrize("num_beams", [5, 20])
-def test_same_items_same_order_same_scores_as_generate(reference, num_beams):
-    model = make_model(num_beams)
+def test_same_items_same_order_same_scores_as_generate(reference, family, num_beams):
+    model = make_model(family, num_beams)
     rng = np.random.default_rng(1)
     items = torch.as_tensor(rng.integers(0, NUM_ITEMS, (12, 7)))
     lengths = torch.as_tensor(rng.integers(0, 8, 12))

@@ -116,7 +116,13 @@ def test_missing_and_broken_vectors_are_named(tiny_dataset, tmp_path):
 
 @pytest.mark.parametrize(
     "config",
-    [LEXICAL, FeaturesConfig(encoder="lightgcn", dim=8, epochs=3)],
+    [
+        LEXICAL,
+        FeaturesConfig(encoder="metadata", columns=["genres"]),
+        FeaturesConfig(encoder="lightgcn", dim=8, epochs=3),
+        FeaturesConfig(encoder="ultragcn", dim=8, epochs=3),
+        FeaturesConfig(encoder="fastrp", dim=8),
+    ],
     ids=lambda config: config.encoder,
 )
 def test_poisoned_held_out_interactions_change_no_byte(config, tiny_dataset, poisoned_dataset, tmp_path):

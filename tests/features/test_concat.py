@@ -65,3 +65,18 @@ def test_mistakes_in_the_recipe_are_named():
         build({"encoder": "lexcal"})
     with pytest.raises(ConfigError, match=r"parts = \(\) cannot be used|parts = \[\] cannot be used"):
         build()
+
+
+def test_zeros_stand_for_parts_that_know_nothing_of_new_items(tiny_dataset, tmp_path):
+    encoder = build(LEXICAL, LIGHTGCN, new_items="zero", normalise="scale", weights=[2.0, 1.0])
+    known = encoder.fit(tiny_dataset).values
+    encoder.save(tmp_path)
+    values = load_encoder(tmp_path).transform(tiny_dataset.items[:3])
+    np.testing.assert_allclose(values[:, :6], known[:3, :6], atol=1e-6)
+    np.testing.assert_array_equal(values[:, 6:], np.zeros((3, 4)))
+
+
+def test_some_part_must_know_new_items_if_zeros_stand_for_the_others():
+    with pytest.raises(ConfigError, match="no part has vectors for new items") as caught:
+        build(LIGHTGCN, {**LIGHTGCN, "dim": 3}, new_items="zero")
+    assert "add a part such as lexical" in str(caught.value)

@@ -30,6 +30,10 @@ def write(tiny_dataset, tmp_path):
             save_file({"vectors": np.ascontiguousarray(values[::-1])}, str(tmp_path / "m.safetensors"))
             (tmp_path / "item_ids.json").write_text(json.dumps(ids))
             return str(tmp_path / "m.safetensors")
+        if form == "npy":
+            np.save(tmp_path / "m.npy", values[::-1])
+            (tmp_path / "item_ids.json").write_text(json.dumps(ids))
+            return str(tmp_path / "m.npy")
         rows = values[::-1]
         columns = {"list": {"v": rows.tolist()}, "columns": {f"c{n}": rows[:, n] for n in range(rows.shape[1])}}
         columns["array"] = {"v": pl.Series(rows.tolist(), dtype=pl.Array(pl.Float32, rows.shape[1]))}
@@ -43,7 +47,7 @@ def fit(path: str, dataset, **settings) -> np.ndarray:
     return MatrixEncoder(MatrixSettings(path=path, **settings)).fit(dataset).values
 
 
-@pytest.mark.parametrize("form", ["list", "array", "columns", "safetensors"])
+@pytest.mark.parametrize("form", ["list", "array", "columns", "safetensors", "npy"])
 def test_rows_are_found_by_item_id(tiny_dataset, values, write, form):
     np.testing.assert_array_equal(fit(write(values, form), tiny_dataset, width=WIDTH), values)
 
@@ -134,15 +138,21 @@ def test_a_missing_file_is_an_artifact_error(tiny_dataset):
 
 
 def test_another_format_is_refused(tiny_dataset, tmp_path):
-    (tmp_path / "m.npy").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"m\.npy is neither \.safetensors nor \.parquet"):
-        fit(str(tmp_path / "m.npy"), tiny_dataset)
+    (tmp_path / "m.h5").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"m\.h5 is none of \.safetensors, \.npy and \.parquet"):
+        fit(str(tmp_path / "m.h5"), tiny_dataset)
 
 
 def test_broken_files_are_named(tiny_dataset, tmp_path):
     (tmp_path / "m.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(DataError, match="is not readable Parquet"):
         fit(str(tmp_path / "m.parquet"), tiny_dataset)
+    (tmp_path / "m.npy").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"m\.npy is not a readable array"):
+        fit(str(tmp_path / "m.npy"), tiny_dataset)
+    np.save(tmp_path / "m.npy", np.array([{"code": 1}]), allow_pickle=True)
+    with pytest.raises(DataError, match=r"(?s)m\.npy is not a readable array.*without Python objects"):
+        fit(str(tmp_path / "m.npy"), tiny_dataset)
     (tmp_path / "m.safetensors").write_bytes(b"broken")
     with pytest.raises(ArtifactError, match="is not a readable safetensors file"):
         fit(str(tmp_path / "m.safetensors"), tiny_dataset)
@@ -174,5 +184,5 @@ def test_several_tensors_need_a_name(tiny_dataset, values, tmp_path):
 def test_ids_must_match_the_tensor(tiny_dataset, values, tmp_path):
     save_file({"a": values}, str(tmp_path / "m.safetensors"))
     (tmp_path / "names.json").write_text(json.dumps(tiny_dataset.item_ids[:-1]))
-    with pytest.raises(DataError, match=r"the tensor is float32 of shape \(40, 6\), names\.json has 39 ids"):
+    with pytest.raises(DataError, match=r"the array is float32 of shape \(40, 6\), names\.json has 39 ids"):
         fit(str(tmp_path / "m.safetensors"), tiny_dataset, ids=str(tmp_path / "names.json"))

@@ -10,6 +10,8 @@ from poison import poisoned
 from genrec.config import DataConfig, FeaturesConfig
 from genrec.data import Dataset, make_dataset
 from genrec.features import ItemFeatures, build_encoder
+from genrec.tokenizers import ItemTokenizer
+from genrec.tokenizers.collisions import Catalogue, Resolution, resolve_collisions
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +34,15 @@ def with_vectors(tiny_dataset: Dataset):
         return ItemFeatures(np.asarray(values, dtype=np.float32), tiny_dataset.item_ids, {})
 
     return make
+
+
+@pytest.fixture
+def with_suffix():
+    """A function that gives the items of a fitted tokenizer identifiers of their own, as fit_tokenizer does."""
+
+    def resolve(tokenizer: ItemTokenizer, dataset: Dataset, features: ItemFeatures) -> Resolution:
+        codes = tokenizer.encode_catalogue(dataset, features)
+        catalogue = Catalogue(dataset.item_ids, dataset.train_popularity(), lambda rows: np.zeros((len(rows), 1)))
+        return resolve_collisions("suffix", codes, tokenizer.level_sizes, catalogue)
+
+    return resolve

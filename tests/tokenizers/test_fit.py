@@ -32,6 +32,8 @@ def test_the_folder_holds_what_it_should(tiny_dataset, tiny_features, tmp_path):
         "quality.json",
         "plots/codebook_use.png",
         "plots/bucket_sizes.png",
+        "plots/first_codes.png",
+        "plots/likeness.png",
         "plots/residual_energy.png",
     }
     assert manifest.inputs == {"dataset": tiny_dataset.fingerprint, "features": tiny_features.fingerprint}
@@ -86,7 +88,7 @@ def test_reassign_costs_are_distances_to_the_last_codes(tiny_dataset, tiny_featu
     codes = tokenizer.encode(tiny_features.values)
     left = tiny_features.values - sum(tokenizer.codebooks[level][codes[:, level]] for level in (0, 1))
     expected = ((left[:, None] - tokenizer.codebooks[2][None]) ** 2).sum(axis=2)
-    costs = tokenizer.last_level_costs(tiny_features.values)
+    costs = tokenizer.last_level_costs(tiny_features.values, codes)
     np.testing.assert_allclose(costs, expected, atol=1e-6)
 
 
@@ -180,7 +182,7 @@ def test_encoding_is_checked(tiny_dataset, tiny_features):
 def test_a_family_without_costs_cannot_reassign(tiny_dataset, tiny_features):
     tokenizer = build_tokenizer(SMALL)
     with pytest.raises(ConfigError, match="the tokenizer rqkmeans cannot reassign codes"):
-        ItemTokenizer.last_level_costs(tokenizer, tiny_features.values)
+        ItemTokenizer.last_level_costs(tokenizer, tiny_features.values, np.zeros((40, 3), dtype=np.int32))
 
 
 def test_a_folder_that_is_no_tokenizer_is_named(tiny_dataset, tiny_features, tmp_path):

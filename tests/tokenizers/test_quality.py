@@ -1,22 +1,23 @@
-"""Numbers of the quality report on cases small enough to work out, and the plots."""
+"""Numbers of the quality report on cases small enough to work out."""
 
 import math
 
 import numpy as np
 import pytest
 
-from genrec.tokenizers.plots import draw_quality
+from genrec.tokenizers import quality
 from genrec.tokenizers.quality import (
     bucket_sizes,
+    gini,
     level_quality,
     measure_quality,
     neighbours_in_titles,
+    prefix_quality,
     reconstruction_error,
     relative_energy,
 )
 from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
-
-PNG = b"\x89PNG\r\n\x1a\n"
+from genrec.tokenizers.sampling import draw_rows
 
 
 def test_a_level_by_hand():
@@ -30,7 +31,30 @@ def test_a_level_by_hand():
         "entropy_bits": pytest.approx(entropy),
         "perplexity": pytest.approx(2**entropy),
         "largest": 4,
+        "smallest": 0,
+        "gini": pytest.approx(0.5),
     }
+
+
+def test_gini_is_the_mean_difference_over_twice_the_mean():
+    counts = np.random.default_rng(3).integers(0, 50, 30)
+    differences = np.abs(counts[:, None] - counts[None]).mean()
+    assert gini(counts) == pytest.approx(differences / (2 * counts.mean()))
+    assert gini(np.full(7, 4)) == pytest.approx(0.0)
+    assert gini(np.array([0, 0, 0, 12])) == pytest.approx(0.75)
+    assert gini(np.zeros(3, dtype=int)) == 0.0
+
+
+def test_prefixes_by_hand():
+    quality = prefix_quality(bucket_sizes(np.array([[0, 0], [0, 1], [0, 1], [1, 1]])))
+    assert quality == [
+        {"prefixes": 2, "largest": 3, "collision_rate": 0.5},
+        {"prefixes": 3, "largest": 2, "collision_rate": 0.25},
+    ]
+
+
+def test_shorter_identifiers_are_prefixes_of_their_own():
+    assert bucket_sizes(np.array([[0, -1], [0, -1], [0, 1]])) == {"1": [3], "2": [2, 1]}
 
 
 def test_use_counts_codes_that_could_be_used():
@@ -95,25 +119,20 @@ def test_a_whole_report(tiny_dataset, tiny_features):
     assert report["residual_norm"][-1] == pytest.approx(left, rel=1e-4)
     assert report["residual_energy"][0] == 1.0
     assert 0 < report["reconstruction_error"] < 1
+    assert report["prefixes"][-1]["prefixes"] == len(np.unique(codes, axis=0))
+    assert report["likeness"]["category"]["column"] == "genres"
+    assert report["first_codes"][0]["items"] == report["levels"][0]["largest"]
+    assert report["stability"] is None
 
 
-def test_plots_are_pictures_and_the_same_bytes_twice(tiny_dataset, tiny_features, tmp_path):
-    tokenizer = ResidualKMeansTokenizer(ResidualKMeansSettings(codebook_size=(6, 4, 2)))
+def test_distances_are_measured_on_a_sample_of_many_items(tiny_dataset, tiny_features, monkeypatch):
+    tokenizer = ResidualKMeansTokenizer(ResidualKMeansSettings(codebook_size=6, normalise_residuals=False))
     tokenizer.fit(tiny_dataset, tiny_features)
     codes = tokenizer.encode(tiny_features.values)
+    monkeypatch.setattr(quality, "MAX_MEASURED", 20)
+    rows = draw_rows(40, 20, quality.SEED)
     report = measure_quality(tokenizer, codes, tiny_features, tiny_dataset)
-    for name in ("a", "b"):
-        draw_quality(report, codes, bucket_sizes(codes), tmp_path / name)
-    names = ["bucket_sizes.png", "codebook_use.png", "residual_energy.png"]
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
-    for name in names:
-        data = (tmp_path / "a" / name).read_bytes()
-        assert data.startswith(PNG)
-        assert data == (tmp_path / "b" / name).read_bytes()
-
-
-def test_families_without_residuals_have_no_such_plot(tiny_dataset, tmp_path):
-    codes = np.stack([np.arange(40) % 4, np.arange(40) // 4], axis=1)
-    report = {"levels": [level_quality(codes[:, 0], 4), level_quality(codes[:, 1], 10)], "residual_energy": None}
-    draw_quality(report, codes, bucket_sizes(codes), tmp_path / "plots")
-    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["bucket_sizes.png", "codebook_use.png"]
+    expected = tokenizer.residual_energy(tiny_features.values[rows], codes[rows])
+    assert report["residual_norm"] == pytest.approx(np.sqrt(expected).tolist())
+    assert report["items"] == 40
+    assert report["levels"][0]["used"] == len(np.unique(codes[:, 0]))

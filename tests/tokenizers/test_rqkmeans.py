@@ -81,7 +81,9 @@ def test_reconstruction_is_the_sum_of_codes(tiny_dataset, tiny_features):
     expected = [sum(tokenizer.codebooks[level][code] for level, code in enumerate(row)) for row in codes.tolist()]
     np.testing.assert_allclose(tokenizer.reconstruct(codes), expected, atol=1e-6)
     errors = ((tiny_features.values - np.array(expected)) ** 2).sum(axis=1).mean()
-    assert tokenizer.residual_energy(tiny_features.values)[-1] == pytest.approx(errors, rel=1e-4)
+    assert tokenizer.residual_energy(tiny_features.values, tokenizer.encode(tiny_features.values))[-1] == pytest.approx(
+        errors, rel=1e-4
+    )
 
 
 def test_normalised_residuals_have_no_reconstruction_but_an_energy(tiny_dataset, tiny_features):
@@ -97,10 +99,15 @@ def test_normalised_residuals_have_no_reconstruction_but_an_energy(tiny_dataset,
             unit = residual / np.linalg.norm(residual)
             residual = unit - codebook[((unit - codebook) ** 2).sum(axis=1).argmin()]
             expected[level + 1] += scale**2 * (residual @ residual)
-    np.testing.assert_allclose(tokenizer.residual_energy(tiny_features.values), expected / 40, rtol=1e-4)
+    np.testing.assert_allclose(
+        tokenizer.residual_energy(tiny_features.values, tokenizer.encode(tiny_features.values)),
+        expected / 40,
+        rtol=1e-4,
+    )
 
 
 def test_residual_energy_falls(tiny_dataset, tiny_features):
-    energy = fitted(tiny_dataset, tiny_features, num_levels=4).residual_energy(tiny_features.values)
+    tokenizer = fitted(tiny_dataset, tiny_features, num_levels=4)
+    energy = tokenizer.residual_energy(tiny_features.values, tokenizer.encode(tiny_features.values))
     assert (np.diff(energy) <= 0).all()
     assert energy[-1] < 0.3 * energy[0]

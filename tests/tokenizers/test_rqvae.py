@@ -5,14 +5,8 @@ import pytest
 import torch
 
 from genrec.tokenizers import rqvae
-from genrec.tokenizers.rqvae import (
-    Autoencoder,
-    ResidualVAESettings,
-    ResidualVAETokenizer,
-    held_out_error,
-    make_quantiser,
-    perceptron,
-)
+from genrec.tokenizers.autoencoder import Autoencoder, perceptron
+from genrec.tokenizers.rqvae import ResidualVAESettings, ResidualVAETokenizer, held_out_error, make_quantiser
 
 SMALL = {"codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 5, "batch_size": 16}
 
@@ -61,7 +55,7 @@ def test_encoder_and_decoder_by_hand(tiny_dataset, tiny_features):
 
 def test_input_is_standardised():
     vectors = torch.randn(500, 6) * 3 + 5
-    network = Autoencoder(6, ResidualVAESettings(**SMALL))
+    network = Autoencoder(6, (24,), 8)
     network.set_scale(vectors)
     scaled = (vectors - network.mean) / network.scale
     assert float(scaled.mean()) == pytest.approx(0, abs=1e-5)
@@ -92,7 +86,7 @@ def test_it_stops_early_and_keeps_the_best(tiny_dataset, tiny_features, monkeypa
 
 def test_measuring_the_error_changes_nothing(tiny_features):
     settings = ResidualVAESettings(**SMALL)
-    network, quantiser = Autoencoder(12, settings), make_quantiser((6, 6, 6), 40, settings)
+    network, quantiser = Autoencoder(12, (24,), 8), make_quantiser((6, 6, 6), 40, settings)
     vectors = torch.from_numpy(tiny_features.values)
     network.set_scale(vectors)
     with torch.no_grad():

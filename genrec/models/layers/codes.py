@@ -2,6 +2,10 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+# What the code table holds behind the end of a shorter identifier.
+NO_CODE = -1
 
 
 class CodeEmbedding(nn.Module):
@@ -10,18 +14,20 @@ class CodeEmbedding(nn.Module):
     Args:
         level_sizes: Number of codes of each level.
         hidden_size: Width D.
+        variable_length: Whether identifiers may be shorter than L: what follows their end is a vector of zeros.
     """
 
-    offsets: Tensor
-
-    def __init__(self, level_sizes: list[int], hidden_size: int) -> None:
+    def __init__(self, level_sizes: list[int], hidden_size: int, variable_length: bool = False) -> None:
         super().__init__()
-        self.level_sizes = list(level_sizes)
+        self.level_sizes, self.variable_length = list(level_sizes), variable_length
         self.table = nn.Embedding(sum(level_sizes), hidden_size)
 
     def forward(self, codes: Tensor) -> Tensor:
         """Embed complete identifiers ``[..., L]`` as ``[..., L, D]``."""
-        return self.table(codes + self.starts(codes))
+        if not self.variable_length:
+            return self.table(codes + self.starts(codes))
+        embedded = self.table(codes.clamp(min=0) + self.starts(codes))
+        return embedded.masked_fill((codes == NO_CODE).unsqueeze(-1), 0)
 
     def level(self, level: int, codes: Tensor) -> Tensor:
         """Embed codes of one level, ``[...]`` as ``[..., D]``."""
@@ -47,3 +53,15 @@ class CodeHead(nn.Module):
         start = sum(self.level_sizes[:level])
         rows = slice(start, start + self.level_sizes[level])
         return nn.functional.linear(hidden, self.weight[rows], self.bias[rows])
+
+
+def code_loss(logits: Tensor, codes: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of one level in float32: the mean over identifiers, of which ended ones add nothing.
+
+    Args:
+        logits: ``[n, K]``.
+        codes: int64 ``[n]``; -1 behind the end of a shorter identifier, whose end its beginning already tells.
+        label_smoothing: Share of the probability given to all codes alike.
+    """
+    total = cross_entropy(logits.float(), codes, ignore_index=NO_CODE, reduction="sum", label_smoothing=label_smoothing)
+    return total / len(codes)

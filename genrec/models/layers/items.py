@@ -17,6 +17,7 @@ class ItemEmbedding(nn.Module):
         feature_size: Width of the item features; 0 leaves them out.
         level_sizes: Codebook sizes; None leaves the codes out.
         feature_dropout: Rate on the features, so that they are not relied upon alone.
+        variable_length: Whether identifiers may be shorter than L.
     """
 
     features: Tensor | None
@@ -30,11 +31,12 @@ class ItemEmbedding(nn.Module):
         feature_size: int = 0,
         level_sizes: list[int] | None = None,
         feature_dropout: float = 0.0,
+        variable_length: bool = False,
     ) -> None:
         super().__init__()
         self.num_items, self.hidden_size = num_items, hidden_size
         self.ids = nn.Embedding(num_items, hidden_size) if use_ids else None
-        self.codes = CodeEmbedding(level_sizes, hidden_size) if level_sizes else None
+        self.codes = CodeEmbedding(level_sizes, hidden_size, variable_length) if level_sizes else None
         self.projection = nn.Linear(feature_size, hidden_size) if feature_size else None
         self.feature_dropout = feature_dropout
         self.register_buffer("features", torch.zeros(num_items, feature_size) if feature_size else None)

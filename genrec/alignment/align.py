@@ -1,0 +1,323 @@
+"""Alignment from start to end: rounds of gathering preferences and training, each an artefact, watched by guards.
+
+One round is the ordinary case. Several are OneRec's iterative preference alignment (2025, section 3.4): each samples
+from the model of the round before, which is also the reference, and starts from its weights.
+"""
+
+import copy
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from genrec.alignment.batches import PairRows, PromptRows, mixed_loader
+from genrec.alignment.choice import Material, build_reward, check_recipe, gather, load_reference
+from genrec.alignment.guards import Guards, Watch, score_candidates
+from genrec.alignment.learners import GroupLearner, Learner, PairLearner
+from genrec.alignment.rewards import Mixture
+from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, write_artifact, write_json
+from genrec.config import AlignmentConfig, DecodingConfig, TrainingConfig
+from genrec.models.base import GenerativeRecommender, RecommenderModel
+from genrec.training.batches import EpochLoader, cut_windows
+from genrec.training.checkpoints import CheckpointStore
+from genrec.training.log import Display, MetricsLog
+from genrec.training.run import Run, StopReason
+from genrec.training.signals import StopSignals
+from genrec.training.train import TrainingResult, continue_run
+
+if TYPE_CHECKING:
+    from genrec.data import Dataset
+
+logger = logging.getLogger(__name__)
+
+ITERATION_STAGE = "iteration"
+WEIGHTS_FILE = "model.safetensors"
+PAIRS_FILE = "preferences.parquet"
+RESULT_FILE = "result.json"
+LOG_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What one round came to.
+
+    Attributes:
+        start: Measurements before it.
+        best: Measurements of the weights that were kept; those of the start where nothing was better.
+        improved: Whether a step was better than the start.
+        stopped: Why it ended.
+        reason: What a guard had to say, if one did.
+        steps: Updates done.
+        seconds: Time spent.
+        history: One record per validation.
+    """
+
+    start: dict[str, float]
+    best: dict[str, float]
+    improved: bool
+    stopped: str
+    reason: str | None
+    steps: int
+    seconds: float
+    history: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class AlignmentResult:
+    """What an alignment came to; the model holds the last improved weights.
+
+    Attributes:
+        rounds: One per iteration that was begun.
+        reward_quality: Held-out AUC and calibration of a learned reward; empty without one.
+    """
+
+    rounds: list[RoundResult]
+    reward_quality: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def start(self) -> dict[str, float]:
+        """Measurements before anything."""
+        return self.rounds[0].start
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Measurements of the weights that were kept."""
+        return self.rounds[-1].best
+
+
+class GuardedRun(Run):
+    """A run that also ends when a guard is broken."""
+
+    guards: Guards
+
+    def stop_reason(self, step: int) -> StopReason | None:
+        """Why the run is over after ``step``, or None."""
+        if self.state.history and self.guards.broken(self.state.history[-1]["validation"]):
+            return "guard"
+        return super().stop_reason(step)
+
+
+def align_recommender(
+    model: RecommenderModel,
+    dataset: "Dataset",
+    config: AlignmentConfig,
+    decoding: DecodingConfig,
+    out: Path,
+    *,
+    inputs: Mapping[str, str],
+    console: Console | None = None,
+) -> AlignmentResult:
+    """Align a trained recommender in place; rerun with the same folder to continue exactly.
+
+    Args:
+        model: Writes sequence identifiers; it is left with the best weights, or as it was where nothing was better.
+        dataset: Preferences and rewards are learned from its training part, selection is by its validation part.
+        config: The recipe's section.
+        decoding: How lists are written.
+        out: Folder of the iterations, ``iteration-1`` and so on.
+        inputs: Fingerprints of the model and whatever else decides the result.
+        console: Where progress is shown; the standard error stream by default.
+
+    Raises:
+        ConfigError: If the model or the recipe cannot be used.
+        DataError: If there is nothing to learn from, or a reward is NaN or constant.
+        ArtifactError: If the reference does not match or the folder cannot be written.
+        InterruptedRun: After SIGINT or SIGTERM, when a checkpoint is saved.
+    """
+    check_recipe(config, model, dataset)
+    assert isinstance(model, GenerativeRecommender)  # check_recipe refused everything else
+    out, console = out.absolute(), console or Console(stderr=True)
+    reference = load_reference(Path(config.reference), model) if config.reference else copy.deepcopy(model)
+    reward, quality = build_reward(config, dataset, model)
+    identity = {**inputs, "dataset": dataset.fingerprint}
+    rounds: list[RoundResult] = []
+    first_start: dict[str, float] | None = None
+    for number in range(config.iterations):
+        folder = out / f"iteration-{number + 1}"
+        key = {**identity, "previous": fingerprint([asdict(result) for result in rounds])}
+        known = _finished(folder, config, key)
+        if known is None:
+            task = Round(dataset, config, decoding, reward, number, console)
+            known = task.run(model, reference, folder, key, first_start)
+        else:
+            load_model(model, str(folder / WEIGHTS_FILE))
+        rounds.append(known)
+        first_start = rounds[0].start
+        if not known.improved:
+            break
+        reference = copy.deepcopy(model)
+    model.eval()
+    return AlignmentResult(rounds, quality)
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One iteration: gather, train, keep.
+
+    Attributes:
+        dataset: See :func:`align_recommender`.
+        config: See :func:`align_recommender`.
+        decoding: See :func:`align_recommender`.
+        reward: What items are worth; None without rewards.
+        number: From 0.
+        console: Where progress is shown.
+    """
+
+    dataset: "Dataset"
+    config: AlignmentConfig
+    decoding: DecodingConfig
+    reward: Mixture | None
+    number: int
+    console: Console
+
+    def run(
+        self,
+        model: GenerativeRecommender,
+        reference: GenerativeRecommender,
+        folder: Path,
+        key: Mapping[str, str],
+        first_start: dict[str, float] | None,
+    ) -> RoundResult:
+        """Train one round and write its artefact; the model is left with what was kept."""
+        config, seed = self.config, self.config.seed + self.number
+        before = copy.deepcopy(model)
+        material = gather(model, self.dataset, config, self.decoding, self.reward, seed)
+        watch = Watch.of(self.dataset, config, self.decoding, material.measured, self.reward)
+        guards = Guards(watch, config, reference)
+        start = guards.begin(model, first_start)
+        if self.number == 0:
+            self._say(start, material)
+        learner, loader = self._learner(model, reference, material, seed)
+        result = self._train(learner, loader, guards, start, folder, key)
+        kept = result.best_step is not None
+        if not kept:
+            model.load_state_dict(before.state_dict())
+        last = result.history[-1]["validation"] if result.history else start
+        reason = guards.broken(last) if result.stopped == "guard" else None
+        best = next((r["validation"] for r in result.history if r["step"] == result.best_step), start)
+        done = RoundResult(start, best, kept, result.stopped, reason, result.steps, result.seconds, result.history)
+        if reason:
+            logger.warning("alignment was stopped at step %d: %s", result.steps, reason)
+        if not kept:
+            logger.warning("no step was better than the start by %s: the model is as it was", config.metric)
+        self._save(folder, model, material, done, key)
+        return done
+
+    def _learner(
+        self, model: GenerativeRecommender, reference: GenerativeRecommender, material: Material, seed: int
+    ) -> tuple[Learner, EpochLoader]:
+        config, size = self.config, model.max_history + 1
+        windows = cut_windows(self.dataset.train(), size)
+        rows: PairRows | PromptRows
+        if material.prompts is not None and self.reward is not None:
+            rows = PromptRows(material.prompts)
+            learner: Learner = GroupLearner(
+                model,
+                reference,
+                config,
+                decoding=self.decoding,
+                prompts=material.prompts,
+                reward=self.reward,
+            )
+        else:
+            rows = self._pair_rows(reference, material)
+            learner = PairLearner(model, config, self._item_weight)
+        loader = mixed_loader(windows, size, rows, batch_size=config.batch_size, share=config.share, seed=seed)
+        return learner, loader
+
+    @property
+    def _item_weight(self) -> float:
+        # The normaliser of codes and item vectors together cancels only where two items of one history are compared.
+        return 0.0 if self.config.method in ("kto", "grpo") else self.decoding.item_weight
+
+    def _pair_rows(self, reference: GenerativeRecommender, material: Material) -> PairRows:
+        pairs = material.pairs
+        assert pairs is not None  # every method but grpo gathers pairs
+        candidates = pairs.candidates
+        if self.config.method == "kto":
+            known = np.where(pairs.chosen >= 0, pairs.chosen, pairs.rejected[:, 0])
+            others = np.random.default_rng(self.config.seed).permutation(known)
+            candidates = np.concatenate([candidates, others[:, None]], axis=1)
+        scores = score_candidates(reference, pairs.histories, candidates, self._item_weight)
+        return PairRows(pairs, candidates, scores)
+
+    def _train(
+        self,
+        learner: Learner,
+        loader: EpochLoader,
+        guards: Guards,
+        start: dict[str, float],
+        folder: Path,
+        key: Mapping[str, str],
+    ) -> TrainingResult:
+        config = self.config
+        private = folder.with_name(f"{folder.name}.checkpoints")
+        training = TrainingConfig(
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            max_minutes=config.max_minutes,
+            eval_epochs=config.eval_epochs,
+            patience=config.patience,
+            metric="selected",
+            seed=config.seed,
+        )
+        settings = {f"alignment.{name}": value for name, value in _deciding(config).items()}
+        store = CheckpointStore(private, settings, key, config.seed)
+
+        def validate(trained: nn.Module) -> dict[str, float]:
+            return guards.measure(learner.policy)
+
+        with StopSignals() as signals:
+            display = Display(self.console, config.metric)
+            run = GuardedRun(training, loader, validate, store, MetricsLog(private / LOG_FILE), display, signals)
+            run.guards, run.state.best_metric = guards, start["selected"]
+            return continue_run(learner, run)
+
+    def _save(
+        self,
+        folder: Path,
+        model: GenerativeRecommender,
+        material: Material,
+        result: RoundResult,
+        key: Mapping[str, str],
+    ) -> None:
+        private = folder.with_name(f"{folder.name}.checkpoints")
+        settings = _deciding(self.config)
+        with write_artifact(folder, ITERATION_STAGE, config=settings, inputs=key, seed=self.config.seed) as target:
+            save_model(model, str(target.path / WEIGHTS_FILE))
+            write_json(target.path / RESULT_FILE, asdict(result))
+            if material.pairs is not None:
+                material.pairs.save(target.path / PAIRS_FILE, self.dataset.item_ids)
+            if (private / LOG_FILE).is_file():
+                shutil.copyfile(private / LOG_FILE, target.path / LOG_FILE)
+            target.counts = {"steps": result.steps, "iteration": self.number + 1}
+        shutil.rmtree(private, ignore_errors=True)
+
+    def _say(self, start: Mapping[str, float], material: Material) -> None:
+        pairs, prompts = material.pairs, material.prompts
+        what = f"{len(pairs)} preferences ({pairs.source})" if pairs is not None else f"{len(prompts or ())} prompts"
+        numbers = ", ".join(f"{name} {start[name]:.4f}" for name in {self.config.metric: 0, self.config.guard: 0})
+        logger.info("aligning by %s from %s; at the start %s", self.config.method, what, numbers)
+
+
+def _deciding(config: AlignmentConfig) -> dict[str, Any]:
+    """The settings that decide what a round comes to."""
+    return config.model_dump(mode="json", exclude={"iterations"})
+
+
+def _finished(folder: Path, config: AlignmentConfig, key: Mapping[str, str]) -> RoundResult | None:
+    """What a finished iteration came to, if it is this one."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(folder, ITERATION_STAGE)
+    if manifest.inputs != dict(key) or manifest.config != _deciding(config):
+        return None
+    return RoundResult(**read_json(folder / RESULT_FILE))

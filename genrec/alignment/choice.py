@@ -1,0 +1,270 @@
+"""From a recipe to what a round learns from: its reward, its pairs or prompts, its reference; and what cannot be."""
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genrec.alignment.pairs import explicit_pairs, feedback_column, implicit_pairs, reward_pairs
+from genrec.alignment.preferences import Preferences
+from genrec.alignment.prompts import Prompts, training_prompts
+from genrec.alignment.reward_model import train_list_reward
+from genrec.alignment.rewards import (
+    CategoryMatch,
+    Diversity,
+    Hit,
+    Mixture,
+    RankAware,
+    Reward,
+    Scorer,
+    Values,
+    check_names,
+    item_freshness,
+    item_labels,
+    load_function,
+    refuse_constant,
+)
+from genrec.alignment.sampling import best_lists, sample_lists
+from genrec.artifacts import read_manifest
+from genrec.config import AlignmentConfig, DecodingConfig
+from genrec.errors import ArtifactError, ConfigError, DataError
+from genrec.models import GenerativeRecommender, ItemScorer, RecommenderModel, load_recommender
+
+if TYPE_CHECKING:
+    from genrec.data import Dataset
+
+logger = logging.getLogger(__name__)
+
+TRUSTED_AUC = 0.6
+CHECKED_PROMPTS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a round learns from.
+
+    Attributes:
+        pairs: To learn from; None with grpo.
+        measured: Pairs of users that nothing is learned from; None with grpo.
+        prompts: Where groups are sampled; None without grpo.
+    """
+
+    pairs: Preferences | None = None
+    measured: Preferences | None = None
+    prompts: Prompts | None = None
+
+
+def check_recipe(config: AlignmentConfig, model: RecommenderModel, dataset: "Dataset") -> None:
+    """Refuse what cannot be aligned, before any work.
+
+    Raises:
+        ConfigError: If the model has no sequence identifiers, or settings are missing or contradict each other.
+        DataError: If a feedback column holds no numbers.
+    """
+    if config.method == "none":
+        raise ConfigError(
+            "the recipe asks for no alignment",
+            where="alignment.method",
+            expected="dpo, cdpo, sdpo, ipo, simpo, kto or grpo",
+            fix="set alignment.method",
+        )
+    check_family(model.config.family, writes=isinstance(model, GenerativeRecommender))
+    if uses_reward(config):
+        check_names(config.rewards)
+    if config.pairs.source == "explicit" and config.method != "grpo":
+        feedback_column(dataset, config.pairs.column)
+    for name in config.objectives:
+        feedback_column(dataset, name)
+    needed = {"file": ("path", config.pairs.path), "scorer": ("scorer", config.scorer)}
+    used = {"file": config.pairs.source == "file", "scorer": "scorer" in config.rewards}
+    for name, (key, value) in needed.items():
+        if used[name] and value is None:
+            where = "alignment.pairs.path" if name == "file" else f"alignment.{key}"
+            raise ConfigError(f"{where} is not given", where=where, expected="a path", fix=f"set {where}")
+
+
+def check_family(name: str, *, writes: bool) -> None:
+    """Refuse a family that does not write identifiers.
+
+    Raises:
+        ConfigError: If so.
+    """
+    if not writes:
+        raise ConfigError(
+            f"a {name!r} model has no sequence identifiers",
+            where="alignment",
+            expected="a recommender that writes identifiers, such as depth, decoder or seq2seq",
+            fix="train one of these, or leave the alignment out",
+        )
+
+
+def uses_reward(config: AlignmentConfig) -> bool:
+    """Whether a recipe learns from a reward."""
+    return config.method == "grpo" or config.pairs.source == "self-play"
+
+
+def build_reward(
+    config: AlignmentConfig, dataset: "Dataset", model: GenerativeRecommender
+) -> tuple[Mixture | None, dict[str, Any]]:
+    """The recipe's reward, and how good a learned one is on users that it never saw.
+
+    Raises:
+        ConfigError: If a reward cannot be made.
+        DataError: If the data lack what a reward needs.
+        ArtifactError: If the scorer is no model of these items.
+    """
+    if not config.rewards:
+        return None, {}
+    check_names(config.rewards)
+    labels = item_labels(dataset, config.category, model.item_codes.cpu().numpy())
+    quality: dict[str, Any] = {}
+    parts: list[tuple[str, float, Reward]] = []
+    for name, weight in config.rewards.items():
+        if name == "lists":
+            reward, measured = train_list_reward(dataset, config.objectives, seed=config.seed)
+            quality = asdict(measured)
+            _report(quality)
+            parts.append((name, weight, reward))
+            continue
+        simple = {
+            "hit": Hit,
+            "rank": RankAware,
+            "category": lambda: CategoryMatch(labels),
+            "diversity": lambda: Diversity(labels),
+            "freshness": lambda: Values(item_freshness(dataset, config.half_life)),
+            "scorer": lambda: Scorer(_load_scorer(Path(str(config.scorer)), dataset)),
+            "function": lambda: load_function(config.function),
+        }
+        parts.append((name, weight, simple[name]()))
+    return Mixture(parts), quality
+
+
+def gather(
+    model: GenerativeRecommender,
+    dataset: "Dataset",
+    config: AlignmentConfig,
+    decoding: DecodingConfig,
+    reward: Mixture | None,
+    seed: int,
+) -> Material:
+    """What one round learns from, by the model as it is now.
+
+    Raises:
+        ConfigError: If a feedback column does not exist, or unpaired rows meet a method that compares.
+        DataError: If there is nothing to learn from.
+    """
+    pairs, method = config.pairs, config.method
+    if method == "grpo" and reward is not None:
+        prompts = _prompts(dataset, config, model, seed)
+        few = prompts.select(np.arange(0, len(prompts), max(1, len(prompts) // CHECKED_PROMPTS)))
+        lists = sample_lists(model, few.histories, pairs.list_size, decoding=decoding, seed=seed)
+        refuse_constant(lists, reward(few, lists))
+        return Material(prompts=prompts)
+    found = _preferences(model, dataset, config, decoding, reward, seed)
+    if method != "kto":
+        if not found.paired.any():
+            raise ConfigError(
+                "no preference has both a chosen and a rejected item",
+                where=found.source,
+                expected=f"two sides for {method!r}",
+                fix="use alignment.method: kto, which learns from either side",
+            )
+        found = found.select(found.paired)
+    learned, measured = found.split_users(pairs.eval_share, config.seed)
+    if method == "kto" and pairs.source == "explicit":
+        # Single sides cannot be compared: the same users are measured by pairs.
+        compared = explicit_pairs(dataset, pairs, max_history=model.max_history, seed=seed)
+        own = np.isin(compared.histories.users, measured.histories.users)
+        measured = compared.select(own) if own.any() else measured
+    return Material(pairs=learned, measured=measured)
+
+
+def load_reference(path: Path, model: GenerativeRecommender) -> GenerativeRecommender:
+    """Open another model to stay close to, in eval mode on the model's device.
+
+    Raises:
+        ArtifactError: If it is of another architecture or names items otherwise.
+    """
+    read_manifest(path, "model")
+    reference = load_recommender(path)
+    own, other = model.config, reference.config
+    for what, key in (
+        ("family", "family"),
+        ("architecture", "settings"),
+        ("item tokenizer", "index_fingerprint"),
+    ):
+        if getattr(own, key) != getattr(other, key):
+            raise ArtifactError(
+                f"the reference is of another {what} than the model",
+                where=str(path),
+                expected=f"a {own.family} model with the same settings and item tokenizer",
+                fix="give a model of the same recipe, or leave alignment.reference out",
+            )
+    return reference.to(model.device)  # type: ignore[arg-type,return-value]
+
+
+def _preferences(
+    model: GenerativeRecommender,
+    dataset: "Dataset",
+    config: AlignmentConfig,
+    decoding: DecodingConfig,
+    reward: Mixture | None,
+    seed: int,
+) -> Preferences:
+    pairs, size = config.pairs, config.pairs.list_size
+    if pairs.source == "file":
+        return Preferences.load(Path(str(pairs.path)), dataset.item_ids)
+    if pairs.source == "explicit":
+        unpaired = config.method == "kto"
+        return explicit_pairs(dataset, pairs, max_history=model.max_history, seed=seed, unpaired=unpaired)
+    prompts = _prompts(dataset, config, model, seed)
+    if pairs.source == "implicit":
+        hard = pairs.negatives == "beams"
+        lists = best_lists(model, prompts.histories, size, decoding=decoding) if hard else None
+        return implicit_pairs(dataset, prompts, pairs, lists=lists, seed=seed)
+    if reward is None:
+        raise DataError("self-play needs a reward", where="alignment.rewards")
+    lists = sample_lists(model, prompts.histories, size, decoding=decoding, seed=seed)
+    rewards = reward(prompts, lists)
+    refuse_constant(lists, rewards)
+    return reward_pairs(prompts, lists, rewards, pairs)
+
+
+def _prompts(dataset: "Dataset", config: AlignmentConfig, model: GenerativeRecommender, seed: int) -> Prompts:
+    return training_prompts(
+        dataset,
+        per_user=config.pairs.per_user,
+        horizon=config.hit_horizon,
+        max_history=model.max_history,
+        seed=seed,
+    )
+
+
+def _load_scorer(folder: Path, dataset: "Dataset") -> ItemScorer:
+    manifest = read_manifest(folder, "model")
+    model = load_recommender(folder)
+    if not isinstance(model, ItemScorer):
+        raise ConfigError(
+            f"a {model.config.family!r} model does not score items",
+            where="alignment.scorer",
+            expected="the folder of a sasrec model",
+            fix="give one that `genrec train` made with recommender.name: sasrec",
+        )
+    if manifest.inputs.get("dataset") != dataset.fingerprint:
+        raise ArtifactError(
+            "the scorer was trained on another data set",
+            where=str(folder),
+            expected="the data set of this alignment",
+            fix="train the scorer on this data set",
+        )
+    return model
+
+
+def _report(quality: dict[str, Any]) -> None:
+    for name, auc in quality["auc"].items():
+        error = quality["calibration_error"][name]
+        logger.info("reward model, %s: held-out AUC %.3f, calibration error %.3f", name, auc, error)
+        if not auc >= TRUSTED_AUC:
+            logger.warning("the reward model hardly knows %r (AUC %.3f): what it prefers is mostly noise", name, auc)

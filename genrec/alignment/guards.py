@@ -1,0 +1,275 @@
+"""What is watched while a model is aligned, and when it must stop.
+
+Everything is measured on validation users and on preferences of users that nothing was learned from.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec.alignment.preferences import Preferences
+from genrec.alignment.prompts import Prompts
+from genrec.alignment.scoring import path_logits, sequence_log_probs
+from genrec.config import AlignmentConfig, DecodingConfig
+from genrec.data.histories import Histories, pad_histories
+from genrec.decoding import DeviceTrie, generate_lists, trie_of
+from genrec.errors import ConfigError, DataError
+from genrec.evaluation.metrics import evaluate_lists
+from genrec.models.base import GenerativeRecommender
+
+if TYPE_CHECKING:
+    from genrec.alignment.rewards import Reward
+    from genrec.data import Dataset
+
+KS = (5, 10)
+SCORED_ROWS = 256
+# Shares of the start below which a model counts as collapsed.
+FLOORS = {"coverage@10": 0.4, "entropy": 0.25, "legal_mass": 0.5}
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """What a model is measured on.
+
+    Attributes:
+        prompts: Validation histories and their held-out items.
+        pairs: Preferences of users that nothing is learned from; None without pairs.
+        reward: What lists are worth; None without rewards.
+        decoding: How lists are written.
+        num_items: N.
+    """
+
+    prompts: Prompts
+    pairs: Preferences | None
+    reward: "Reward | None"
+    decoding: DecodingConfig
+    num_items: int
+
+    @classmethod
+    def of(
+        cls,
+        dataset: "Dataset",
+        config: AlignmentConfig,
+        decoding: DecodingConfig,
+        pairs: Preferences | None,
+        reward: "Reward | None",
+    ) -> "Watch":
+        """Validation users of a data set, at most ``config.eval_users``, drawn by seed.
+
+        Raises:
+            DataError: If nobody has both a history and a validation item.
+        """
+        histories, targets = dataset.evaluation("validation")
+        if not len(histories):
+            raise DataError(
+                "nobody has both a history and a validation item",
+                expected="users with at least three interactions (leave-one-out)",
+                fix="give more interactions, or choose another data.split",
+            )
+        prompts = Prompts(histories, targets)
+        if config.eval_users is not None and config.eval_users < len(histories):
+            drawn = np.random.default_rng(config.seed).choice(len(histories), config.eval_users, replace=False)
+            prompts = prompts.select(np.sort(drawn))
+        return cls(prompts, pairs, reward, decoding, dataset.num_items)
+
+
+class Guards:
+    """Measures a model beside the one that it started from.
+
+    Args:
+        watch: What it is measured on.
+        config: What selects, what must not fall, and by how much it may.
+        reference: What the KL is measured to; asked once.
+    """
+
+    def __init__(self, watch: Watch, config: AlignmentConfig, reference: GenerativeRecommender) -> None:
+        self.watch, self.config = watch, config
+        self.paths = _paths(reference, watch.prompts)
+        self.reference_scores = None if watch.pairs is None else self._score(reference)
+        self.start: dict[str, float] = {}
+
+    def begin(self, model: GenerativeRecommender, earlier: dict[str, float] | None = None) -> dict[str, float]:
+        """Measure the start, from which falls are counted.
+
+        Args:
+            model: As it is before the round.
+            earlier: The start of the first round, from which falls are counted where this is a later one.
+
+        Raises:
+            ConfigError: If a metric that the recipe names is not among what is measured.
+        """
+        now = self.measure(model)
+        self.start = earlier or now
+        for key in ("metric", "guard"):
+            name = getattr(self.config, key)
+            if name not in now:
+                raise ConfigError(
+                    f"alignment.{key} = {name!r} is not measured",
+                    where=f"alignment.{key}",
+                    expected=f"one of {', '.join(sorted(now))}",
+                    fix="choose one of these",
+                )
+        return now
+
+    @torch.no_grad()
+    def measure(self, model: GenerativeRecommender) -> dict[str, float]:
+        """All numbers of one evaluation; ``selected`` is the selecting metric, -inf where a guard is broken."""
+        model.eval()
+        watch = self.watch
+        lists, _ = generate_lists(model, watch.prompts.histories, decoding=watch.decoding, top_k=KS[-1])
+        found = evaluate_lists(lists, watch.prompts.targets, num_items=watch.num_items, ks=KS).metrics
+        found["diversity@10"] = list_diversity(lists, model.item_codes.cpu().numpy())
+        if watch.reward is not None:
+            rewards = watch.reward(watch.prompts, lists.astype(np.int64))
+            found["reward@10"] = float(rewards[lists >= 0].mean())
+        found |= _path_numbers(_paths(model, watch.prompts), self.paths, trie_of(model), self._targets(model))
+        if watch.pairs is not None and self.reference_scores is not None:
+            scores = self._score(model)
+            found |= pair_numbers(scores, self.reference_scores, watch.pairs, self.config.beta)
+        value = found.get(self.config.metric, float("nan"))
+        found["selected"] = value if not self.start or self.broken(found) is None else float("-inf")
+        return found
+
+    def broken(self, found: dict[str, float]) -> str | None:
+        """Why training must stop with these numbers, in words; None if all is well."""
+        guard, start = self.config.guard, self.start
+        floor = start[guard] * (1 - self.config.tolerance)
+        if found[guard] < floor:
+            return (
+                f"{guard} fell to {found[guard]:.4f}, below {floor:.4f} (the start, {start[guard]:.4f}, less"
+                f" {self.config.tolerance:.1%}): lower alignment.learning_rate or preference_weight, or raise beta or"
+                " anchor_weight"
+            )
+        for name, share in FLOORS.items():
+            if found[name] < share * start[name]:
+                return (
+                    f"the model collapses: {name} fell from {start[name]:.4f} to {found[name]:.4f}; lower"
+                    " alignment.learning_rate, or raise anchor_weight (kl_weight with grpo)"
+                )
+        return None
+
+    def _score(self, model: GenerativeRecommender) -> np.ndarray:
+        rows = self.watch.pairs
+        assert rows is not None  # asked only where there are pairs
+        return score_candidates(model, rows.histories, rows.candidates, self.watch.decoding.item_weight)
+
+    def _targets(self, model: GenerativeRecommender) -> Tensor:
+        return model.item_codes[_first_targets(self.watch.prompts).to(model.device)].long()
+
+
+@torch.no_grad()
+def score_candidates(
+    model: GenerativeRecommender, histories: Histories, candidates: np.ndarray, item_weight: float
+) -> np.ndarray:
+    """log p of candidates int64 ``[P, C]`` of P histories, float32 ``[P, C]``; 0 where there is none.
+
+    Args:
+        model: Writes identifiers; in eval mode afterwards.
+        histories: P rows.
+        candidates: Dense items; -1 where there is none.
+        item_weight: See :func:`genrec.alignment.scoring.sequence_log_probs`.
+    """
+    model.eval()
+    found = np.zeros(candidates.shape, dtype=np.float32)
+    by_length = np.argsort(histories.lengths, kind="stable")
+    for rows in np.split(by_length, range(SCORED_ROWS, len(by_length), SCORED_ROWS)):
+        items, lengths = _padded(histories, rows, model)
+        wanted = torch.from_numpy(candidates[rows]).to(model.device)
+        scores = sequence_log_probs(model, items, lengths, wanted, item_weight=item_weight)
+        found[rows] = scores.cpu().numpy()
+    return found
+
+
+def pair_numbers(scores: np.ndarray, reference: np.ndarray, rows: Preferences, beta: float) -> dict[str, float]:
+    """Share of pairs ordered rightly, margins, and the mean log-probabilities of both sides.
+
+    Args:
+        scores: log p of chosen and rejected items, ``[P, 1 + C]``.
+        reference: The same by the reference.
+        rows: Which of them are there.
+        beta: Scale of the margin.
+    """
+    chosen, rejected = rows.chosen >= 0, rows.rejected >= 0
+    both = chosen[:, None] & rejected
+    weights = both * rows.weights[:, None] / np.maximum(both.sum(axis=1, keepdims=True), 1)
+    ratios = scores - reference
+    found = {}
+    if both.any():
+        order = (scores[:, :1] > scores[:, 1:]) + 0.5 * (scores[:, :1] == scores[:, 1:])
+        found["pair_accuracy"] = float((order * weights).sum() / weights.sum())
+        found["margin"] = float(beta * ((ratios[:, :1] - ratios[:, 1:]) * weights).sum() / weights.sum())
+    if chosen.any():
+        found["chosen_log_prob"] = float(scores[:, 0][chosen].mean())
+    if rejected.any():
+        found["rejected_log_prob"] = float(scores[:, 1:][rejected].mean())
+    return found
+
+
+def list_diversity(lists: np.ndarray, codes: np.ndarray) -> float:
+    """Mean share of pairs of a list's items whose first codes differ.
+
+    Args:
+        lists: int ``[R, k]``, -1 = none.
+        codes: int ``[N, L]``.
+    """
+    real, first = lists >= 0, codes[lists, 0]
+    together = real[:, :, None] & real[:, None, :] & ~np.eye(lists.shape[1], dtype=bool)
+    other = (first[:, :, None] != first[:, None, :]) & together
+    return float(other.sum() / max(together.sum(), 1))
+
+
+def _paths(model: GenerativeRecommender, prompts: Prompts) -> list[Tensor]:
+    """Log-probabilities along the held-out items' identifiers, per level ``[R, K_l]`` in the order of the rows."""
+    model.eval()
+    targets = _first_targets(prompts)
+    order = np.argsort(prompts.histories.lengths, kind="stable")
+    parts: list[list[Tensor]] = []
+    with torch.no_grad():
+        for rows in np.split(order, range(SCORED_ROWS, len(order), SCORED_ROWS)):
+            items, lengths = _padded(prompts.histories, rows, model)
+            logits = path_logits(model, items, lengths, targets[rows].to(model.device))
+            parts.append([level.float().log_softmax(-1) for level in logits])
+    back = torch.from_numpy(np.argsort(order))
+    return [torch.cat(level)[back.to(level[0].device)] for level in zip(*parts, strict=True)]
+
+
+def _path_numbers(paths: list[Tensor], reference: list[Tensor], trie: DeviceTrie, codes: Tensor) -> dict[str, float]:
+    """KL to the reference and entropy (sums over levels), and the mean legal mass per level."""
+    nodes = torch.zeros(len(codes), 1, dtype=torch.int64, device=codes.device)
+    kl, entropy, mass = 0.0, 0.0, []
+    for depth, (own, other) in enumerate(zip(paths, reference, strict=True)):
+        probabilities = own.exp()
+        kl += float((probabilities * (own - other)).sum(-1).mean())
+        entropy -= float((probabilities * own).sum(-1).mean())
+        level = trie.levels[depth]
+        code = codes[:, depth : depth + 1]
+        if level.ends or (code < 0).any():
+            break
+        legal = level.candidates(nodes, own.unsqueeze(1))
+        mass.append(float(legal.exp().sum(-1).mean()))
+        nodes = _child(trie, depth, nodes, code)
+    return {"kl": kl, "entropy": entropy, "legal_mass": float(np.mean(mass)) if mass else 1.0}
+
+
+def _child(trie: DeviceTrie, depth: int, nodes: Tensor, code: Tensor) -> Tensor:
+    """The node of depth d + 1 behind ``code [B, 1]`` of ``nodes [B, 1]``, whatever the level's form."""
+    level = trie.levels[depth]
+    if level.full:
+        return nodes * level.size + code
+    first, end = level.start[nodes].long(), level.start[nodes + 1].long()
+    offset = torch.arange(level.width, device=nodes.device)
+    edges = (first + offset).clamp(max=len(level.code) - 1)
+    match = (level.code[edges].long() == code) & (first + offset < end)
+    return first + match.long().argmax(dim=1, keepdim=True)
+
+
+def _first_targets(prompts: Prompts) -> Tensor:
+    return torch.from_numpy(prompts.targets.items[prompts.targets.offsets[:-1]].astype(np.int64))
+
+
+def _padded(histories: Histories, rows: np.ndarray, model: GenerativeRecommender) -> tuple[Tensor, Tensor]:
+    items, lengths = pad_histories(histories, rows, model.max_history)
+    return torch.from_numpy(items).to(model.device), torch.from_numpy(lengths).to(model.device)

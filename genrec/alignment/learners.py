@@ -1,0 +1,183 @@
+"""What is trained: a policy with the loss of its method, as one module that takes mixed batches."""
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genrec.alignment import losses
+from genrec.alignment.prompts import Prompts
+from genrec.alignment.rewards import Reward
+from genrec.alignment.sampling import sample_batch
+from genrec.alignment.scoring import sequence_log_probs
+from genrec.config import AlignmentConfig, DecodingConfig
+from genrec.models.base import GenerativeRecommender, TrainingOutput
+
+
+class Learner(nn.Module):
+    """A policy, anchored by its next-item loss.
+
+    Args:
+        policy: What is aligned.
+        config: Method and weights.
+    """
+
+    def __init__(self, policy: GenerativeRecommender, config: AlignmentConfig) -> None:
+        super().__init__()
+        self.policy, self.recipe = policy, config
+        self.max_history = policy.max_history
+
+    def anchor(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """The weighted next-item loss of windows ``[B, T]``, with dropout; 0 where its weight is."""
+        if not self.recipe.anchor_weight:
+            return torch.zeros((), device=items.device)
+        loss = self.policy(items, lengths).loss
+        # Dropout would drown the small differences between two log-probabilities.
+        return self.recipe.anchor_weight * loss
+
+    def score(self, histories: Tensor, lengths: Tensor, candidates: Tensor, item_weight: float = 0.0) -> Tensor:
+        """log p of candidates ``[B, C]`` without dropout, with gradient."""
+        self.policy.eval()
+        scores = sequence_log_probs(self.policy, histories, lengths, candidates, item_weight=item_weight)
+        self.policy.train()
+        return scores
+
+
+class PairLearner(Learner):
+    """Learns from pairs whose reference log-probabilities are known.
+
+    Args:
+        policy: What is aligned.
+        config: Method and weights.
+        item_weight: Weight of item vectors in the scores that are compared.
+    """
+
+    def __init__(self, policy: GenerativeRecommender, config: AlignmentConfig, item_weight: float) -> None:
+        super().__init__(policy, config)
+        self.item_weight = item_weight
+
+    def forward(
+        self,
+        items: Tensor,
+        lengths: Tensor,
+        histories: Tensor,
+        history_lengths: Tensor,
+        candidates: Tensor,
+        reference: Tensor,
+        weights: Tensor,
+    ) -> TrainingOutput:
+        """The anchor of ``items [B, T]`` and preferences among ``candidates [P, C]`` after ``histories [P, T']``."""
+        scores = self.score(histories, history_lengths, candidates, self.item_weight)
+        preference = (preference_losses(self.recipe, scores, reference, candidates, self.policy) * weights).mean()
+        return TrainingOutput(loss=self.anchor(items, lengths) + self.recipe.preference_weight * preference)
+
+
+def preference_losses(
+    config: AlignmentConfig, scores: Tensor, reference: Tensor, candidates: Tensor, policy: GenerativeRecommender
+) -> Tensor:
+    """The method's loss of each row, ``[P]``.
+
+    Args:
+        config: Method and its settings.
+        scores: log p by the policy, ``[P, 1 + C]``: chosen, then rejected; with ``kto`` a last column of items that
+            belong to other rows, for the baseline.
+        reference: log p by the reference, ``[P, 1 + C]``.
+        candidates: Items, -1 where there is none.
+        policy: For the number of codes per item.
+    """
+    beta, ratios = config.beta, scores - reference
+    if config.method == "kto":
+        baseline = ratios[:, -1].mean()
+        return losses.kto(
+            ratios[:, 0],
+            ratios[:, 1:-1],
+            beta=beta,
+            baseline=baseline,
+            wanted=candidates[:, 0] >= 0,
+            real=candidates[:, 1:-1] >= 0,
+        )
+    real, chosen, rejected = candidates[:, 1:] >= 0, ratios[:, 0], ratios[:, 1:]
+    if config.method == "sdpo":
+        return losses.softmax_dpo(chosen, rejected, beta=beta, real=real)
+    if config.method == "ipo":
+        return losses.ipo(chosen, rejected, beta=beta, real=real)
+    if config.method == "simpo":
+        return losses.simpo(
+            scores[:, 0], scores[:, 1:], beta=beta, gamma=config.gamma, length=policy.num_levels, real=real
+        )
+    smoothing = config.label_smoothing if config.method == "cdpo" else 0.0
+    return losses.dpo(chosen, rejected, beta=beta, label_smoothing=smoothing, real=real)
+
+
+class GroupLearner(Learner):
+    """Samples groups of distinct items, rewards them, and learns from who was better than the group (GRPO).
+
+    The policy that samples is a copy that is refreshed every few updates; it is part of the module, so a checkpoint
+    holds it and training resumes exactly.
+
+    Args:
+        policy: What is aligned.
+        reference: What the KL is measured to.
+        config: Method and weights.
+        decoding: How lists are written; sampling adds its noise.
+        prompts: Where groups begin.
+        reward: What items are worth.
+    """
+
+    updates: Tensor
+
+    def __init__(
+        self,
+        policy: GenerativeRecommender,
+        reference: GenerativeRecommender,
+        config: AlignmentConfig,
+        *,
+        decoding: DecodingConfig,
+        prompts: Prompts,
+        reward: Reward,
+    ) -> None:
+        super().__init__(policy, config)
+        self.sampler = copy.deepcopy(policy).requires_grad_(False)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.decoding, self.prompts, self.reward = decoding, prompts, reward
+        # In a tuple it is no part of the module: it is neither trained nor saved.
+        self._reference = (reference,)
+
+    def forward(
+        self, items: Tensor, lengths: Tensor, histories: Tensor, history_lengths: Tensor, prompt_rows: Tensor
+    ) -> TrainingOutput:
+        """The anchor of ``items [B, T]`` and the group loss of items sampled after ``histories [P, T']``."""
+        if int(self.updates) % self.recipe.refresh_steps == 0:
+            self._refresh()
+        self.updates += 1
+        config, size = self.recipe, self.recipe.pairs.list_size
+        with torch.no_grad():
+            # Drawn from torch's generator, which checkpoints hold.
+            seed = int(torch.randint(2**31, ()))
+            groups = sample_batch(self.sampler, histories, history_lengths, size, decoding=self.decoding, seed=seed)
+            advantages = self._advantages(prompt_rows, groups)
+            sampled = sequence_log_probs(self.sampler, histories, history_lengths, groups)
+            reference = sequence_log_probs(self._reference[0], histories, history_lengths, groups)
+        found = losses.group_policy(
+            self.score(histories, history_lengths, groups),
+            sampled,
+            reference,
+            advantages,
+            clip=config.clip,
+            early_clip=config.early_clip,
+            kl_weight=config.kl_weight,
+            real=groups >= 0,
+        )
+        return TrainingOutput(loss=self.anchor(items, lengths) + config.preference_weight * found.mean())
+
+    def _advantages(self, prompt_rows: Tensor, groups: Tensor) -> Tensor:
+        lists = groups.cpu().numpy()
+        rewards = np.asarray(self.reward(self.prompts.select(prompt_rows.cpu().numpy()), lists))
+        values = torch.from_numpy(rewards).to(groups.device, torch.float32)
+        return losses.group_advantages(values, groups >= 0)
+
+    def _refresh(self) -> None:
+        with torch.no_grad():
+            for own, new in zip(self.sampler.parameters(), self.policy.parameters(), strict=True):
+                own.copy_(new)

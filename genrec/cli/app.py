@@ -1,0 +1,185 @@
+"""What every verb shares: options before or after its name, errors as messages and exit codes, signals, log lines."""
+
+import functools
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from genrec.errors import GenrecError, InterruptedRun, MemoryExhaustedError
+
+INTERRUPTED = "nothing is left half-written; run the same command again (finished stages are kept)"
+# Threads that spin long while they wait stand still beside another process that does so (a hundredth of the speed on
+# two cores); those that never spin take twice as long on a quiet machine. This many turns cost a tenth and avoid both.
+SETTINGS = {
+    "GOMP_SPINCOUNT": "2000",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
+
+app = typer.Typer(
+    name="genrec",
+    help="Train and run generative recommenders: models that write the next item's identifier.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+class State:
+    """What holds for one invocation."""
+
+    debug = False
+    signal_number = signal.SIGINT.value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        arguments: Without the program's name; those of the process if None.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        with _log_to_people():
+            app(args=_common_first(sys.argv[1:] if arguments is None else arguments), prog_name="genrec")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    return 0
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from genrec import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores by default.")] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Take the options that every verb accepts, before or after its name."""
+    State.debug, State.signal_number = debug, signal.SIGINT.value
+    if threads is not None:
+        _limit_threads(threads)
+
+
+def verb(name: str) -> Callable[[Command], Command]:
+    """Register a verb whose errors become messages on the standard error stream and exit codes."""
+
+    def register(function: Command) -> Command:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            try:
+                with _terminating():
+                    function(*args, **kwargs)
+            except (GenrecError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+                known = _as_genrec_error(error)
+                if known is None:
+                    raise
+                if State.debug:
+                    traceback.print_exc()
+                typer.echo(f"error: {known}", err=True)
+                raise typer.Exit(known.exit_code) from None
+
+        app.command(name)(guarded)
+        return function
+
+    return register
+
+
+def _common_first(arguments: Sequence[str]) -> list[str]:
+    """Move ``--debug`` and ``--threads N`` to the front, where the options of all verbs are read."""
+    first: list[str] = []
+    rest: list[str] = []
+    waiting = False
+    for argument in arguments:
+        common = waiting or argument in ("--debug", "--threads") or argument.startswith("--threads=")
+        waiting = not waiting and argument == "--threads"
+        (first if common else rest).append(argument)
+    return first + rest
+
+
+class _PlainLines(logging.Formatter):
+    """What genrec has to say, as plain lines; warnings are marked."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        mark = "warning: " if record.levelno > logging.INFO else ""
+        return mark + record.getMessage()
+
+
+@contextmanager
+def _log_to_people() -> Iterator[None]:
+    """Show genrec's messages on the standard error stream."""
+    logger, handler = logging.getLogger("genrec"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PlainLines())
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def _limit_threads(threads: int) -> None:
+    if threads < 1:
+        raise typer.BadParameter("at least 1 is needed", param_hint="--threads")
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that nothing is left half-written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    State.signal_number = number
+    raise KeyboardInterrupt
+
+
+def _as_genrec_error(error: BaseException) -> GenrecError | None:
+    if isinstance(error, GenrecError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        name = signal.Signals(State.signal_number).name
+        return InterruptedRun(State.signal_number, f"stopped by {name}", fix=INTERRUPTED)
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return MemoryExhaustedError(
+            "memory ran out", fix="lower decoding.batch_size, decoding.num_beams or training.batch_size"
+        )
+    return None

@@ -1,0 +1,137 @@
+"""The verbs that make something of data: all stages of a recipe, or one of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genrec.cli.app import verb
+from genrec.cli.options import STAGE_NAMES, DatasetFolder, Out, Overrides, Recipe, Split, Stage
+
+
+@verb("run")
+def run(
+    config: Recipe,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-OF-THE-RECIPE by default.")] = None,
+    overrides: Overrides = None,
+    until: Annotated[Stage | None, typer.Option(metavar="STAGE", help=f"Stop after this stage: {STAGE_NAMES}.")] = None,
+    force: Annotated[list[Stage] | None, typer.Option(metavar="STAGE", help="Run this stage even if fresh.")] = None,
+) -> None:
+    """Run all stages of a recipe: prepare, embed, tokenize, train, evaluate, generate, report."""
+    from genrec.config import load_recipe
+    from genrec.pipeline.run import run_recipe
+
+    recipe = load_recipe(config, overrides or ())
+    forced = [stage.value for stage in force or ()]
+    run_recipe(recipe, out or Path("runs") / config.stem, until=until.value if until else None, force=forced)
+
+
+@verb("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="A public data set, such as ml-100k.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; data/NAME by default.")] = None,
+) -> None:
+    """Fetch a public data set: checked against its SHA-256, with its licence."""
+    from genrec.data import fetch_source
+
+    folder = fetch_source(name, out or Path("data") / name)
+    typer.echo(f"{name} is in {folder}. Its licence ({folder / 'LICENCE'}) says:\n")
+    typer.echo((folder / "LICENCE").read_text(encoding="utf-8").strip())
+
+
+@verb("prepare")
+def prepare(
+    interactions: Annotated[Path, typer.Option(help="File or folder of interactions.", show_default=False)],
+    out: Out,
+    items: Annotated[Path | None, typer.Option(help="File or folder of items.")] = None,
+    k_core: Annotated[int | None, typer.Option(help="Fewest interactions of a user and of an item.")] = None,
+    split: Annotated[Split | None, typer.Option(help="How histories are divided.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Check, filter and split tables of interactions and items."""
+    from genrec.config import load_recipe
+    from genrec.data import prepare_dataset
+    from genrec.data.statistics import statistics_page
+
+    values = {"k_core": k_core, "split": split.value if split else None}
+    given = [f"data.{key}={value}" for key, value in values.items() if value is not None]
+    config = load_recipe(None, [*given, *(f"data.{text}" for text in overrides or ())]).data
+    paths = {"interactions": str(interactions), "items": str(items) if items else None}
+    dataset = prepare_dataset(config.model_copy(update=paths), out)
+    typer.echo(statistics_page(dataset.statistics))
+    typer.echo(f"{dataset.num_users} users, {dataset.num_items} items: {out}")
+
+
+@verb("embed")
+def embed(dataset: DatasetFolder, out: Out, overrides: Overrides = None) -> None:
+    """Make one vector per item."""
+    from genrec.config import load_recipe
+    from genrec.data import Dataset
+    from genrec.features import build_features
+
+    config = load_recipe(None, [f"features.{text}" for text in overrides or ()]).features
+    features = build_features(config, Dataset.load(dataset, verify=True), out)
+    typer.echo(f"{len(features.item_ids)} vectors of width {features.values.shape[1]}: {out}")
+
+
+@verb("tokenize")
+def tokenize(
+    config: Annotated[Path, typer.Argument(metavar="TOKENIZER.yaml", help="A recipe's tokenizer.", show_default=False)],
+    dataset: DatasetFolder,
+    features: Annotated[Path, typer.Option(help="A folder from `genrec embed`.", show_default=False)],
+    out: Out,
+    overrides: Overrides = None,
+    stability: Annotated[
+        bool, typer.Option("--stability", help="Also fit again, to report whether items stay together.")
+    ] = False,
+) -> None:
+    """Turn item vectors into identifiers."""
+    from genrec.config import load_recipe
+    from genrec.data import Dataset
+    from genrec.inspection import describe
+    from genrec.pipeline.steps import tokenize_items
+
+    recipe = load_recipe(config, [f"tokenizer.{text}" for text in overrides or ()])
+    tokenize_items(recipe.tokenizer, Dataset.load(dataset, verify=True), features, out, stability=stability)
+    typer.echo(describe(out))
+
+
+@verb("train")
+def train(
+    config: Recipe,
+    dataset: DatasetFolder,
+    out: Out,
+    tokenizer: Annotated[Path | None, typer.Option(help="A folder from `genrec tokenize`.")] = None,
+    features: Annotated[Path | None, typer.Option(help="A folder from `genrec embed`.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train a recommender; the same command again continues after an interruption."""
+    from genrec.config import load_recipe
+    from genrec.data import Dataset
+    from genrec.inspection import describe
+    from genrec.pipeline.model_folder import Companions
+    from genrec.pipeline.steps import TrainingPlan, train_model
+
+    recipe = load_recipe(config, overrides or ())
+    plan = TrainingPlan(recipe.recommender, recipe.training, recipe.decoding)
+    train_model(plan, Dataset.load(dataset, verify=True), Companions(tokenizer, features), out)
+    typer.echo(describe(out))
+
+
+@verb("align")
+def align(
+    config: Recipe,
+    model: Annotated[Path, typer.Option(help="A model folder.", show_default=False)],
+    dataset: DatasetFolder,
+    out: Out,
+    overrides: Overrides = None,
+) -> None:
+    """Move a trained recommender to what users prefer; the same command again continues after an interruption."""
+    from genrec.config import load_recipe
+    from genrec.data import Dataset
+    from genrec.inspection import describe
+    from genrec.pipeline.aligned import align_model
+
+    recipe = load_recipe(config, overrides or ())
+    align_model(model, Dataset.load(dataset, verify=True), recipe.alignment, out)
+    typer.echo(describe(out))

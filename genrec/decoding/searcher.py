@@ -1,0 +1,189 @@
+"""A model with its trie, its precision and its way of searching: what asks for lists, batch after batch."""
+
+import copy
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec.config import DecodingConfig
+from genrec.decoding.device_trie import DeviceTrie
+from genrec.decoding.exhaustive import exhaustive_search, score_catalogue
+from genrec.decoding.ranking import RankedItems, top_items
+from genrec.decoding.search import search_items
+from genrec.decoding.selection import Options
+from genrec.errors import ArtifactError, ConfigError
+from genrec.models.base import GenerativeRecommender, ItemScorer, RecommenderModel
+from genrec.tokenizers.index import ItemIndex
+from genrec.tokenizers.trie import build_trie
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_tries: WeakKeyDictionary[GenerativeRecommender, tuple[tuple[int, torch.device], DeviceTrie]] = WeakKeyDictionary()
+_twins: WeakKeyDictionary[RecommenderModel, tuple[list[object], RecommenderModel]] = WeakKeyDictionary()
+
+
+def trie_of(model: GenerativeRecommender) -> DeviceTrie:
+    """The trie of a model's code table on the model's device; built once and again when either changes."""
+    state = _state_of(model)
+    known = _tries.get(model)
+    if known is None or known[0] != state:
+        trie = build_trie(model.item_codes.cpu().numpy(), model.level_sizes)
+        known = (state, DeviceTrie(trie, model.item_codes.device))
+        _tries[model] = known
+    return known[1]
+
+
+def use_index(model: GenerativeRecommender, index: ItemIndex) -> None:
+    """Let :func:`trie_of` answer with the index's trie, which may be mapped from a file and orders shared leaves.
+
+    Args:
+        model: On its device, with the code table of the index.
+        index: What the model was trained with.
+
+    Raises:
+        ArtifactError: If the model was trained with another index.
+    """
+    if index.fingerprint != model.config.index_fingerprint:
+        raise ArtifactError(
+            "the trie does not match the model",
+            expected=f"the item index {model.config.index_fingerprint[:16]}..., found {index.fingerprint[:16]}...",
+            fix="give the model its own tokenizer folder",
+        )
+    _tries[model] = (_state_of(model), DeviceTrie(index.trie, model.item_codes.device))
+
+
+def in_precision(model: RecommenderModel, precision: str) -> RecommenderModel:
+    """The model in another floating-point type: itself, or a copy that is made again when a weight changes.
+
+    Args:
+        model: Any family.
+        precision: ``fp32`` leaves the model as it is; ``bf16`` and ``fp16`` are faster where the hardware has them.
+    """
+    dtype = DTYPES[precision]
+    if precision == "fp32" or model.dtype == dtype:
+        return model
+    state: list[object] = [dtype, *((part._version, part.data_ptr()) for part in _tensors(model))]
+    known = _twins.get(model)
+    if known is None or known[0] != state:
+        twin = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
+        known = (state, twin.eval())
+        _twins[model] = known
+    return known[1]
+
+
+class Searcher:
+    """A model, how to search it, and what it may recommend: made once, asked per batch.
+
+    Models that score every item at once, by item or by parallel heads, are always exact: the settings of beams and
+    samples are for models that write codes one after another.
+
+    Args:
+        model: Any family, in eval mode.
+        decoding: Beams, temperature and so on; ``batch_size`` is not read here.
+        allowed: bool ``[N]``, False for items that nobody may get; None allows all.
+    """
+
+    def __init__(self, model: RecommenderModel, decoding: DecodingConfig, allowed: np.ndarray | None = None) -> None:
+        self.model, self.decoding = in_precision(model, decoding.precision), decoding
+        self.allowed = _allowed_tensor(model, allowed)
+        self.trie: DeviceTrie | None = None
+        if isinstance(model, GenerativeRecommender) and not model.supports_parallel:
+            trie = trie_of(model)
+            self.trie = trie if allowed is None else trie.filtered(allowed)
+
+    @torch.no_grad()
+    def search(
+        self,
+        items: Tensor,
+        lengths: Tensor,
+        top_k: int,
+        exclude: Tensor | None = None,
+        seeds: Tensor | None = None,
+    ) -> RankedItems:
+        """The k best items of each user.
+
+        Args:
+            items: Dense item ids on the model's device, int64 ``[B, T]``, right-padded.
+            lengths: Items per user, int64 ``[B]``; 0 allowed.
+            top_k: k.
+            exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
+            seeds: int64 ``[B]``, one per user, where lists are drawn; from their histories if None.
+
+        Raises:
+            NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
+        """
+        model, decoding = self.model, self.decoding
+        if isinstance(model, ItemScorer):
+            return top_items(model.score_items(items, lengths), top_k, exclude, self.allowed)
+        if not isinstance(model, GenerativeRecommender):
+            raise TypeError(f"{type(model).__name__} neither writes identifiers nor scores items")
+        if decoding.mode == "items":
+            everything = torch.arange(model.config.num_items, device=items.device).expand(len(items), -1)
+            scores = model.item_log_probabilities(model.encode(items, lengths), everything)
+            return top_items(scores, top_k, exclude, self.allowed)
+        if self.trie is None:
+            return score_catalogue(
+                model,
+                items,
+                lengths,
+                top_k=top_k,
+                exclude=exclude,
+                allowed=self.allowed,
+                temperature=decoding.temperature,
+                length_penalty=decoding.length_penalty,
+                item_weight=decoding.item_weight,
+            )
+        if decoding.mode == "exhaustive":
+            return exhaustive_search(
+                model,
+                self.trie,
+                items,
+                lengths,
+                top_k=top_k,
+                exclude=exclude,
+                temperature=decoding.temperature,
+                renormalise=decoding.renormalise,
+                item_weight=decoding.item_weight,
+                length_penalty=decoding.length_penalty,
+            )
+        options = options_of(decoding, top_k)
+        return search_items(model, self.trie, items, lengths, options, top_k=top_k, exclude=exclude, seeds=seeds)
+
+
+def options_of(decoding: DecodingConfig, top_k: int) -> Options:
+    """The search that a recipe asks for, with as many beams as lists of ``top_k`` items need in every group."""
+    groups = decoding.beam_groups
+    return Options(
+        num_beams=groups * max(decoding.num_beams // groups, top_k),
+        temperature=decoding.temperature,
+        renormalise=decoding.renormalise,
+        length_penalty=decoding.length_penalty,
+        mode=decoding.mode if decoding.mode in ("stochastic", "nucleus") else "beam",
+        beam_groups=groups,
+        diversity_penalty=decoding.diversity_penalty,
+        top_p=decoding.top_p,
+        item_weight=decoding.item_weight,
+        seed=decoding.seed,
+    )
+
+
+def _state_of(model: GenerativeRecommender) -> tuple[int, torch.device]:
+    return model.item_codes._version, model.item_codes.device
+
+
+def _tensors(model: RecommenderModel) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _allowed_tensor(model: RecommenderModel, allowed: np.ndarray | None) -> Tensor | None:
+    if allowed is None:
+        return None
+    allowed = np.asarray(allowed)
+    if allowed.shape != (model.config.num_items,) or allowed.dtype != np.bool_:
+        raise ConfigError(
+            f"the filter is {allowed.dtype} of shape {allowed.shape}",
+            expected=f"one bool per item, {model.config.num_items} in all",
+        )
+    return torch.from_numpy(allowed).to(model.device)

@@ -1,0 +1,118 @@
+"""What all encoders share that learn item vectors from the graph of users and items."""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from genrec.config import Section
+from genrec.errors import DataError
+from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, unit_rows
+
+if TYPE_CHECKING:
+    from genrec.data import Dataset
+
+
+class CollaborativeSettings(Section):
+    """Settings that every encoder of interactions has."""
+
+    dim: int = Field(64, ge=1)
+    normalise: bool = Field(False, description="scale every vector to length 1")
+    seed: int = 42
+
+
+class CollaborativeEncoder(FeatureEncoder):
+    """Sees the training part of the interactions only and has no vectors for new items.
+
+    Items without a training interaction get the mean vector of the others: their own would be noise.
+
+    Args:
+        settings: The family's validated settings.
+    """
+
+    settings: CollaborativeSettings
+    encodes_new_items: ClassVar[bool] = False
+
+    @abstractmethod
+    def embed(self, edges: np.ndarray, num_users: int, num_items: int) -> np.ndarray:
+        """Learn the items' vectors.
+
+        Args:
+            edges: int64 ``[2, E]``, distinct pairs of user and item, sorted.
+            num_users: Number of users.
+            num_items: N.
+
+        Returns:
+            float32 ``[N, D]``; rows of items without an edge are not used.
+        """
+
+    def fit(self, dataset: "Dataset") -> ItemFeatures:
+        """Learn from ``dataset.train()``.
+
+        Raises:
+            DataError: If there is no training interaction.
+        """
+        where = f"features {self.name}"
+        edges = training_edges(dataset, where)
+        values = _replace_isolated(self.embed(edges, dataset.num_users, dataset.num_items), edges[1])
+        if self.settings.normalise:
+            values = unit_rows(values)
+        check_rows(values, dataset.item_ids, where=where)
+        described = {"encoder": self.name, "edges": int(edges.shape[1]), "width": values.shape[1]}
+        return ItemFeatures(values, dataset.item_ids, described)
+
+    def transform(self, items: pl.DataFrame) -> np.ndarray:
+        """Refuse: new items have no interactions.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(
+            f"{self.name} has no vectors for {len(items)} new items",
+            where="features.encoder",
+            expected="an encoder that reads the items themselves",
+            fix="use lexical, sentence or matrix, or train again with interactions of the new items",
+        )
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Nothing: the vectors are in the features, and nothing else can be encoded."""
+        return {}, {}
+
+    def restore(self, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Nothing to take back."""
+
+
+def training_edges(dataset: "Dataset", where: str) -> np.ndarray:
+    """The graph of the training part; a repeated interaction is one edge.
+
+    Args:
+        dataset: Whose training part is read.
+        where: Who asks, for the message.
+
+    Returns:
+        int64 ``[2, E]``, distinct pairs of dense user and item, sorted by user, then item.
+
+    Raises:
+        DataError: If there is no training interaction.
+    """
+    histories = dataset.train()
+    users = np.repeat(histories.users, histories.lengths)
+    edges = np.unique(np.stack([users, histories.items.astype(np.int64)]), axis=1)
+    if not edges.shape[1]:
+        raise DataError(
+            "there is no training interaction",
+            where=where,
+            expected="users with histories",
+            fix="use features.encoder: lexical or sentence, which need none",
+        )
+    return edges
+
+
+def _replace_isolated(vectors: np.ndarray, connected_items: np.ndarray) -> np.ndarray:
+    connected = np.zeros(len(vectors), dtype=bool)
+    connected[connected_items] = True
+    vectors = vectors.copy()
+    vectors[~connected] = vectors[connected].mean(axis=0)
+    return vectors

@@ -1,0 +1,146 @@
+"""The ``aligned`` folder: a model folder like ``model/``, with what alignment did beside the weights.
+
+Beside the files of a model folder: ``alignment.json`` (measurements before, after and on the way), ``curves.png``,
+``preferences.parquet`` (what the last round learned from), ``examples.json`` (lists of a few users before and after).
+"""
+
+import logging
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from genrec.alignment.align import LOG_FILE, PAIRS_FILE, AlignmentResult, align_recommender
+from genrec.alignment.plots import draw_curves
+from genrec.artifacts import MANIFEST, file_sha256, fingerprint, read_manifest, write_artifact, write_json
+from genrec.config import AlignmentConfig
+from genrec.data import Dataset
+from genrec.decoding import generate_lists
+from genrec.models import RecommenderModel
+from genrec.pipeline.model_folder import STAGE, TrainedModel, open_model, quietly
+
+logger = logging.getLogger(__name__)
+
+ALIGNMENT_FILE = "alignment.json"
+CURVES_FILE = "curves.png"
+EXAMPLES_FILE = "examples.json"
+SHOWN_USERS, SHOWN_ITEMS = 5, 10
+# Written anew, or about the model that was there before.
+NOT_COPIED = (MANIFEST, "config.json", "model.safetensors", "README.md")
+
+
+def align_model(
+    source: Path, dataset: Dataset, config: AlignmentConfig, out: Path, *, console: Console | None = None
+) -> AlignmentResult:
+    """Align a model folder and write the ``aligned`` folder; the same call again continues after an interruption.
+
+    Args:
+        source: A ``model`` folder.
+        dataset: What it was trained on.
+        config: The recipe's section.
+        out: The folder to write; with several iterations each is kept beside it, in ``NAME.iterations``.
+        console: Where progress is shown.
+
+    Raises:
+        ConfigError: If the model or the recipe cannot be used.
+        DataError: If there is nothing to learn from.
+        ArtifactError: If folders do not match or cannot be written.
+    """
+    trained = open_model(source)
+    trained.check_catalogue(dataset)
+    if trained.manifest.inputs.get("dataset") != dataset.fingerprint:
+        logger.warning("the model was trained on another preparation of these items: it may know what measures it")
+    before = example_lists(trained.model, trained, dataset)
+    iterations = out.with_name(out.name + ".iterations")
+    inputs = {"model": trained.manifest.fingerprint, **_other_inputs(config, trained)}
+    result = align_recommender(
+        trained.model, dataset, config, trained.decoding, iterations, inputs=inputs, console=console
+    )
+    last = iterations / f"iteration-{len(result.rounds)}"
+    examples = [
+        {**told, "before": old["list"], "after": told.pop("list")}
+        for old, told in zip(before, example_lists(trained.model, trained, dataset), strict=True)
+    ]
+    save_aligned(out, source, trained, config, result, last, examples)
+    if config.iterations == 1:
+        shutil.rmtree(iterations, ignore_errors=True)
+    return result
+
+
+def save_aligned(
+    out: Path,
+    source: Path,
+    trained: TrainedModel,
+    config: AlignmentConfig,
+    result: AlignmentResult,
+    last: Path,
+    examples: list[dict[str, Any]],
+) -> None:
+    """Write the ``aligned`` folder.
+
+    Args:
+        out: The folder.
+        source: The model folder that it was made from.
+        trained: With the aligned weights.
+        config: The recipe's section.
+        result: What came out.
+        last: Folder of the last iteration.
+        examples: See :func:`example_lists`.
+
+    Raises:
+        ArtifactError: If the place cannot be written or the disk is full.
+    """
+    manifest = trained.manifest
+    settings = manifest.config | {"alignment": config.model_dump(mode="json")}
+    inputs = manifest.inputs | {"model": manifest.fingerprint}
+    with write_artifact(out, STAGE, config=settings, inputs=inputs, seed=config.seed) as folder:
+        _copy_parts(source, folder.path)
+        with quietly():
+            trained.model.save_pretrained(folder.path)
+        rounds = [asdict(part) for part in result.rounds]
+        values = {"start": result.start, "best": result.best, "reward_quality": result.reward_quality, "rounds": rounds}
+        write_json(folder.path / ALIGNMENT_FILE, values)
+        write_json(folder.path / EXAMPLES_FILE, examples)
+        draw_curves(rounds, folder.path / CURVES_FILE)
+        for name in (PAIRS_FILE, LOG_FILE):
+            if (last / name).is_file():
+                shutil.copyfile(last / name, folder.path / name)
+        folder.counts = manifest.counts | {"alignment_steps": sum(part.steps for part in result.rounds)}
+
+
+def example_lists(model: RecommenderModel, trained: TrainedModel, dataset: Dataset) -> list[dict[str, Any]]:
+    """A few validation users, drawn with a fixed seed: their last items and the model's list, in titles."""
+    histories, _ = dataset.evaluation("validation")
+    rows = np.sort(np.random.default_rng(0).permutation(len(histories))[:SHOWN_USERS])
+    shown = histories.select(rows)
+    lists, _ = generate_lists(model, shown, decoding=trained.decoding, top_k=SHOWN_ITEMS)
+    return [
+        {
+            "user": dataset.user_ids[int(shown.users[row])],
+            "history": [dataset.title(item) for item in shown[row][-SHOWN_ITEMS:].tolist()],
+            "list": [dataset.title(item) for item in lists[row].tolist() if item >= 0],
+        }
+        for row in range(len(shown))
+    ]
+
+
+def _copy_parts(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        if path.is_dir():
+            shutil.copytree(path, target / path.name)
+        elif path.name not in NOT_COPIED:
+            shutil.copyfile(path, target / path.name)
+
+
+def _other_inputs(config: AlignmentConfig, trained: TrainedModel) -> dict[str, str]:
+    """Fingerprints of what else decides the result."""
+    inputs = {"decoding": fingerprint(trained.decoding.model_dump(mode="json", exclude={"batch_size"}))}
+    for name, folder in (("reference", config.reference), ("scorer", config.scorer)):
+        if folder is not None:
+            inputs[name] = read_manifest(Path(folder), STAGE).fingerprint
+    if config.pairs.path is not None and Path(config.pairs.path).is_file():
+        inputs["preferences"] = file_sha256(Path(config.pairs.path))
+    return inputs

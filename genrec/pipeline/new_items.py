@@ -1,0 +1,221 @@
+"""``genrec add-items``: new items in a trained model's catalogue, without training.
+
+The model folder's own encoder makes their vectors, its own tokenizer their codes; both were fitted before these items
+existed. Identifiers and numbers of the old items stay as they are.
+"""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from genrec.artifacts import MANIFEST, read_manifest, write_artifact, write_file
+from genrec.data.arrow import write_parquet
+from genrec.data.dataset import titles_of
+from genrec.data.readers import read_table, table_sha256
+from genrec.data.schema import tidy_items
+from genrec.errors import ArtifactError, ConfigError, DataError, first_rows
+from genrec.features import FeatureEncoder, ItemFeatures, load_encoder
+from genrec.features.build import ENCODER_FOLDER
+from genrec.models import GenerativeRecommender
+from genrec.models.extend import extend_recommender, extendable
+from genrec.pipeline.model_folder import (
+    DECODING_FILE,
+    ITEMS_FILE,
+    STAGE,
+    TOKENIZER_FOLDER,
+    TRAINING_FILE,
+    TrainedModel,
+    copy_if_small,
+    open_model,
+    quietly,
+    read_items,
+)
+from genrec.tokenizers import ItemIndex, ItemTokenizer
+from genrec.tokenizers.collisions import group_of
+from genrec.tokenizers.index import CODES_FILE, INDEX_FILE
+from genrec.tokenizers.placement import place_new_items
+from genrec.tokenizers.trie_file import TRIE_FILE
+
+logger = logging.getLogger(__name__)
+
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class Added:
+    """What was added.
+
+    Attributes:
+        items: How many items.
+        sharing: How many of them share their identifier with another item.
+    """
+
+    items: int
+    sharing: int
+
+
+def add_new_items(model: Path, items: Path, out: Path, *, features: Path | None = None) -> Added:
+    """Write a model folder whose catalogue holds further items.
+
+    Args:
+        model: A model folder; it stays as it is.
+        items: Table of the new items, with the columns that the items of the training data had.
+        out: The folder to write.
+        features: A ``features`` folder with the encoder, where the model folder has none.
+
+    Raises:
+        ConfigError: If the family scores items that it was trained on, or ``out`` is the model itself.
+        DataError: If the table cannot be used, names items of the catalogue, or the items cannot be encoded.
+        ArtifactError: If a folder cannot be used or written.
+    """
+    if out.absolute() == model.absolute():
+        raise ConfigError("--out is the model itself", expected="another folder", fix="give another --out")
+    trained = open_model(model, device="cpu")
+    extendable(trained.model)
+    known = read_items(model)
+    frame = _new_items(items, known)
+    encoder = _encoder_of(model, features)
+    values = np.asarray(encoder.transform(frame), dtype=np.float32)
+    nothing = int((values == 0).all(axis=1).sum())
+    if nothing:
+        logger.warning("%d new items have nothing that the encoder knows: their identifiers say nothing", nothing)
+    index = _extend_index(model / TOKENIZER_FOLDER, frame, values)
+    added = Added(frame.height, _count_sharing(index, known.height))
+    larger = extend_recommender(trained.model, index, values)
+    table = pl.concat([known, frame.with_columns(titles_of(frame))])
+    sources = {"model": trained.manifest.fingerprint, "new items": table_sha256(items)}
+    _write(out, trained, larger, index, table, sources, (features or model) / ENCODER_FOLDER)
+    _add_to_card(model, out, added, items.name)
+    return added
+
+
+def _new_items(path: Path, known: pl.DataFrame) -> pl.DataFrame:
+    """The checked table, with the columns of the catalogue in its order and types."""
+    frame = tidy_items(read_table(path, "items"), where=str(path))
+    taken = frame["item_id"].is_in(known["item_id"].implode())
+    if taken.any():
+        rows = taken.arg_true()
+        raise DataError(
+            f"{len(rows)} items are in the model's catalogue already, such as {frame['item_id'][int(rows[0])]!r}",
+            where=f"{path}, {first_rows((rows + 1).to_list())}",
+            expected="new items only",
+            fix="leave these rows out",
+        )
+    unread = [name for name in frame.columns if name not in known.columns]
+    if unread:
+        logger.warning("columns that the model's items do not have are left out: %s", ", ".join(unread))
+    columns = []
+    for name, dtype in known.schema.items():
+        if name not in frame.columns:
+            columns.append(pl.lit(None, dtype).alias(name))
+            continue
+        try:
+            columns.append(pl.lit(frame[name].cast(dtype)).alias(name))
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"the column {name!r} is {frame[name].dtype}: {str(error).splitlines()[0]}",
+                where=str(path),
+                expected=f"{dtype}, as in the model's items",
+                fix="convert the column",
+            ) from error
+    return frame.select(columns)
+
+
+def _encoder_of(model: Path, features: Path | None) -> FeatureEncoder:
+    folder = (features or model) / ENCODER_FOLDER
+    if not folder.is_dir():
+        raise ArtifactError(
+            "there is no feature encoder, so that new items cannot get vectors",
+            where=str(features or model),
+            expected=f"the folder {ENCODER_FOLDER}, which a model folder has unless it is large",
+            fix="give the features folder that the model was trained with: --features FOLDER",
+        )
+    if features is not None:
+        trained_on = read_manifest(model / TOKENIZER_FOLDER).inputs.get("features")
+        if ItemFeatures.load(features).fingerprint != trained_on:
+            raise ArtifactError(
+                "these features are not those that the model was trained with",
+                where=str(features),
+                expected=f"features {str(trained_on)[:16]}...",
+                fix="give the features folder of the model's own run",
+            )
+    return load_encoder(folder)
+
+
+def _extend_index(folder: Path, frame: pl.DataFrame, values: np.ndarray) -> ItemIndex:
+    index, tokenizer = ItemIndex.load(folder), ItemTokenizer.from_pretrained(folder)
+    if not tokenizer.encodes_new_items:
+        raise DataError(
+            f"the tokenizer {tokenizer.name!r} has no codes for items that it was not fitted on",
+            where=str(folder),
+            expected="a tokenizer that reads vectors or texts, such as rqkmeans or rqvae",
+            fix="train again with the new items, or with another tokenizer",
+        )
+    codes = tokenizer.encode_items(frame, values)
+    placed = place_new_items(
+        index,
+        codes,
+        tokenizer.settings.collisions,
+        lambda rows: tokenizer.last_level_costs(values[rows], codes[rows]),
+    )
+    return index.extended(placed, frame["item_id"].to_list())
+
+
+def _count_sharing(index: ItemIndex, first: int) -> int:
+    """How many of the items from number ``first`` on share their identifier."""
+    group = group_of(index.codes)
+    return int((np.bincount(group)[group[first:]] > 1).sum())
+
+
+def _write(
+    out: Path,
+    trained: TrainedModel,
+    model: GenerativeRecommender,
+    index: ItemIndex,
+    items: pl.DataFrame,
+    sources: dict[str, str],
+    encoder: Path,
+) -> None:
+    manifest, source = trained.manifest, trained.folder
+    added = index.num_items - trained.items.height
+    config = {**manifest.config, "added_items": manifest.config.get("added_items", 0) + added}
+    inputs = {**manifest.inputs, "tokenizer": index.fingerprint, **sources}
+    with write_artifact(out, STAGE, config=config, inputs=inputs, seed=manifest.seed) as folder:
+        with quietly():
+            model.save_pretrained(folder.path)
+        write_parquet(items, folder.path / ITEMS_FILE)
+        for name in (DECODING_FILE, TRAINING_FILE):
+            shutil.copyfile(source / name, folder.path / name)
+        copy_if_small(encoder, folder.path / ENCODER_FOLDER)
+        _write_tokenizer(source / TOKENIZER_FOLDER, index, folder.path / TOKENIZER_FOLDER)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        folder.counts = {**manifest.counts, "items": index.num_items, "parameters": parameters}
+
+
+def _write_tokenizer(source: Path, index: ItemIndex, out: Path) -> None:
+    """A copy of the tokenizer with the larger index; its quality report stays that of the fit."""
+    manifest = read_manifest(source)
+    rewritten = (MANIFEST, CODES_FILE, INDEX_FILE, TRIE_FILE)
+    with write_artifact(
+        out, manifest.stage, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed
+    ) as folder:
+        shutil.copytree(source, folder.path, ignore=shutil.ignore_patterns(*rewritten), dirs_exist_ok=True)
+        index.save(folder.path)
+        folder.counts = {**manifest.counts, "items": index.num_items}
+
+
+def _add_to_card(model: Path, out: Path, added: Added, table: str) -> None:
+    """Say in the model card what was added; a model that was not measured has none."""
+    if not (model / CARD_FILE).is_file():
+        return
+    shared = f"; {added.sharing} of them share an identifier with another item" if added.sharing else ""
+    note = (
+        f"\n## Items added without training\n\n{added.items:,} items of `{table}` were named by the encoder and the "
+        f"tokenizer of this folder{shared}. The results above were measured without them.\n"
+    )
+    with write_file(out / CARD_FILE) as path:
+        path.write_text((model / CARD_FILE).read_text(encoding="utf-8") + note, encoding="utf-8")

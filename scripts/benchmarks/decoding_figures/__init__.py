@@ -1,0 +1,1 @@
+"""The parts of ``decoding.py``: what is measured, one module per question. Every function returns a flat mapping."""

@@ -1,0 +1,122 @@
+"""Vectors from columns: what each kind of column says, worked by hand, and what is refused."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec.config import FeaturesConfig
+from genrec.errors import DataError
+from genrec.features import build_encoder, load_encoder
+from genrec.features.metadata import MetadataEncoder, MetadataSettings
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": ["a", "b", "c", "d", "e", "f"],
+        "title": ["One", "Two", "Three", "Four", "Five", "Six"],
+        "category": ["Care > Hair", "Care > Hair", "Care > Skin, Face", "Care > Skin, Face", "Food", "Food"],
+        "colours": [["red"], ["red", "blue"], [], None, ["blue"], ["green"]],
+        "price": [1.0, 2.0, 30.0, 40.0, None, 3.0],
+    }
+)
+
+
+def fit(dataset, **settings):
+    encoder = build_encoder(FeaturesConfig(encoder="metadata", **{"missing": "zero", **settings}))
+    return encoder, encoder.fit(dataset)
+
+
+def weights(encoder, items=ITEMS) -> np.ndarray:
+    return encoder._weights(items).toarray()
+
+
+def test_paths_are_their_beginnings_and_rare_values_weigh_more(make_catalogue):
+    encoder, _ = fit(make_catalogue(ITEMS), columns=["category"])
+    assert encoder.vocabulary["category"] == ["Care", "Care > Hair", "Care > Skin, Face", "Food"]
+    rarity = {name: np.log(7 / (1 + count)) + 1 for name, count in (("Care", 4), ("Care > Hair", 2))}
+    length = np.hypot(*rarity.values())
+    np.testing.assert_allclose(weights(encoder)[0], [rarity["Care"] / length, rarity["Care > Hair"] / length, 0, 0])
+    np.testing.assert_allclose(weights(encoder)[4], [0, 0, 0, 1])
+
+
+def test_lists_are_their_members_and_single_ones_are_left_out(make_catalogue):
+    encoder, _ = fit(make_catalogue(ITEMS), columns=["colours"], dim=1)
+    assert encoder.vocabulary["colours"] == ["blue", "red"], "green stands in one item only"
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(weights(encoder), [[0, 1], [half, half], [0, 0], [0, 0], [1, 0], [0, 0]])
+
+
+def test_numbers_are_the_steps_that_they_reach(make_catalogue):
+    encoder, _ = fit(make_catalogue(ITEMS), columns=["price"], num_bins=2, min_items=1)
+    # The median of 1, 2, 3, 30, 40 is 3.
+    assert encoder.bounds["price"] == [3.0]
+    assert encoder.vocabulary["price"] == ["0", "known"]
+    above = weights(encoder)[2]
+    np.testing.assert_allclose(weights(encoder), [[0, 1], [0, 1], above, above, [0, 0], above])
+    assert above[0] > above[1] > 0
+    far = weights(encoder, pl.DataFrame({"item_id": ["x"], "price": [1e9]}))
+    np.testing.assert_allclose(far[0], above)
+
+
+def test_every_column_counts_the_same_unless_weighted(make_catalogue):
+    encoder, _ = fit(make_catalogue(ITEMS), columns=["category", "colours"], weights={"colours": 3.0})
+    rows = weights(encoder)
+    np.testing.assert_allclose(np.linalg.norm(rows[:, :4], axis=1), 1)
+    np.testing.assert_allclose(np.linalg.norm(rows[[0, 1, 4], 4:], axis=1), 3)
+
+
+def test_with_all_directions_likeness_is_that_of_the_columns(make_catalogue):
+    encoder, features = fit(make_catalogue(ITEMS), columns=["category", "price"], num_bins=3)
+    rows = weights(encoder)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(features.values @ features.values.T, rows @ rows.T, atol=0.05)
+    np.testing.assert_allclose(np.linalg.norm(features.values, axis=1), 1, atol=1e-6)
+
+
+def test_titles_are_left_out_unless_asked_for(make_catalogue):
+    dataset = make_catalogue(ITEMS)
+    assert fit(dataset)[1].description["columns"] == ["category", "colours", "price"]
+    assert fit(dataset, columns=["title"], min_items=1)[1].description["columns"] == ["title"]
+
+
+def test_texts_may_list_several_values():
+    encoder = MetadataEncoder(MetadataSettings())
+    values = encoder._values(pl.DataFrame({"genres": ["Action, Comedy", "A > B, C | D", None]}), "genres")
+    assert values == [["Action", "Comedy"], ["A", "A > B, C", "D"], []]
+
+
+def test_new_items_get_the_vectors_of_what_is_known_of_them(make_catalogue, tmp_path):
+    encoder, features = fit(make_catalogue(ITEMS), columns=["category", "colours", "price"])
+    encoder.save(tmp_path)
+    loaded = load_encoder(tmp_path)
+    np.testing.assert_allclose(loaded.transform(ITEMS), features.values, atol=1e-6)
+    new = pl.DataFrame({"item_id": ["x", "y"], "category": ["Care > Hair", "Care > Nails"]})
+    values = loaded.transform(new)
+    assert values[0] @ features.values[0] > values[0] @ features.values[4] + 0.3
+    assert values[1] @ features.values[0] > values[1] @ features.values[4], "its department is known"
+
+
+def test_items_of_which_nothing_is_known(make_catalogue):
+    dataset = make_catalogue(ITEMS)
+    with pytest.raises(DataError, match=r"(?s)nothing is known of item 'c'.*rows 2, 3, 5 \(3 in all\)") as caught:
+        fit(dataset, columns=["colours"], missing="error")
+    assert "set features.missing: zero" in str(caught.value)
+    _, features = fit(dataset, columns=["colours"])
+    assert not features.values[[2, 3, 5]].any()
+
+
+def test_the_same_bytes_twice(make_catalogue):
+    dataset = make_catalogue(ITEMS)
+    assert fit(dataset)[1].fingerprint == fit(dataset)[1].fingerprint
+
+
+def test_columns_that_cannot_be_used_are_named(make_catalogue, tiny_dataset):
+    dataset = make_catalogue(ITEMS)
+    with pytest.raises(DataError, match=r"(?s)the items have no column 'brand'.*one of title, category") as caught:
+        fit(dataset, columns=["brand"])
+    assert caught.value.exit_code == 3
+    with pytest.raises(DataError, match="the items have no column 'prise'"):
+        fit(dataset, weights={"prise": 2.0})
+    with pytest.raises(DataError, match="no column tells anything that several items share"):
+        fit(make_catalogue(ITEMS.select("item_id", "title")))
+    with pytest.raises(DataError, match="the columns of 6 items have 0 values that items share"):
+        fit(dataset, columns=["title"])
