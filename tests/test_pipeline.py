@@ -57,7 +57,7 @@ def run_again(capsys, folder: Path, *options: str, recipe: Path | None = None) -
 
 
 def stale(told: dict[str, str]) -> set[str]:
-    return {name for name, words in told.items() if words != "fresh"}
+    return {name for name, words in told.items() if words not in ("fresh", "not needed by this recipe")}
 
 
 @pytest.mark.parametrize("name", PROMISED)
@@ -85,6 +85,20 @@ def test_metrics_stand_beside_the_baselines_with_their_protocol():
     assert (protocol["split"], protocol["encoder"], protocol["tokenizer"]) == ("leave-one-out", "lexical", "rqkmeans")
     assert protocol["seeds"] == [42]
     assert metrics["users"] == 59
+
+
+def test_the_parts_of_a_score_stand_beside_the_whole(tmp_path, capsys):
+    out = tmp_path / "run"
+    changed = ["recommender.item_loss=1.0", "decoding.item_weight=0.5", "evaluation.baselines=[popularity]"]
+    options = [part for setting in changed for part in ("--set", setting)]
+    recipe = write_recipe(tmp_path, tiny_home() / "data")
+    assert main(["run", str(recipe), "--out", str(out), "--until", "evaluation", *options]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert list(metrics["baselines"]) == ["depth, codes only", "depth, item vectors only", "popularity"]
+    parts = [metrics["baselines"][f"depth, {part}"] for part in ("codes only", "item vectors only")]
+    assert [part["settings"]["decoding"]["item_weight"] for part in parts] == [0, 0]
+    assert [part["protocol"]["num_beams"] for part in parts] == [10, None]
+    assert len({part["metrics"]["mrr@10"] for part in (*parts, metrics)}) == 3
 
 
 def test_recommendations_are_full_lists_of_unseen_items():
@@ -265,7 +279,7 @@ def test_an_item_level_recommender_needs_neither_features_nor_identifiers(tmp_pa
     changes = ["recommender={name: sasrec, hidden_size: 16, num_heads: 1, num_layers: 1}", "evaluation.baselines=[]"]
     options = [part for change in changes for part in ("--set", change)]
     assert main(["run", str(recipe), "--out", str(tmp_path / "run"), *options]) == 0
-    assert capsys.readouterr().err.count("not needed by this recipe") == 3
+    assert capsys.readouterr().err.count("not needed by this recipe") == 4
     assert not (tmp_path / "run" / "tokenizer").exists()
     assert not (tmp_path / "run" / "model" / "tokenizer").exists()
     assert pl.read_parquet(tmp_path / "run" / "recommendations.parquet")["user_id"].n_unique() == 60

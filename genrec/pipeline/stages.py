@@ -13,7 +13,7 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, write_file, write_json
-from genrec.config import Recipe, RecommenderConfig
+from genrec.config import DecodingConfig, Recipe, RecommenderConfig
 from genrec.data import Dataset, prepare_dataset
 from genrec.data.prepare import SHAPING_KEYS, input_fingerprints
 from genrec.decoding import Names, generate_blocks, generate_lists, schema_of, write_recommendations
@@ -44,6 +44,8 @@ RECOMMENDATIONS_FILE = "recommendations.parquet"
 REPORT_FILE = "report.html"
 CARD_FILE = "README.md"
 BEFORE_ALIGNMENT = "before alignment"
+# What ranks when the two parts of log p(codes) + w log p(item) stand alone.
+SCORE_PARTS = {"codes only": {"item_weight": 0.0}, "item vectors only": {"mode": "items", "item_weight": 0.0}}
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "env.json"
 # Changes of these keys of `training` continue an interrupted training; others begin anew.
@@ -242,7 +244,7 @@ def make_evaluation(work: Work) -> str:
     protocol = protocol_of(work.folder / work.model_name, work.trained, dataset, "test", recipe.decoding)
     settings = work.plan.settings["recommender"]
     result = score_lists(recipe.recommender.name, lists, dataset, protocol, recipe.evaluation, settings=settings)
-    write_json(work.folder / METRICS_FILE, metrics_json(result, [*_before_alignment(work), *_baseline_results(work)]))
+    write_json(work.folder / METRICS_FILE, metrics_json(result, [*_beside(work), *_baseline_results(work)]))
     shown = [name for name in ("recall@10", "ndcg@10") if name in result.evaluation.metrics]
     return ", ".join(f"{name} {result.evaluation.metrics[name]:.4f}" for name in shown) or "measured"
 
@@ -327,17 +329,25 @@ def _learned_baseline(work: Work) -> TrainedModel:
     return open_model(folder)
 
 
-def _before_alignment(work: Work) -> list[Result]:
-    """What the model was worth before it was aligned, to stand beside what it is worth now."""
-    if not aligns(work.recipe):
-        return []
-    recipe, dataset, folder = work.recipe, work.dataset, work.folder / "model"
-    trained = open_model(folder, verify=False)
-    histories, _ = dataset.evaluation("test")
-    lists, _ = generate_lists(trained.model, histories, decoding=recipe.decoding, top_k=work.list_length, progress=True)
-    protocol = protocol_of(folder, trained, dataset, "test", recipe.decoding)
-    settings = work.plan.settings["recommender"]
-    return [score_lists(BEFORE_ALIGNMENT, lists, dataset, protocol, recipe.evaluation, settings=settings)]
+def _beside(work: Work) -> list[Result]:
+    """The same model before it was aligned, and by each part of its score alone, to stand beside the whole."""
+    recipe, results = work.recipe, []
+    if aligns(recipe):
+        trained = open_model(work.folder / "model", verify=False)
+        results.append(_measure_test(work, BEFORE_ALIGNMENT, trained, work.folder / "model", recipe.decoding))
+    if recipe.decoding.item_weight:
+        for part, changed in SCORE_PARTS.items():
+            name, decoding = f"{recipe.recommender.name}, {part}", recipe.decoding.model_copy(update=changed)
+            results.append(_measure_test(work, name, work.trained, work.folder / work.model_name, decoding))
+    return results
+
+
+def _measure_test(work: Work, name: str, trained: TrainedModel, folder: Path, decoding: DecodingConfig) -> Result:
+    histories, _ = work.dataset.evaluation("test")
+    lists, _ = generate_lists(trained.model, histories, decoding=decoding, top_k=work.list_length, progress=True)
+    protocol = protocol_of(folder, trained, work.dataset, "test", decoding)
+    settings = {**work.plan.settings["recommender"], "decoding": decoding.model_dump(mode="json")}
+    return score_lists(name, lists, work.dataset, protocol, work.recipe.evaluation, settings=settings)
 
 
 def _baseline_results(work: Work) -> list[Result]:

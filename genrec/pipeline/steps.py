@@ -164,7 +164,8 @@ def protocol_of(
         decoding: How lists are written.
     """
     model, config = trained.model, trained.manifest.config
-    searches = isinstance(model, GenerativeRecommender) and not model.supports_parallel
+    exact = decoding.mode in ("exhaustive", "items")
+    searches = isinstance(model, GenerativeRecommender) and not model.supports_parallel and not exact
     tokenizer, rate = folder / TOKENIZER_FOLDER, None
     name = None
     if (tokenizer / MANIFEST).is_file():

@@ -13,7 +13,9 @@ from genrec.data.histories import Histories
 from genrec.errors import ConfigError
 
 DECODING = DecodingConfig(num_beams=20, top_k=10)
-PROMPTS = Prompts(Histories.from_lists([[3, 4, 5], [7], [1, 2, 3, 4], [9, 30]]), Histories.from_lists([[6], [8], [0], [39]]))
+PROMPTS = Prompts(
+    Histories.from_lists([[3, 4, 5], [7], [1, 2, 3, 4], [9, 30]]), Histories.from_lists([[6], [8], [0], [39]])
+)
 
 
 def preferences() -> Preferences:

@@ -75,10 +75,7 @@ def test_feedback_that_makes_no_pair_is_refused(rated):
 
 def test_prompts_are_cuts_of_the_training_part(rated):
     found = training_prompts(rated, per_user=9, horizon=2, max_history=3, seed=0)
-    cuts = {
-        (tuple(found.histories[row].tolist()), tuple(found.targets[row].tolist()))
-        for row in range(len(found))
-    }
+    cuts = {(tuple(found.histories[row].tolist()), tuple(found.targets[row].tolist())) for row in range(len(found))}
     ann = {((0,), (1, 2)), ((0, 1), (2, 3)), ((0, 1, 2), (3, 4)), ((1, 2, 3), (4,))}
     assert cuts == ann | {((6,), (5, 4)), ((6, 5), (4,))}
     few = training_prompts(rated, per_user=1, horizon=2, max_history=3, seed=0)

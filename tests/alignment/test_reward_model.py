@@ -21,7 +21,7 @@ from genrec.errors import DataError
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return World(tmp_path_factory.mktemp("world") / "dataset")
+    return World(tmp_path_factory.mktemp("world") / "dataset", users=1200)
 
 
 def test_auc_is_that_of_scikit_learn():
@@ -40,15 +40,15 @@ def test_calibration_error_by_hand():
 def test_it_learns_what_users_take_and_like(world):
     reward, quality = train_list_reward(world.dataset, {"liked": 1.0}, seed=0)
     assert quality.auc["taken"] > 0.8
-    assert quality.auc["liked"] > 0.6
-    assert quality.calibration_error["taken"] < 0.2
-    assert quality.lists > 30
+    assert quality.auc["liked"] > 0.58
+    assert max(quality.calibration_error.values()) < 0.12
+    assert quality.lists > 1000
     histories = world.dataset.train()
     prompts = Prompts(histories, histories)
-    random = np.random.default_rng(1)
-    good = np.argsort(-world.reward(prompts, np.tile(np.arange(80), (160, 1))), axis=1)[:, :5]
-    bad = random.integers(80, size=(160, 5))
-    assert (reward.values(prompts, good) > reward.values(prompts, bad)).mean() > 0.85
+    every = np.tile(np.arange(len(world.item_of)), (len(histories), 1))
+    good = np.argsort(-world.reward(prompts, every), axis=1)[:, :5]
+    drawn = np.random.default_rng(1).integers(every.shape[1], size=good.shape)
+    assert (reward.values(prompts, good) > reward.values(prompts, drawn)).mean() > 0.85
 
 
 def test_equal_seeds_learn_equal_rewards_and_leave_torch_alone(world):

@@ -9,6 +9,8 @@ from genrec.errors import DataError
 from genrec.tokenizers.collisions import (
     Catalogue,
     count_collisions,
+    group_of,
+    prefix_groups,
     rank_in_group,
     reassign,
     resolve_collisions,
@@ -140,3 +142,12 @@ def test_rank_in_group_equals_brute_force():
 
 def catalogue_of(size: int) -> Catalogue:
     return Catalogue([f"i{n}" for n in range(size)], np.ones(size, dtype=np.int64), lambda rows: COSTS[rows])
+
+
+def test_groups_are_numbered_as_sorted_rows_at_every_depth():
+    codes = np.random.default_rng(1).integers(-1, 4, (200, 4))
+    for depth, group in enumerate(prefix_groups(codes), 1):
+        expected = np.unique(codes[:, :depth], axis=0, return_inverse=True)[1].reshape(-1)
+        np.testing.assert_array_equal(group, expected)
+    np.testing.assert_array_equal(group_of(codes), expected)
+    assert group_of(codes[:, :0]).tolist() == [0] * 200

@@ -6,6 +6,7 @@ import pytest
 
 from genrec.tokenizers.residual import nearest_codes, residual_step
 from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer, kmeans
+from genrec.tokenizers.sampling import draw_rows
 
 
 def fitted(dataset, features, **settings) -> ResidualKMeansTokenizer:
@@ -111,3 +112,20 @@ def test_residual_energy_falls(tiny_dataset, tiny_features):
     energy = tokenizer.residual_energy(tiny_features.values, tokenizer.encode(tiny_features.values))
     assert (np.diff(energy) <= 0).all()
     assert energy[-1] < 0.3 * energy[0]
+
+
+def test_of_a_large_catalogue_a_sample_makes_the_centroids(tiny_dataset, tiny_features, cloud):
+    tokenizer = ResidualKMeansTokenizer(ResidualKMeansSettings(num_levels=2, codebook_size=4, max_points=10, seed=5))
+    tokenizer.learn(cloud)
+    rows = draw_rows(300, 40, 5)
+    alone = ResidualKMeansTokenizer(ResidualKMeansSettings(num_levels=2, codebook_size=4, seed=5))
+    alone.learn(cloud[rows])
+    for codebook, expected in zip(tokenizer.codebooks, alone.codebooks, strict=True):
+        np.testing.assert_array_equal(codebook, expected)
+
+
+def test_naming_in_blocks_changes_no_code(tiny_dataset, tiny_features, monkeypatch):
+    tokenizer = fitted(tiny_dataset, tiny_features)
+    whole = tokenizer.encode(tiny_features.values)
+    monkeypatch.setattr("genrec.tokenizers.sampling.BLOCK_ROWS", 7)
+    np.testing.assert_array_equal(tokenizer.encode(tiny_features.values), whole)
