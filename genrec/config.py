@@ -109,7 +109,9 @@ class PairsConfig(Section):
     rejected: int = Field(1, ge=1, description="most rejected items of a pair")
     per_user: int = Field(8, ge=1, description="most pairs, or sampled lists, of a user")
     list_size: int = Field(20, ge=2, description="items sampled per history (negatives by beams, self-play, grpo)")
-    per_list: int = Field(1, ge=1, description="self-play: so many of a list's best are chosen, each in a pair of its own")
+    per_list: int = Field(
+        1, ge=1, description="self-play: so many of a list's best are chosen, each in a pair of its own"
+    )
     eval_share: float = Field(0.1, gt=0, lt=1, description="share of the users whose pairs only measure")
 
 
@@ -150,7 +152,8 @@ class AlignmentConfig(Section):
     patience: int = Field(5, ge=1)
     metric: str = Field("ndcg@10", description="what selects the model: recall, ndcg, mrr, reward @k, or pair_accuracy")
     guard: str = Field("ndcg@10", description="validation metric that must not fall")
-    tolerance: float = Field(0.02, ge=0, lt=1, description="relative fall of the guard below the start that stops")
+    tolerance: float = Field(0.02, ge=0, lt=1, description="relative fall of the guard that the kept model may show")
+    stop_fall: float = Field(0.15, ge=0, lt=1, description="relative fall of the guard that ends the training")
     seed: int = Field(42, ge=0)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,10 @@ class GenerationRequest:
     Attributes:
         histories: A table of user_id, item_id and timestamp; or
         dataset: a prepared data set, whose users get lists.
+        catalogue: A prepared data set whose items are recommended instead of those that the model was trained on; its
+            users get lists if neither of the two above is given.
+        features: The ``features`` folder of the model's training, for its encoder, if there is a catalogue and the
+            model folder has no encoder.
         decoding: Settings that differ from the model's own.
         allow_items: A table with item_id, or a text file of one id per line: nothing else is recommended.
         block_items: The same kinds: never recommended.
@@ -49,6 +53,8 @@ class GenerationRequest:
 
     histories: Path | None = None
     dataset: Path | None = None
+    catalogue: Path | None = None
+    features: Path | None = None
     decoding: dict[str, Any] = field(default_factory=dict)
     allow_items: Path | None = None
     block_items: Path | None = None
@@ -90,6 +96,7 @@ class Job:
         decoding: How to search.
         allowed: bool ``[N]``, which items may be recommended; None for all.
         explain: Whether lists are explained.
+        catalogue: Fingerprint of the data set whose items are recommended; None for those of the model.
     """
 
     recommender: Recommender
@@ -98,6 +105,7 @@ class Job:
     decoding: DecodingConfig
     allowed: np.ndarray | None
     explain: bool
+    catalogue: str | None = None
 
     @classmethod
     def open(cls, recommender: Recommender, request: GenerationRequest) -> "Job":
@@ -106,8 +114,12 @@ class Job:
         Raises:
             ConfigError: If a setting or a condition cannot be used, or there is nothing to explain.
             DataError: If the table or a list of items cannot be used.
-            ArtifactError: If the data set cannot be used.
+            ArtifactError: If a data set cannot be used, or its items cannot be named as those of the model were.
         """
+        catalogue = None
+        if request.catalogue is not None:
+            items = Dataset.load(request.catalogue, verify=True)
+            recommender, catalogue = recommender.with_catalogue(items, features=request.features), items.fingerprint
         if request.explain:
             writes_identifiers(recommender.model)
         values = {**recommender.decoding.model_dump(), **request.decoding}
@@ -116,7 +128,7 @@ class Job:
         allowed = recommender.filter_items(*lists, where=request.allow_where)
         users, histories = _read_histories(recommender, request)
         names = Names.of(histories.users, users, recommender.item_ids)
-        return cls(recommender, histories, names, decoding, allowed, request.explain)
+        return cls(recommender, histories, names, decoding, allowed, request.explain, catalogue)
 
     def blocks(self, numbers: Sequence[int], *, progress: bool) -> Iterator[Block]:
         """Lists of some blocks."""
@@ -136,6 +148,7 @@ class Job:
         histories = (self.histories.users, self.histories.offsets, self.histories.items)
         return {
             "model": self.recommender.manifest.fingerprint,
+            "catalogue": self.catalogue,
             "histories": _sha256(*histories, *filter(None, self.names.user_ids.buffers())),
             "decoding": self.decoding.model_dump(mode="json"),
             "allowed items": None if self.allowed is None else _sha256(self.allowed),
@@ -159,10 +172,15 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
         How many users there are, and how many lists are shorter than asked for; None in processes other than the first.
 
     Raises:
-        ConfigError: If not exactly one of table and data set is given, or a setting cannot be used.
+        ConfigError: If not exactly one of table and data set is given, or a setting cannot be used, or the model cannot
+            take another catalogue.
         DataError: If the table or a list of items cannot be used.
         ArtifactError: If the model cannot be used or the file cannot be written.
     """
+    if request.features is not None and request.catalogue is None:
+        raise ConfigError("--features is for --catalogue", expected="both or neither", fix="leave out --features")
+    if request.catalogue is not None and request.histories is None and request.dataset is None:
+        request = replace(request, dataset=request.catalogue)
     if (request.histories is None) == (request.dataset is None):
         raise ConfigError("one of --histories and --dataset is needed", expected="exactly one of them")
     processes = Processes.from_environment()

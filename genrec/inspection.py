@@ -185,8 +185,16 @@ def _source_words(manifest: Manifest, path: Path) -> str:
     return f"the public data set {manifest.config.get('name')}; its terms of use are in LICENCE"
 
 
+def _iteration_words(manifest: Manifest, path: Path) -> str:
+    values = read_json(path / "result.json")
+    metric = manifest.config["metric"]
+    found = f"{metric} {values['start'][metric]:.4f} -> {values['best'][metric]:.4f}"
+    return f"round {manifest.counts['iteration']} of an alignment by {manifest.config['method']}: {found} on validation"
+
+
 _WORDS: dict[str, Callable[[Manifest, Path], str]] = {
     "dataset": _dataset_words,
+    "iteration": _iteration_words,
     "features": _features_words,
     "tokenizer": _tokenizer_words,
     "model": _model_words,
@@ -198,6 +206,8 @@ def _describe_lists(path: Path) -> str:
     try:
         frame = pl.scan_parquet(path)
         columns = frame.collect_schema().names()
+        if {"history", "chosen", "rejected"} <= set(columns):
+            return f"{path}: {_preference_words(frame)}"
         if not {"user_id", "rank", "item_id"} <= set(columns):
             raise ArtifactError(
                 f"{path} holds no lists", expected="columns user_id, rank, item_id", fix="check the path"
@@ -209,6 +219,23 @@ def _describe_lists(path: Path) -> str:
         problem = " ".join(str(error).split())[:200]
         raise ArtifactError(f"{path} cannot be read: {problem}", fix="generate the lists again") from error
     return f"{path}: lists for {users:,} users, up to {longest or 0} items each, {items:,} different items in all"
+
+
+def _preference_words(frame: pl.LazyFrame) -> str:
+    rows, paired, rejected, length = (
+        frame.select(
+            pl.len(),
+            (pl.col("chosen").is_not_null() & (pl.col("rejected").list.len() > 0)).sum().alias("paired"),
+            pl.col("rejected").list.len().mean().alias("rejected"),
+            pl.col("history").list.len().mean().alias("length"),
+        )
+        .collect()
+        .row(0)
+    )
+    return (
+        f"{rows:,} preferences, {paired:,} of them with both sides; {rejected or 0:.1f} rejected items and"
+        f" {length or 0:.1f} items of history on average"
+    )
 
 
 def _describe_metrics(path: Path) -> str:

@@ -18,12 +18,14 @@ import numpy as np
 import polars as pl
 
 from genrec.config import DecodingConfig
+from genrec.data import Dataset
 from genrec.data.events import Events, in_sequence
 from genrec.data.histories import Histories
 from genrec.data.readers import to_frame
 from genrec.data.schema import tidy_interactions
 from genrec.decoding import generate_lists
 from genrec.errors import ConfigError, DataError
+from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import TrainedModel, open_model, read_items
 
 logger = logging.getLogger(__name__)
@@ -89,9 +91,11 @@ class Recommender:
 
     Args:
         trained: Model, catalogue and default decoding.
+        items: What is known of every item, where it is not what the model's folder says.
     """
 
-    def __init__(self, trained: TrainedModel) -> None:
+    def __init__(self, trained: TrainedModel, items: pl.DataFrame | None = None) -> None:
+        self._trained, self._items = trained, items
         self.model = trained.model.eval()
         self.decoding = trained.decoding
         self.manifest = trained.manifest
@@ -114,6 +118,23 @@ class Recommender:
         """
         return cls(open_model(path, device=device, verify=verify))
 
+    def with_catalogue(self, dataset: Dataset, *, features: Path | None = None) -> "Recommender":
+        """The same model for the items of another data set, which it need never have seen; nothing is learned.
+
+        The model's own encoder makes their vectors, its own tokenizer their identifiers.
+
+        Args:
+            dataset: Its items are the catalogue.
+            features: The ``features`` folder of the model's training, where the model folder has no encoder.
+
+        Raises:
+            ConfigError: If the model keeps what it learned of single items, or scores only these.
+            DataError: If the items cannot be encoded or named.
+            ArtifactError: If there is no encoder.
+        """
+        trained = on_catalogue(self._trained, dataset, features=features)
+        return Recommender(trained, trained.items)
+
     @property
     def num_items(self) -> int:
         """Size of the catalogue, N."""
@@ -122,7 +143,7 @@ class Recommender:
     @cached_property
     def items(self) -> pl.DataFrame:
         """What is known of every item; row i is dense item i."""
-        return read_items(self.folder)
+        return read_items(self.folder) if self._items is None else self._items
 
     @cached_property
     def dense_items(self) -> dict[str, int]:

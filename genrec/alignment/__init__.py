@@ -1,1 +1,18 @@
 """Preference alignment: pairs, rewards, losses, and training that moves a recommender towards what users prefer."""
+
+from genrec.alignment.align import AlignmentResult, RoundResult, align_recommender
+from genrec.alignment.preferences import Preferences
+from genrec.alignment.prompts import Prompts, training_prompts
+from genrec.alignment.rewards import Reward
+from genrec.alignment.scoring import sequence_log_probs
+
+__all__ = [
+    "AlignmentResult",
+    "Preferences",
+    "Prompts",
+    "Reward",
+    "RoundResult",
+    "align_recommender",
+    "sequence_log_probs",
+    "training_prompts",
+]

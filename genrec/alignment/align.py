@@ -30,7 +30,7 @@ from genrec.training.checkpoints import CheckpointStore
 from genrec.training.log import Display, MetricsLog
 from genrec.training.run import Run, StopReason
 from genrec.training.signals import StopSignals
-from genrec.training.train import TrainingResult, continue_run
+from genrec.training.train import TrainingResult, continue_run, refuse_processes
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -131,6 +131,7 @@ def align_recommender(
         ArtifactError: If the reference does not match or the folder cannot be written.
         InterruptedRun: After SIGINT or SIGTERM, when a checkpoint is saved.
     """
+    refuse_processes()
     check_recipe(config, model, dataset)
     assert isinstance(model, GenerativeRecommender)  # check_recipe refused everything else
     out, console = out.absolute(), console or Console(stderr=True)

@@ -1,6 +1,7 @@
 """From a recipe to what a round learns from: its reward, its pairs or prompts, its reference; and what cannot be."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,7 @@ def build_reward(
             _report(quality)
             parts.append((name, weight, reward))
             continue
-        simple = {
+        simple: dict[str, Callable[[], Reward]] = {
             "hit": Hit,
             "rank": RankAware,
             "category": lambda: CategoryMatch(labels),
@@ -202,7 +203,7 @@ def load_reference(path: Path, model: GenerativeRecommender) -> GenerativeRecomm
                 expected=f"a {own.family} model with the same settings and item tokenizer",
                 fix="give a model of the same recipe, or leave alignment.reference out",
             )
-    return reference.to(model.device)  # type: ignore[arg-type,return-value]
+    return reference.to(model.device)  # type: ignore[arg-type]
 
 
 def _preferences(

@@ -116,7 +116,7 @@ class Guards:
 
     @torch.no_grad()
     def measure(self, model: GenerativeRecommender) -> dict[str, float]:
-        """All numbers of one evaluation; ``selected`` is the selecting metric, -inf where a guard is broken."""
+        """All numbers of one evaluation; ``selected`` is the selecting metric, -inf where the guard fell too far."""
         model.eval()
         watch = self.watch
         lists, _ = generate_lists(model, watch.prompts.histories, decoding=watch.decoding, top_k=KS[-1])
@@ -130,17 +130,22 @@ class Guards:
             scores = self._score(model)
             found |= pair_numbers(scores, self.reference_scores, watch.pairs, self.config.beta)
         value = found.get(self.config.metric, float("nan"))
-        found["selected"] = value if not self.start or self.broken(found) is None else float("-inf")
+        found["selected"] = value if not self.start or self._acceptable(found) else float("-inf")
         return found
+
+    def _acceptable(self, found: dict[str, float]) -> bool:
+        """Whether a model with these numbers may be kept."""
+        floor = self.start[self.config.guard] * (1 - self.config.tolerance)
+        return self.broken(found) is None and found[self.config.guard] >= floor
 
     def broken(self, found: dict[str, float]) -> str | None:
         """Why training must stop with these numbers, in words; None if all is well."""
         guard, start = self.config.guard, self.start
-        floor = start[guard] * (1 - self.config.tolerance)
+        floor = start[guard] * (1 - self.config.stop_fall)
         if found[guard] < floor:
             return (
                 f"{guard} fell to {found[guard]:.4f}, below {floor:.4f} (the start, {start[guard]:.4f}, less"
-                f" {self.config.tolerance:.1%}): lower alignment.learning_rate or preference_weight, or raise beta or"
+                f" {self.config.stop_fall:.1%}): lower alignment.learning_rate or preference_weight, or raise beta or"
                 " anchor_weight"
             )
         for name, share in FLOORS.items():

@@ -129,8 +129,8 @@ def implicit_pairs(
     taken = seen_items(dataset, prompts.histories.users)
     chosen = prompts.targets.items[prompts.targets.offsets[:-1]].astype(np.int64)
     rejected = _first_of(_never_taken(lists, taken, dataset.num_items), config.rejected)
-    kept = (rejected >= 0).any(axis=1)
-    if not kept.any():
+    kept = np.flatnonzero((rejected >= 0).any(axis=1))
+    if not len(kept):
         raise DataError(
             "the users took everything that could be rejected",
             expected="items in the model's lists that a user did not take",

@@ -10,18 +10,10 @@ from genrec.tokenizers.canvas import ACCENT, INK, MUTED, SECOND, dress, new_figu
 
 PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("What users took", "validation users, full catalogue", ("recall@10", "ndcg@10")),
-    (
-        "What is preferred",
-        "share of unseen users' pairs in order; mean reward of a listed item",
-        ("pair_accuracy", "reward@10"),
-    ),
-    (
-        "Log-probabilities",
-        "of both sides of unseen users' pairs; both falling is a warning",
-        ("chosen_log_prob", "rejected_log_prob"),
-    ),
-    ("Margin", "beta times the difference of log-ratios to the reference", ("margin",)),
-    ("KL to the reference", "nats per item; it grows with every step away", ("kl",)),
+    ("What is preferred", "unseen pairs in order; mean reward", ("pair_accuracy", "reward@10")),
+    ("Log-probabilities", "unseen pairs; both falling: a warning", ("chosen_log_prob", "rejected_log_prob")),
+    ("Margin", "beta times the log-ratios' difference", ("margin",)),
+    ("KL to the reference", "nats per item", ("kl",)),
     ("Signs of collapse", "relative to the start", ("entropy", "coverage@10", "diversity@10", "legal_mass")),
 )
 COLOURS = (ACCENT, SECOND, MUTED, INK)

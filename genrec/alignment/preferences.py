@@ -19,7 +19,7 @@ from genrec.data.readers import read_table
 from genrec.errors import DataError, first_rows
 
 REQUIRED = ("history", "chosen", "rejected")
-SCHEMA = {
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "history": pl.List(pl.String),
     "chosen": pl.String,
     "rejected": pl.List(pl.String),

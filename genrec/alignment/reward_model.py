@@ -181,13 +181,9 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def _training_lists(dataset: "Dataset", objectives: Mapping[str, float], seed: int) -> _Lists:
     train = dataset.train()
     feedback = {name: training_feedback(dataset, name)[1] for name in objectives}
-    ends, rows = [], []
-    for row, length in enumerate(train.lengths.tolist()):
-        own = np.arange(1, length - LIST_LENGTH + 1)
-        own = own[np.linspace(0, len(own) - 1, min(len(own), LISTS_PER_USER)).round().astype(np.int64)]
-        ends.append(own)
-        rows.append(np.full(len(own), row))
-    row, end = (np.concatenate(part) if part else np.zeros(0, np.int64) for part in (rows, ends))
+    cuts = [_cuts(length) for length in train.lengths.tolist()]
+    row = np.repeat(np.arange(len(train)), [len(part) for part in cuts])
+    end = np.concatenate([np.zeros(0, dtype=np.int64), *cuts])
     starts = train.offsets[:-1][row]
     known = np.minimum(end, MAX_HISTORY)
     histories = train.slice(train.users[row], starts + end - known, known)
@@ -203,6 +199,12 @@ def _training_lists(dataset: "Dataset", objectives: Mapping[str, float], seed: i
     refused[:, 0] = 0.0
     both = histories.select(np.tile(np.arange(len(row)), 2))
     return _Lists(both, np.concatenate([train.items[places], drawn]), np.concatenate([labels, refused]))
+
+
+def _cuts(length: int) -> np.ndarray:
+    """Ends of histories of a user that a whole list follows: all of them, or evenly spread ones."""
+    ends = np.arange(1, length - LIST_LENGTH + 1)
+    return ends[np.linspace(0, len(ends) - 1, min(len(ends), LISTS_PER_USER)).round().astype(np.int64)]
 
 
 def _fit(model: ListRewardModel, examples: _Lists, rows: np.ndarray, seed: int) -> None:

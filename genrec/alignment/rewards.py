@@ -222,7 +222,7 @@ def load_function(name: str | None) -> Reward:
         raise _no_function(name, str(error)) from error
     if not callable(function):
         raise _no_function(name, "not given" if name is None else "nothing that can be called")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def item_labels(dataset: "Dataset", column: str | None, codes: np.ndarray) -> np.ndarray:

@@ -15,6 +15,12 @@ def generate(
     out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("recommendations.parquet"),
     histories: Annotated[Path | None, typer.Option(help="Table of user_id, item_id and timestamp.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="A data set whose users get lists.")] = None,
+    catalogue: Annotated[
+        Path | None, typer.Option(help="A data set whose items are recommended, never seen by the model before.")
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="With --catalogue, where the model folder has no encoder: that of its training.")
+    ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Length of the lists; as at training by default.")] = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Width of the search; as at training by default.")] = None,
     allow_items: Annotated[Path | None, typer.Option(help="Table of the only items to recommend.")] = None,
@@ -38,6 +44,8 @@ def generate(
     request = GenerationRequest(
         histories=histories,
         dataset=dataset,
+        catalogue=catalogue,
+        features=features,
         decoding={key: value for key, value in changed.items() if value is not None},
         allow_items=allow_items,
         block_items=block_items,
@@ -77,6 +85,9 @@ def evaluate(
     recommendations: Annotated[Path | None, typer.Option(help="Lists by any system, instead of a model.")] = None,
     split: Annotated[Part, typer.Option(help="The held-out part.")] = Part.test,
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("metrics.json"),
+    zero_shot: Annotated[
+        bool, typer.Option("--zero-shot", help="The model never saw these items: its own tokenizer names them.")
+    ] = False,
     overrides: Overrides = None,
     device: Device = None,
 ) -> None:
@@ -86,5 +97,7 @@ def evaluate(
     from genrec.pipeline.steps import measure
 
     config = load_recipe(None, [f"evaluation.{text}" for text in overrides or ()]).evaluation
-    values = measure(dataset, split.value, config, out, model=model, lists=recommendations, device=device)
+    values = measure(
+        dataset, split.value, config, out, model=model, lists=recommendations, device=device, zero_shot=zero_shot
+    )
     typer.echo(f"{results_as_text(values)}{out}")

@@ -135,3 +135,17 @@ def align(
     recipe = load_recipe(config, overrides or ())
     align_model(model, Dataset.load(dataset, verify=True), recipe.alignment, out)
     typer.echo(describe(out))
+
+
+@verb("upcycle")
+def upcycle(
+    model: Annotated[Path, typer.Option(help="A dense model folder.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Model folder to write.", show_default=False)],
+    overrides: Overrides = None,
+) -> None:
+    """Give a dense model sparse experts (--set recommender.experts=8); it answers as before until it learns."""
+    from genrec.inspection import describe
+    from genrec.pipeline.upcycled import upcycle_model
+
+    upcycle_model(model, overrides or (), out)
+    typer.echo(describe(out))

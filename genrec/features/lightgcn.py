@@ -29,7 +29,7 @@ class LightGCNSettings(CollaborativeSettings):
     num_layers: int = Field(3, ge=0)
     epochs: int = Field(20, ge=1, description="one sampled triple per training interaction and epoch")
     batch_size: int = Field(2048, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(5e-3, gt=0)
     l2: float = Field(1e-4, ge=0, description="penalty on the layer-0 vectors of each triple")
 
 

@@ -30,11 +30,11 @@ SHARED = 16
 class UltraGCNSettings(CollaborativeSettings):
     """Settings of the encoder ``ultragcn``."""
 
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(25, ge=1)
     batch_size: int = Field(1024, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    num_negatives: int = Field(200, ge=1, description="items drawn as negatives of each interaction")
-    negative_weight: float = Field(200.0, ge=0, description="weight of the mean over the negatives")
+    learning_rate: float = Field(5e-3, gt=0)
+    num_negatives: int = Field(50, ge=1, description="items drawn as negatives of each interaction")
+    negative_weight: float = Field(10.0, ge=0, description="weight of the mean over the negatives")
     constraints: tuple[float, float, float, float] = Field(
         (1e-6, 1.0, 1e-6, 1.0), description="w1 to w4: a constant and the graph's weight, of positives and of negatives"
     )

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from genrec.config import Section
 from genrec.errors import ConfigError
 from genrec.models.layers.codes import CodeHead
+from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts, expert_layers, routing_metrics
 from genrec.models.layers.transformer import CausalTransformer, KeyValue
+from genrec.tokenizers.base import Kind
 
 
 class GenrecConfig(PreTrainedConfig):
@@ -31,10 +32,12 @@ class GenrecConfig(PreTrainedConfig):
     variable_length: bool = False
     index_fingerprint: str = ""
     feature_size: int = 0
+    num_tokens: int = 0
+    token_size: int = 0
     initializer_range: float = 0.02
 
 
-class BackboneSettings(Section):
+class BackboneSettings(ExpertSettings):
     """Settings that all transformer families share."""
 
     hidden_size: int = Field(128, ge=8)
@@ -53,6 +56,14 @@ class BackboneSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _some_layer_has_experts(self) -> "BackboneSettings":
+        if self.experts and self.expert_every > self.num_layers:
+            raise ValueError(
+                f"expert_every {self.expert_every} leaves none of the {self.num_layers} layers with experts"
+            )
+        return self
+
     def transformer(self, num_layers: int | None = None) -> CausalTransformer:
         """Build the causal backbone that these settings describe."""
         return CausalTransformer(
@@ -61,6 +72,7 @@ class BackboneSettings(Section):
             self.num_heads,
             self.feed_forward_size or 2 * self.hidden_size,
             self.dropout,
+            self if self.experts else None,
         )
 
 
@@ -119,6 +131,9 @@ class RecommenderModel(PreTrainedModel):
     base_model_prefix = ""
     Settings: ClassVar[type[BackboneSettings]] = BackboneSettings
     needs_identifiers: ClassVar[bool] = True
+    supports_experts: ClassVar[bool] = False
+    identifier_kind: ClassVar[Kind] = "sequence"
+    reads_tokens: ClassVar[bool] = False
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
@@ -134,11 +149,29 @@ class RecommenderModel(PreTrainedModel):
         """
         raise TypeError(f"{type(self).__name__} must define forward")
 
+    def training_output(self, loss: Tensor) -> TrainingOutput:
+        """The loss; in training with what the routers of experts add to it."""
+        if self.settings.experts and self.training:
+            for layer in expert_layers(self.modules()):
+                if layer.auxiliary is not None:
+                    loss = loss + layer.auxiliary
+        return TrainingOutput(loss=loss)
+
+    def take_tokens(self, tokens: Tensor) -> None:
+        """Keep the catalogue's continuous tokens float32 ``[N, Q, C]``; only where ``reads_tokens``."""
+        raise TypeError(f"{type(self).__name__} reads no tokens")
+
+    def training_metrics(self) -> dict[str, Any]:
+        """What the training log tells beside the loss: the loads of experts, where there are any."""
+        return routing_metrics(expert_layers(self.modules())) if self.settings.experts else {}
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, CodeHead):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
             nn.init.zeros_(module.bias)
+        if isinstance(module, MixtureOfExperts):
+            module.reset(self.config.initializer_range, self.config.initializer_range)
 
 
 class ItemScorer(RecommenderModel):

@@ -23,6 +23,7 @@ class Decoder(GenerativeRecommender):
 
     Settings: ClassVar[type[BackboneSettings]] = DecoderSettings
     supports_variable_length = True
+    supports_experts = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
@@ -36,18 +37,19 @@ class Decoder(GenerativeRecommender):
         """Predict every code from the codes before it; the loss is the mean over all items of the sum over levels."""
         batch, length = items.shape
         tokens = self.codes(self.item_codes[items]).flatten(1, 2)
-        hidden, _ = self.transformer(prepend(self.start, tokens[:, :-1]))
+        real = visible_positions(lengths * self.num_levels, length * self.num_levels)
+        hidden, _ = self.transformer(prepend(self.start, tokens[:, :-1]), real)
         states, targets = gather_targets(hidden.view(batch, length, self.num_levels, -1), items, lengths)
         codes = self.item_codes[targets].long()
         losses = [code_loss(self.head(level, states[:, level]), codes[:, level]) for level in range(self.num_levels)]
-        return TrainingOutput(loss=torch.stack(losses).sum())
+        return self.training_output(torch.stack(losses).sum())
 
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Read each history once and keep its keys and values."""
         tokens = self.codes(self.item_codes[items]).flatten(1, 2)
-        hidden, history = self.transformer(prepend(self.start, tokens))
         positions = lengths * self.num_levels
-        visible = visible_positions(positions + 1, hidden.shape[1])
+        visible = visible_positions(positions + 1, tokens.shape[1] + 1)
+        hidden, history = self.transformer(prepend(self.start, tokens), visible)
         return Context(state_at(hidden, positions), history, visible, positions + 1)
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Depth(ItemBackbone):
         super().__init__(config)
         settings = self.settings
         self.codes = CodeEmbedding(self.level_sizes, settings.hidden_size, config.variable_length)
-        depth = settings.model_copy(update={"dropout": settings.depth_dropout})
+        depth = settings.model_copy(update={"dropout": settings.depth_dropout, "experts": 0})
         self.depth = depth.transformer(settings.depth_layers)
         self.post_init()
 
@@ -51,7 +51,7 @@ class Depth(ItemBackbone):
 
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Run the backbone once per user; the depth decoder's history is the state alone."""
-        state = state_at(self.read(items), lengths)
+        state = state_at(self.read(items, lengths), lengths)
         depth, history = self.depth(state.unsqueeze(1))
         ones = torch.ones_like(lengths)
         return Context(depth[:, 0], history, ones.bool().unsqueeze(1), ones, item_state=state)

@@ -1,4 +1,4 @@
-"""A trained recommender for a larger catalogue: further items behind the old ones, nothing learned anew."""
+"""A trained recommender for more items, or for those of another catalogue: nothing is learned anew."""
 
 from copy import deepcopy
 from typing import cast
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.errors import ConfigError
+from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import GenerativeRecommender, GenrecConfig, RecommenderModel
 from genrec.tokenizers.collisions import group_of
 from genrec.tokenizers.index import ItemIndex
@@ -40,6 +40,56 @@ def extend_recommender(model: RecommenderModel, index: ItemIndex, features: np.n
             state[name] = torch.cat([state[name], _new_rows(name, state[name], index, old, features)])
     larger.load_state_dict(state)
     return larger.eval()
+
+
+def replace_catalogue(model: RecommenderModel, index: ItemIndex, features: np.ndarray | None) -> GenerativeRecommender:
+    """The same recommender for another catalogue, of which it may never have seen an item; on the model's device.
+
+    Args:
+        model: Trained on any catalogue, without weights that belong to single items.
+        index: The other catalogue, named by the tokenizer that the model was trained with.
+        features: float32 ``[N, F]``, vectors of the other catalogue by the encoder that the model was trained with;
+            needed where the model uses features.
+
+    Raises:
+        ConfigError: If the family keeps for every item what only training can give.
+        ArtifactError: If the identifiers are not of the model's codebooks.
+    """
+    model = extendable(model)
+    known = cast(GenrecConfig, model.config)
+    if list(index.level_sizes) != model.level_sizes or (index.variable_length and not known.variable_length):
+        raise ArtifactError(
+            "these identifiers are not of the codebooks that the model was trained with",
+            expected=f"{model.level_sizes} codes, found {list(index.level_sizes)}",
+            fix="name the items with the tokenizer in the model's folder",
+        )
+    values = {"item_codes": index.codes, "features": features}
+    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    for name in _per_item(model):
+        value = values.get(name.rpartition(".")[2])
+        if value is None or value.shape != (index.num_items, state[name].shape[1]):
+            raise ConfigError(
+                f"the recommender {known.family!r} keeps {name} for every item that it was trained on",
+                expected="a model that knows items by codes and features only, such as recgpt",
+                fix="train with recommender.use_ids: false, or with recommender.name: recgpt",
+            )
+        state[name] = torch.tensor(value, dtype=state[name].dtype)
+    config = deepcopy(known)
+    config.num_items, config.index_fingerprint = index.num_items, index.fingerprint
+    with torch.random.fork_rng(devices=[]):
+        other = type(model)(config)
+    other.load_state_dict(state)
+    return other.to(model.device).eval()  # type: ignore[arg-type]
+
+
+def _per_item(model: GenerativeRecommender) -> list[str]:
+    """Names of the tensors with one row per item: those that are larger in a model of one item more."""
+    config = deepcopy(cast(GenrecConfig, model.config))
+    config.num_items += 1
+    with torch.device("meta"):
+        larger = type(model)(config)
+    sizes = {name: tensor.shape for name, tensor in larger.state_dict().items()}
+    return [name for name, tensor in model.state_dict().items() if tensor.shape != sizes[name]]
 
 
 def extendable(model: RecommenderModel) -> GenerativeRecommender:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.layers.codes import CodeHead
-from genrec.models.layers.history import gather_targets, prepend
+from genrec.models.layers.history import gather_targets, prepend, visible_positions
 from genrec.models.layers.items import ItemEmbedding
 
 
@@ -41,6 +41,7 @@ class ItemBackbone(GenerativeRecommender):
     Settings: ClassVar[type[BackboneSettings]] = ItemBackboneSettings
     settings: ItemBackboneSettings
     supports_variable_length = True
+    supports_experts = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
@@ -60,7 +61,7 @@ class ItemBackbone(GenerativeRecommender):
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
         """Predict every item from those before it; the loss is the mean over items of the sum over levels."""
-        states, targets = gather_targets(self.read(items[:, :-1]), items, lengths)
+        states, targets = gather_targets(self.read(items[:, :-1], lengths), items, lengths)
         loss = self.codes_loss(states, self.item_codes[targets].long())
         if self.settings.item_loss:
             loss = loss + self.settings.item_loss * self.items.next_item_loss(
@@ -69,11 +70,12 @@ class ItemBackbone(GenerativeRecommender):
                 negatives=self.settings.item_negatives,
                 label_smoothing=self.settings.label_smoothing,
             )
-        return TrainingOutput(loss=loss)
+        return self.training_output(loss)
 
-    def read(self, items: Tensor) -> Tensor:
-        """States ``[B, 1 + T, D]`` before the first and after each of ``items [B, T]``."""
-        hidden, _ = self.transformer(prepend(self.start, self.items(items, self.item_codes)))
+    def read(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """States ``[B, 1 + T, D]`` before the first and after each of ``items [B, T]``; ``lengths [B]`` are real."""
+        real = visible_positions(lengths + 1, items.shape[1] + 1)
+        hidden, _ = self.transformer(prepend(self.start, self.items(items, self.item_codes)), real)
         return hidden
 
     @abstractmethod

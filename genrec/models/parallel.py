@@ -39,7 +39,7 @@ class Parallel(ItemBackbone):
 
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Run the backbone once per user; there is nothing to attend to afterwards."""
-        state = state_at(self.read(items), lengths)
+        state = state_at(self.read(items, lengths), lengths)
         ones = torch.ones_like(lengths)
         return Context(state, [], ones.bool().unsqueeze(1), ones, item_state=state)
 

@@ -22,6 +22,9 @@ FAMILIES = {
     "parallel": "genrec.models.parallel:Parallel",
     "decoder": "genrec.models.decoder:Decoder",
     "seq2seq": "genrec.models.seq2seq:Seq2Seq",
+    "discrec": "genrec.models.discrec:DiscRec",
+    "recgpt": "genrec.models.recgpt:RecGPT",
+    "setrec": "genrec.models.setrec:SETRec",
     "sasrec": "genrec.models.sasrec:SASRec",
 }
 
@@ -46,8 +49,21 @@ def recommender_class(name: str) -> type[RecommenderModel]:
 
 
 def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
-    """Validate a recipe's recommender section against its family."""
-    return parse_settings(recommender_class(config.name).Settings, config.settings, where="recommender")
+    """Validate a recipe's recommender section against its family.
+
+    Raises:
+        ConfigError: If the family does not exist, or a setting does not, or experts are asked for and it has none.
+    """
+    family = recommender_class(config.name)
+    settings = parse_settings(family.Settings, config.settings, where="recommender")
+    if settings.experts and not family.supports_experts:
+        raise ConfigError(
+            f"the recommender {config.name!r} has no experts",
+            where="recommender.experts",
+            expected="0, or a family with experts: depth, parallel, decoder, seq2seq, sasrec",
+            fix="set recommender.experts=0, or choose such a family",
+        )
+    return settings
 
 
 def build_recommender(
@@ -56,6 +72,7 @@ def build_recommender(
     num_items: int,
     index: ItemIndex | None = None,
     features: np.ndarray | None = None,
+    tokens: np.ndarray | None = None,
 ) -> RecommenderModel:
     """Make an untrained recommender; its weights are drawn from torch's global generator.
 
@@ -64,6 +81,7 @@ def build_recommender(
         num_items: Catalogue size N.
         index: Identifiers of the N items; needed by every family that writes identifiers.
         features: float32 ``[N, F]``; needed where the settings use features.
+        tokens: Continuous tokens, float32 ``[N, Q, C]``; needed by families of set identifiers.
 
     Raises:
         ConfigError: If something that the family needs is missing or does not fit.
@@ -75,6 +93,7 @@ def build_recommender(
     uses_features = bool(getattr(settings, "use_features", False))
     if uses_features:
         _check_features(config.name, features, num_items)
+    sizes = _check_tokens(config.name, tokens, num_items) if family.reads_tokens else (0, 0)
     model = family(
         GenrecConfig(
             family=config.name,
@@ -84,8 +103,12 @@ def build_recommender(
             variable_length=bool(family.needs_identifiers and index and index.variable_length),
             index_fingerprint=index.fingerprint if family.needs_identifiers and index else "",
             feature_size=features.shape[1] if uses_features and features is not None else 0,
+            num_tokens=sizes[0],
+            token_size=sizes[1],
         )
     )
+    if family.reads_tokens and tokens is not None:
+        model.take_tokens(torch.tensor(tokens))
     if isinstance(model, GenerativeRecommender) and index is not None:
         model.item_codes.copy_(torch.tensor(index.codes))
     if uses_features and features is not None:
@@ -125,11 +148,13 @@ def _check_index(name: str, index: ItemIndex | None, num_items: int) -> ItemInde
             fix="run the tokenizer stage again on this data set",
         )
     any_length = getattr(recommender_class(name), "supports_variable_length", False)
-    if index.kind != "sequence" or (index.variable_length and not any_length):
+    kind = recommender_class(name).identifier_kind
+    if index.kind != kind or (index.variable_length and not any_length):
+        wanted = "set identifiers" if kind == "set" else "ordered identifiers"
         raise ConfigError(
             f"the recommender {name!r} cannot use these identifiers",
-            expected="ordered identifiers" + ("" if any_length else " of one length"),
-            fix="choose another tokenizer or another collision policy",
+            expected=wanted + ("" if any_length or kind == "set" else " of one length"),
+            fix="set tokenizer.name=set" if kind == "set" else "choose another tokenizer or another collision policy",
         )
     return index
 
@@ -145,3 +170,17 @@ def _check_features(name: str, features: np.ndarray | None, num_items: int) -> N
             f"the features describe {features.shape[0]} items, the data set has {num_items}",
             fix="run the features stage again on this data set",
         )
+
+
+def _check_tokens(name: str, tokens: np.ndarray | None, num_items: int) -> tuple[int, int]:
+    if tokens is None:
+        raise ConfigError(
+            f"the recommender {name!r} reads continuous tokens and none were given",
+            fix="run the tokenizer stage with tokenizer.name=set",
+        )
+    if tokens.shape[0] != num_items:
+        raise ArtifactError(
+            f"there are tokens of {tokens.shape[0]} items, the data set has {num_items}",
+            fix="run the tokenizer stage again on this data set",
+        )
+    return tokens.shape[1], tokens.shape[2]

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
-from genrec.models.layers.history import gather_targets, prepend, state_at
+from genrec.models.layers.history import gather_targets, prepend, state_at, visible_positions
 from genrec.models.layers.items import ItemEmbedding
 
 
@@ -36,6 +36,7 @@ class SASRec(ItemScorer):
 
     Settings: ClassVar[type[BackboneSettings]] = SASRecSettings
     settings: SASRecSettings
+    supports_experts = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
@@ -54,13 +55,15 @@ class SASRec(ItemScorer):
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
         """Predict every item from those before it; the loss is the mean over all positions."""
-        hidden, _ = self.transformer(prepend(self.start, self.items(items[:, :-1])))
+        real = visible_positions(lengths, items.shape[1])
+        hidden, _ = self.transformer(prepend(self.start, self.items(items[:, :-1])), real)
         states, targets = gather_targets(hidden, items, lengths)
-        return TrainingOutput(
-            loss=self.items.next_item_loss(states, targets, bias=self.item_bias, negatives=self.settings.negatives)
+        return self.training_output(
+            self.items.next_item_loss(states, targets, bias=self.item_bias, negatives=self.settings.negatives)
         )
 
     def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Score the whole catalogue after each history, float32 ``[B, N]``."""
-        hidden, _ = self.transformer(prepend(self.start, self.items(items)))
+        real = visible_positions(lengths + 1, items.shape[1] + 1)
+        hidden, _ = self.transformer(prepend(self.start, self.items(items)), real)
         return (state_at(hidden, lengths) @ self.items.table().T + self.item_bias).float()

@@ -19,6 +19,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.layers.codes import NO_CODE, code_loss
+from genrec.models.layers.moe import MixtureOfExperts
 from genrec.models.layers.transformer import KeyValue, own_mixture, own_scores
 
 PADDING, END, FIRST_CODE = 0, 1, 2
@@ -51,6 +52,7 @@ class Seq2Seq(GenerativeRecommender):
     Settings: ClassVar[type[BackboneSettings]] = Seq2SeqSettings
     settings: Seq2SeqSettings
     supports_variable_length = True
+    supports_experts = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
@@ -70,6 +72,8 @@ class Seq2Seq(GenerativeRecommender):
             )
         )
         self.t5.config.decoder_start_token_id = PADDING
+        if settings.experts:
+            self._place_experts()
         self.post_init()
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
@@ -77,16 +81,19 @@ class Seq2Seq(GenerativeRecommender):
         rows, cuts = self._draw_targets(lengths)
         length = int(cuts.max().clamp_min(1))
         tokens, mask = self.history_tokens(items[rows, :length], cuts)
-        encoded = self.t5.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+        encoded = self.t5.encoder(inputs_embeds=self.embed_history(tokens, mask), attention_mask=mask).last_hidden_state
         targets = self.item_codes[items[rows, cuts]].long()
         written = torch.cat([torch.zeros_like(targets[:, :1]), self.code_tokens(targets)[:, :-1]], dim=1)
         hidden = self.t5.decoder(
-            input_ids=written, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
+            inputs_embeds=self.embed_written(written),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
+            use_cache=False,
         ).last_hidden_state
         losses = [
             code_loss(self.code_logits(level, hidden[:, level]), targets[:, level]) for level in range(self.num_levels)
         ]
-        return TrainingOutput(loss=torch.stack(losses).sum())
+        return self.training_output(torch.stack(losses).sum())
 
     def count_targets(self, lengths: Tensor) -> int:
         """How many items the loss of such a batch is the mean over."""
@@ -103,6 +110,14 @@ class Seq2Seq(GenerativeRecommender):
         place = torch.arange(tokens.shape[1], device=tokens.device)
         tokens = tokens.masked_fill(place >= positions, PADDING).masked_fill(place == positions, END)
         return tokens, ((place <= positions) & (tokens != PADDING)).long()
+
+    def embed_history(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """What the encoder reads, ``[B, S, D]``, of token ids and attention mask ``[B, S]``."""
+        return cast(Tensor, self.t5.shared(tokens))
+
+    def embed_written(self, tokens: Tensor) -> Tensor:
+        """What the decoder reads, ``[B, S, D]``, of the start and the codes written so far, ``[B, S]``."""
+        return cast(Tensor, self.t5.shared(tokens))
 
     def code_tokens(self, codes: Tensor) -> Tensor:
         """Token ids of complete identifiers ``[..., L]``; padding where there is no code."""
@@ -139,13 +154,15 @@ class Seq2Seq(GenerativeRecommender):
     def _read_history(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The encoder's output ``[B, T, D]``; what it is where ``mask [B, T]`` is 0 does not matter."""
         if tokens.device.type != "cpu":
-            return cast(Tensor, self.t5.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state)
+            vectors = self.embed_history(tokens, mask)
+            return cast(Tensor, self.t5.encoder(inputs_embeds=vectors, attention_mask=mask).last_hidden_state)
         lengths = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
         encoded = torch.zeros(*tokens.shape, self.t5.model_dim, dtype=self.dtype)
         for rows in lengths.argsort().split(max(1, CACHED_TOKENS // tokens.shape[1])):
             width = int(lengths[rows].max())
-            part = self.t5.encoder(input_ids=tokens[rows, :width], attention_mask=mask[rows, :width])
-            encoded[rows, :width] = part.last_hidden_state
+            seen = mask[rows, :width]
+            vectors = self.embed_history(tokens[rows, :width], seen)
+            encoded[rows, :width] = self.t5.encoder(inputs_embeds=vectors, attention_mask=seen).last_hidden_state
         return encoded
 
     def _draw_targets(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,11 +174,22 @@ class Seq2Seq(GenerativeRecommender):
         drawn = (torch.rand(len(rows), device=lengths.device) * choices).long().clamp_max(choices - 1)
         return rows, torch.where(lengths[rows] > 1, drawn + 1, 0)
 
+    def _place_experts(self) -> None:
+        """Put experts into the decoder, as OneRec does (Deng et al. 2025); the encoder stays dense."""
+        config, every = self.t5.config, self.settings.expert_every
+        for block in self._decoder_blocks()[every - 1 :: every]:
+            experts = MixtureOfExperts(config.d_model, config.d_ff, self.settings, gated=False)
+            experts.reset(config.d_model**-0.5, config.d_ff**-0.5)
+            block.layer[-1].DenseReluDense = experts
+
     def _decoder_blocks(self) -> list[Any]:
         return list(self.t5.decoder.block)
 
     def _decode_token(self, context: Context, tokens: Tensor) -> Tensor:
-        x = self.t5.decoder.embed_tokens(tokens)
+        """Move beams by the tokens ``[B, M]``; the context's own positions grow by one."""
+        return self._decode_vector(context, self.t5.shared(tokens))
+
+    def _decode_vector(self, context: Context, x: Tensor) -> Tensor:
         position = len(context.own[0]) if context.own else 0
         blocks = self._decoder_blocks()
         bias = blocks[0].layer[0].SelfAttention.compute_bias(position + 1, position + 1)[:, :, -1]
@@ -175,8 +203,8 @@ class Seq2Seq(GenerativeRecommender):
             grown.append(own)
             normed = cross_attention.layer_norm(x)
             x = x + _attend_history(cross_attention.EncDecAttention, normed, context.history[layer], unseen)
-            dense = feed_forward.DenseReluDense
-            x = x + dense.wo(dense.wi(feed_forward.layer_norm(x)).relu_())
+            dense, normed = feed_forward.DenseReluDense, feed_forward.layer_norm(x)
+            x = x + (dense(normed) if isinstance(dense, MixtureOfExperts) else dense.wo(dense.wi(normed).relu_()))
         context.own = grown
         return cast(Tensor, self.t5.decoder.final_layer_norm(x))
 

@@ -78,7 +78,7 @@ def add_new_items(model: Path, items: Path, out: Path, *, features: Path | None 
     extendable(trained.model)
     known = read_items(model)
     frame = _new_items(items, known)
-    encoder = _encoder_of(model, features)
+    encoder = encoder_of(model, features)
     values = np.asarray(encoder.transform(frame), dtype=np.float32)
     nothing = int((values == 0).all(axis=1).sum())
     if nothing:
@@ -125,7 +125,16 @@ def _new_items(path: Path, known: pl.DataFrame) -> pl.DataFrame:
     return frame.select(columns)
 
 
-def _encoder_of(model: Path, features: Path | None) -> FeatureEncoder:
+def encoder_of(model: Path, features: Path | None) -> FeatureEncoder:
+    """The feature encoder that a model was trained with.
+
+    Args:
+        model: A model folder.
+        features: The ``features`` folder of its training, where the model folder has no encoder.
+
+    Raises:
+        ArtifactError: If there is none, or the features are not those of the training.
+    """
     folder = (features or model) / ENCODER_FOLDER
     if not folder.is_dir():
         raise ArtifactError(
@@ -146,8 +155,14 @@ def _encoder_of(model: Path, features: Path | None) -> FeatureEncoder:
     return load_encoder(folder)
 
 
-def _extend_index(folder: Path, frame: pl.DataFrame, values: np.ndarray) -> ItemIndex:
-    index, tokenizer = ItemIndex.load(folder), ItemTokenizer.from_pretrained(folder)
+def open_tokenizer(folder: Path) -> ItemTokenizer:
+    """The tokenizer of a folder, if it has codes for items that it was not fitted on.
+
+    Raises:
+        DataError: If it has none.
+        ArtifactError: If the folder cannot be used.
+    """
+    tokenizer = ItemTokenizer.from_pretrained(folder)
     if not tokenizer.encodes_new_items:
         raise DataError(
             f"the tokenizer {tokenizer.name!r} has no codes for items that it was not fitted on",
@@ -155,6 +170,11 @@ def _extend_index(folder: Path, frame: pl.DataFrame, values: np.ndarray) -> Item
             expected="a tokenizer that reads vectors or texts, such as rqkmeans or rqvae",
             fix="train again with the new items, or with another tokenizer",
         )
+    return tokenizer
+
+
+def _extend_index(folder: Path, frame: pl.DataFrame, values: np.ndarray) -> ItemIndex:
+    index, tokenizer = ItemIndex.load(folder), open_tokenizer(folder)
     codes = tokenizer.encode_items(frame, values)
     placed = place_new_items(
         index,

@@ -5,7 +5,7 @@ from genrec.alignment.rewards import check_names
 from genrec.config import Recipe, RecommenderConfig, TrainingConfig, parse_settings
 from genrec.errors import ConfigError
 from genrec.features.registry import encoder_class
-from genrec.models import parse_recommender, recommender_class
+from genrec.models import GenerativeRecommender, parse_recommender, recommender_class
 from genrec.tokenizers import tokenizer_class
 from genrec.training.validation import selecting_k
 
@@ -91,6 +91,7 @@ def _check_baselines(recipe: Recipe) -> None:
 def _check_alignment(recipe: Recipe) -> None:
     if recipe.alignment.method == "none":
         return
-    check_family(recipe.recommender.name, writes=needs_identifiers(recipe))
+    writes = issubclass(recommender_class(recipe.recommender.name), GenerativeRecommender)
+    check_family(recipe.recommender.name, writes=writes)
     if uses_reward(recipe.alignment):
         check_names(recipe.alignment.rewards)

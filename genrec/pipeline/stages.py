@@ -45,7 +45,10 @@ REPORT_FILE = "report.html"
 CARD_FILE = "README.md"
 BEFORE_ALIGNMENT = "before alignment"
 # What ranks when the two parts of log p(codes) + w log p(item) stand alone.
-SCORE_PARTS = {"codes only": {"item_weight": 0.0}, "item vectors only": {"mode": "items", "item_weight": 0.0}}
+SCORE_PARTS: dict[str, dict[str, Any]] = {
+    "codes only": {"item_weight": 0.0},
+    "item vectors only": {"mode": "items", "item_weight": 0.0},
+}
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "env.json"
 # Changes of these keys of `training` continue an interrupted training; others begin anew.

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from genrec.artifacts import MANIFEST, read_manifest, verify_artifact, write_json
 from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, TokenizerConfig, TrainingConfig
 from genrec.data import Dataset
-from genrec.decoding import generate_lists
+from genrec.decoding import generate_lists, use_index
 from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.protocol import Part, Protocol, Result, metrics_json, score_lists
 from genrec.evaluation.recommendations import score_recommendations
@@ -25,9 +26,12 @@ from genrec.models import (
     parse_recommender,
     recommender_class,
 )
+from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import TOKENIZER_FOLDER, Companions, TrainedModel, open_model, save_model, to_device
 from genrec.pipeline.resolve import uses_features
-from genrec.tokenizers import ItemIndex, fit_tokenizer
+from genrec.tokenizers import ItemIndex, ItemTokenizer, fit_tokenizer
+from genrec.tokenizers.collisions import count_collisions
+from genrec.tokenizers.set_tokens import SetTokenizer
 from genrec.training import TrainingResult, train_recommender
 
 logger = logging.getLogger(__name__)
@@ -80,6 +84,23 @@ def load_index(folder: Path, dataset: Dataset) -> ItemIndex:
     if index.item_ids != dataset.item_ids:
         raise _other_items("tokenizer", folder, dataset)
     return index
+
+
+def load_tokens(folder: Path) -> np.ndarray:
+    """The continuous tokens of the catalogue that a fitted ``set`` tokenizer keeps, float32 ``[N, Q, C]``.
+
+    Raises:
+        ConfigError: If the folder's tokenizer has none.
+    """
+    tokenizer = ItemTokenizer.from_pretrained(folder)
+    if not isinstance(tokenizer, SetTokenizer):
+        raise ConfigError(
+            f"the tokenizer {tokenizer.name!r} has no continuous tokens",
+            where=str(folder),
+            expected="the tokenizer set",
+            fix="set tokenizer.name=set",
+        )
+    return tokenizer.catalogue_tokens
 
 
 def tokenize_items(
@@ -135,14 +156,21 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
         ArtifactError: If the folders do not belong to the data set.
     """
     name = plan.recommender.name
-    index, values = None, None
+    index, values, tokens = None, None, None
     if recommender_class(name).needs_identifiers:
-        index = load_index(_given(companions.tokenizer, name, "identifiers", "--tokenizer"), dataset)
+        folder = _given(companions.tokenizer, name, "identifiers", "--tokenizer")
+        index = load_index(folder, dataset)
+        tokens = load_tokens(folder) if recommender_class(name).reads_tokens else None
     if uses_features(plan.recommender):
         values = load_features(_given(companions.features, name, "item features", "--features"), dataset).values
     torch.manual_seed(plan.training.seed)
-    model = build_recommender(plan.recommender, num_items=dataset.num_items, index=index, features=values)
-    return to_device(model, None)
+    model = build_recommender(
+        plan.recommender, num_items=dataset.num_items, index=index, features=values, tokens=tokens
+    )
+    model = to_device(model, None)
+    if index is not None and isinstance(model, GenerativeRecommender) and not model.supports_parallel:
+        use_index(model, index)
+    return model
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -186,19 +214,41 @@ def protocol_of(
     )
 
 
-def measure_model(folder: Path, dataset: Dataset, part: Part, config: EvaluationConfig, device: str | None) -> Result:
+def measure_model(
+    folder: Path,
+    dataset: Dataset,
+    part: Part,
+    config: EvaluationConfig,
+    device: str | None,
+    *,
+    zero_shot: bool = False,
+) -> Result:
     """Measure a model folder on held-out items.
+
+    Args:
+        folder: The model folder.
+        dataset: Where it is measured.
+        part: Which held-out items.
+        config: Which ks, how many bootstrap samples.
+        device: Where the model runs.
+        zero_shot: Let the model's own encoder and tokenizer name the items of the data set, which it never saw.
 
     Raises:
         ArtifactError: If the folder cannot be used or has another catalogue than the data set.
+        ConfigError: If the model cannot take another catalogue.
     """
     trained = open_model(folder, device=device)
+    if zero_shot:
+        trained = on_catalogue(trained, dataset)
     trained.check_catalogue(dataset)
-    if trained.manifest.inputs.get("dataset") != dataset.fingerprint:
+    if not zero_shot and trained.manifest.inputs.get("dataset") != dataset.fingerprint:
         logger.warning("the model was trained on another preparation of these items: its training may hold test items")
     histories, _ = dataset.evaluation(part)
     lists, _ = generate_lists(trained.model, histories, decoding=trained.decoding, top_k=max(config.ks), progress=True)
     protocol = protocol_of(folder, trained, dataset, part, trained.decoding)
+    if zero_shot:
+        codes = trained.model.get_buffer("item_codes").cpu().numpy()
+        protocol = protocol.model_copy(update={"collision_rate": count_collisions(codes)["collision_rate"]})
     settings = trained.manifest.config["recommender"]
     return score_lists(settings["name"], lists, dataset, protocol, config, settings=settings)
 
@@ -212,6 +262,7 @@ def measure(
     model: Path | None = None,
     lists: Path | None = None,
     device: str | None = None,
+    zero_shot: bool = False,
 ) -> dict[str, Any]:
     """Measure a model folder or a file of lists, and write ``metrics.json``.
 
@@ -223,18 +274,21 @@ def measure(
         model: A model folder, or
         lists: a file of recommendations by any system.
         device: Where the model runs.
+        zero_shot: See :func:`measure_model`.
 
     Returns:
         What was written.
 
     Raises:
-        ConfigError: If not exactly one of ``model`` and ``lists`` is given.
+        ConfigError: If not exactly one of ``model`` and ``lists`` is given, or the model cannot take another catalogue.
     """
+    if zero_shot and model is None:
+        raise ConfigError("--zero-shot is for --model", expected="a model folder", fix="leave out --zero-shot")
     if (model is None) == (lists is None):
         raise ConfigError("one of --model and --recommendations is needed", expected="exactly one of them")
     prepared = Dataset.load(dataset, verify=True)
     if model is not None:
-        result = measure_model(model, prepared, part, config, device)
+        result = measure_model(model, prepared, part, config, device, zero_shot=zero_shot)
     else:
         result = score_recommendations(Path(str(lists)), prepared, part, config)
     values = metrics_json(result)

@@ -13,6 +13,7 @@ from genrec.artifacts import read_json, write_json
 from genrec.config import Section, parse_settings
 from genrec.errors import ArtifactError, ConfigError, DataError, first_rows
 from genrec.features.base import ItemFeatures, load_arrays, save_arrays
+from genrec.tokenizers.sampling import row_blocks
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -246,7 +247,9 @@ class ItemTokenizer(ABC):
                 expected=f"[items, {self.width}], as at fitting",
                 fix="encode the items with the feature encoder that the tokenizer was fitted with",
             )
-        finite = np.isfinite(values).all(axis=1)
+        finite = np.ones(len(values), dtype=bool)
+        for part in row_blocks(len(values)):
+            finite[part] = np.isfinite(values[part]).all(axis=1)
         if not finite.all():
             raise DataError(
                 "a vector holds NaN or infinity",

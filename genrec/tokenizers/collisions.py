@@ -14,7 +14,8 @@ import numpy as np
 from genrec.errors import DataError, first_rows
 from genrec.tokenizers.base import CollisionPolicy
 
-REASSIGN_ROWS = 1 << 15
+# Costs in memory at once: a grid of scalars may have fifteen thousand last codes.
+REASSIGN_ELEMENTS = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def reassign(
     rows = np.flatnonzero(np.isin(prefix, touched))
     rows = rows[np.argsort(prefix[rows], kind="stable")]
     resolved = codes.copy()
-    for block in _blocks_of_groups(prefix[rows]):
+    for block in _blocks_of_groups(prefix[rows], max(1, REASSIGN_ELEMENTS // level_sizes[-1])):
         members = rows[block]
         borders = np.flatnonzero(np.diff(prefix[members])) + 1
         for group, costs in zip(np.split(members, borders), np.split(last_level_costs(members), borders), strict=True):
@@ -178,14 +179,14 @@ def _spread(last: np.ndarray, costs: np.ndarray) -> np.ndarray:
     return resolved
 
 
-def _blocks_of_groups(ordered: np.ndarray) -> list[slice]:
-    """Slices of whole groups with about REASSIGN_ROWS rows, from the group of every row in ascending order."""
+def _blocks_of_groups(ordered: np.ndarray, size: int) -> list[slice]:
+    """Slices of whole groups with about ``size`` rows, from the group of every row in ascending order."""
     if not len(ordered):
         return []
     ends = [*(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
     blocks, start = [], 0
     for end, following in zip(ends, [*ends[1:], None], strict=True):
-        if following is None or following - start > REASSIGN_ROWS:
+        if following is None or following - start > size:
             blocks.append(slice(start, end))
             start = end
     return blocks

@@ -38,7 +38,8 @@ class Candidate:
         found_by_vectors: Share of an item's ten nearest vectors that its identifier finds.
         found_by_users: The same of the ten items that share most users.
         chance: What identifiers drawn at random would find of the latter two at most.
-        nmi: Normalised mutual information of the first level and the category.
+        nmi: Normalised mutual information of the first level and the category, less what chance gives groups of its
+            sizes.
         stability: Adjusted Rand index of the first level from another seed.
         new_items: As ``found_by_vectors`` for items that came after fitting.
         settings: What it was fitted with.
@@ -168,7 +169,8 @@ def _candidate(name: str, place: Path, manifest: Manifest, level_sizes: tuple[in
         )
     likeness, before, stability = report["likeness"], report["collisions"]["before"], report.get("stability") or {}
     found = [likeness[name] for name in ("vectors", "users") if likeness[name]]
-    energy, category, new_items = report["residual_energy"], likeness["category"], stability.get("new_items")
+    energy, new_items = report["residual_energy"], stability.get("new_items")
+    first = likeness["category"]["levels"][0] if likeness["category"] else None
     return Candidate(
         name=name,
         family=report["tokenizer"],
@@ -181,7 +183,7 @@ def _candidate(name: str, place: Path, manifest: Manifest, level_sizes: tuple[in
         found_by_vectors=likeness["vectors"]["recall"] if likeness["vectors"] else None,
         found_by_users=likeness["users"]["recall"] if likeness["users"] else None,
         chance=max((one["chance"] for one in found), default=0.0),
-        nmi=category["levels"][0]["nmi"] if category else None,
+        nmi=first["nmi"] - first["nmi_by_chance"] if first else None,
         stability=stability["other_seed"][0] if stability else None,
         new_items=new_items["recall"] if new_items else None,
         settings={key: value for key, value in manifest.config.items() if key != "name"},

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 140
-HINT = "The order is the mean rank in collisions and in what identifiers find; a trained recommender has the last word."
+HINT = (
+    "The order is the mean rank in collisions and in what identifiers find; a trained recommender has the last word.\n"
+    "* of the first level, over what chance gives groups of its sizes"
+)
 COLUMNS: tuple[tuple[str, Callable[[Candidate], float | None], str, bool], ...] = (
     ("collisions", lambda one: one.collision_rate, "percent", False),
     ("largest\nbucket", lambda one: one.largest_bucket, "count", False),
@@ -25,7 +28,7 @@ COLUMNS: tuple[tuple[str, Callable[[Candidate], float | None], str, bool], ...] 
     ("energy\nleft", lambda one: one.energy_left, "percent", False),
     ("finds by\nvectors", lambda one: one.found_by_vectors, "percent", True),
     ("finds by\nusers", lambda one: one.found_by_users, "percent", True),
-    ("category\nNMI", lambda one: one.nmi, "number", True),
+    ("category\nNMI*", lambda one: one.nmi, "number", True),
     ("other\nseed", lambda one: one.stability, "number", True),
     ("new\nitems", lambda one: one.new_items, "percent", True),
 )
@@ -33,7 +36,7 @@ BARS = (
     ("collision rate", lambda one: one.collision_rate, MUTED),
     ("finds nearest vectors", lambda one: one.found_by_vectors, ACCENT),
     ("finds items of the same users", lambda one: one.found_by_users, SECOND),
-    ("category NMI, first level", lambda one: one.nmi, ACCENT),
+    ("category NMI over chance", lambda one: one.nmi, ACCENT),
 )
 
 
@@ -115,7 +118,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     rows = np.arange(len(candidates))
     for panel, (title, value, colour) in zip(axes[:-1], panels, strict=True):
         values = [value(candidate) for candidate in candidates]
-        numbers = [0.0 if number is None else number for number in values]
+        numbers = [max(number or 0.0, 0.0) for number in values]
         bars = panel.barh(rows, numbers, color=colour, height=0.7)
         texts = ["none" if number is None else f"{number:.1%}" for number in values]
         panel.bar_label(bars, texts, padding=3, color=INK, fontsize=9)
@@ -145,8 +148,8 @@ def _draw_use(axes: "Axes", comparison: Comparison) -> None:
     colours = colormaps["Blues"].with_extremes(bad="white")
     axes.imshow(shown, aspect="auto", cmap=colours, vmin=0, vmax=1.6, interpolation="nearest")
     for row, column in np.argwhere(~np.isnan(shown)):
-        axes.text(column, row, f"{shown[row, column]:.0%}", ha="center", va="center", fontsize=8.5, color=INK)
-    axes.set_title("codes in use per level", loc="left", fontsize=10, color=INK)
+        axes.text(column, row, f"{100 * shown[row, column]:.0f}", ha="center", va="center", fontsize=8.5, color=INK)
+    axes.set_title("codes in use per level, %", loc="left", fontsize=10, color=INK)
     axes.set_xticks([])
     axes.tick_params(length=0)
     for side in ("top", "right", "bottom", "left"):

@@ -115,7 +115,7 @@ def read_domains(items: pl.DataFrame, column: str) -> np.ndarray:
     found, numbers = np.unique(names.to_numpy().astype(str), return_inverse=True)
     if len(found) < 2:
         raise DataError(
-            f"all items are of the domain {found[0]!r}",
+            f"all items are of the domain {str(found[0])!r}",
             where=f"items, column {column}",
             expected="at least two domains",
             fix="use tokenizer.name: rqvae for a catalogue of one domain",

@@ -24,9 +24,9 @@ from genrec.tokenizers.autoencoder import (
     perceptron,
 )
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
-from genrec.tokenizers.learning import Checkpoint, Learner, LearningSettings, learn
+from genrec.tokenizers.learning import INITIAL_ROWS, Checkpoint, Learner, LearningSettings, learn
 from genrec.tokenizers.residual import squared_distances
-from genrec.tokenizers.scalar import ScalarQuantiser
+from genrec.tokenizers.scalar import ScalarQuantiser, spread_outputs
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -72,6 +72,7 @@ class ScalarTokenizer(ItemTokenizer):
         self.network: SliceAutoencoder | None = None
 
     def _check_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> None:
+        """Refuse slices that the heads cannot share; a fixed grid may have more codes than there are items."""
         width = _slice_width(features.values.shape[1], self.settings.num_levels)
         if self.settings.decoder_layers and width % self.settings.num_heads:
             fitting = [heads for heads in range(1, self.settings.num_heads) if width % heads == 0]
@@ -161,7 +162,7 @@ class SliceAutoencoder(Learner):
         self.register_buffer("scale", torch.ones(()))
 
     def projected(self, vectors: Tensor) -> Tensor:
-        """Vectors float32 ``[n, D]`` as the grid sees them, float64 ``[n, L, d]``: no row depends on those beside it."""
+        """Vectors float32 ``[n, D]`` as the grid sees them, float64 ``[n, L, d]`` so that no row depends on others."""
         filled = functional.pad((vectors - self.mean) / self.scale, (0, self.filled)).unflatten(1, (self.slices, -1))
         return functional.linear(filled.double(), self.project_in.weight.double(), self.project_in.bias.double())
 
@@ -171,6 +172,10 @@ class SliceAutoencoder(Learner):
         for layer in self.layers:
             hidden = layer(hidden)
         return self.output(hidden[:, -1] if len(self.layers) else hidden.mean(dim=1))
+
+    def start(self, vectors: Tensor) -> None:
+        """Spread the slices over the grid."""
+        spread_outputs(self.project_in, self.projected(vectors[:INITIAL_ROWS]).flatten(0, 1).float())
 
     def loss(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Mean absolute error of the rebuilt vectors, in units of their deviation."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Short fits are not worth a file.
 CHECKPOINT_SECONDS = 30.0
+# Vectors that are looked at before training begins.
+INITIAL_ROWS = 65_536
 
 
 class LearningSettings(Section):

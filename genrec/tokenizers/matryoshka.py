@@ -19,7 +19,7 @@ from genrec.tokenizers.rqvae import ExtraLoss, ResidualLearner, ResidualVAESetti
 class MatryoshkaSettings(ResidualVAESettings):
     """Settings of the tokenizer ``matryoshka``."""
 
-    prefix_weights: tuple[float, ...] = Field((), description="weight of each prefix, shortest first; equal if empty")
+    prefix_weights: tuple[float, ...] = Field((), description="weight of each prefix, shortest first; 1 each if empty")
 
 
 class MatryoshkaTokenizer(ResidualVAETokenizer):
@@ -44,9 +44,9 @@ class MatryoshkaTokenizer(ResidualVAETokenizer):
                 f"prefix_weights = {list(weights)} for {len(self.level_sizes)} levels",
                 where="tokenizer.prefix_weights",
                 expected="one weight per level, none negative and not all zero",
-                fix="correct the list, or leave it out for equal weights",
+                fix="correct the list, or leave it out for a weight of 1 each",
             )
-        self.weights = tuple(weight / sum(weights) for weight in weights)
+        self.weights = weights
 
     def new_learner(self, network: Autoencoder, quantiser: Any, extra: ExtraLoss | None) -> ResidualLearner:
         """What is trained: an RQ-VAE with an error per prefix."""
@@ -54,13 +54,13 @@ class MatryoshkaTokenizer(ResidualVAETokenizer):
 
 
 class PrefixLearner(ResidualLearner):
-    """A residual autoencoder whose reconstruction error is the weighted mean over all prefixes of the codes.
+    """A residual autoencoder whose reconstruction error is the weighted sum over all prefixes of the codes.
 
     Args:
         network: Its scale must be set.
         quantiser: See :func:`genrec.tokenizers.rqvae.make_quantiser`.
         extra: A further term of the loss.
-        weights: Of the prefixes, shortest first; their sum is 1.
+        weights: Of the prefixes, shortest first.
     """
 
     def __init__(

@@ -22,9 +22,9 @@ from genrec.tokenizers.autoencoder import (
     perceptron,
 )
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
-from genrec.tokenizers.learning import Checkpoint, Learner, learn
+from genrec.tokenizers.learning import INITIAL_ROWS, Checkpoint, Learner, learn
 from genrec.tokenizers.residual import nearest_codes, squared_distances
-from genrec.tokenizers.rqvae import INITIAL_ROWS, QuantiserSettings, quantiser_options
+from genrec.tokenizers.rqvae import QuantiserSettings, quantiser_options
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -63,7 +63,7 @@ class ExpertTokenizer(ItemTokenizer):
             learner = ExpertLearner(network, make_quantisers(self.level_sizes, len(vectors), settings), settings)
             learn(learner, vectors, settings, self.name, Checkpoint.of(self, dataset, features))
         self.network = network.eval()
-        self.codebooks = [np.ascontiguousarray(layer.codebook.detach().numpy()) for layer in learner.quantisers]
+        self.codebooks = learner.codebooks()
 
     def _encode(self, values: np.ndarray) -> np.ndarray:
         views = self._views(values)
@@ -156,6 +156,11 @@ class ExpertLearner(Learner):
     def error(self, vectors: Tensor) -> float:
         """Reconstruction error of held-out vectors."""
         return float(self.network.error(vectors, self._quantise(self.network.views(vectors))[0]))
+
+    def codebooks(self) -> list[np.ndarray]:
+        """The codes' vectors, float32 ``[K_l, C]`` per expert."""
+        layers: list[Any] = list(self.quantisers)
+        return [np.ascontiguousarray(layer.codebook.detach().numpy()) for layer in layers]
 
     def _quantise(self, views: Tensor) -> tuple[Tensor, Tensor]:
         results = [quantiser(views[:, expert]) for expert, quantiser in enumerate(self.quantisers)]

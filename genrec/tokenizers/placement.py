@@ -1,12 +1,12 @@
 """New items beside the identifiers of a catalogue whose own may not change, because a model has learned them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from genrec.errors import ArtifactError, DataError, first_rows
 from genrec.tokenizers.base import CollisionPolicy
-from genrec.tokenizers.collisions import group_of
+from genrec.tokenizers.collisions import Catalogue, Resolution, group_of, rank_in_group, resolve_collisions
 from genrec.tokenizers.index import ItemIndex
 
 
@@ -46,6 +46,33 @@ def place_new_items(
     if policy == "reassign":
         return np.column_stack([codes[:, :-1], _nearest_free(index, codes, last_level_costs)]).astype(np.int32)
     return codes.astype(np.int32)
+
+
+def place_catalogue(
+    policy: CollisionPolicy, codes: np.ndarray, level_sizes: Sequence[int], catalogue: Catalogue
+) -> Resolution:
+    """Identifiers of a whole other catalogue for a model whose codebooks may not grow.
+
+    As :func:`genrec.tokenizers.collisions.resolve_collisions`, but there are as many suffixes as the model knows: where
+    more items have equal codes, they share identifiers, and all of them do where the model has no level of suffixes.
+
+    Args:
+        policy: That of the tokenizer.
+        codes: int32 ``[N, L']``, what the tokenizer says, before any policy.
+        level_sizes: Codebook size of every level of the model, length L.
+        catalogue: What policies may look at.
+
+    Returns:
+        With codes int32 ``[N, L]``.
+
+    Raises:
+        DataError: With ``error`` if items collide, with ``reassign`` if a prefix has more items than last codes.
+    """
+    if policy != "suffix":
+        return resolve_collisions(policy, codes, level_sizes, catalogue)
+    if codes.shape[1] == len(level_sizes) - 1:
+        codes = np.column_stack([codes, rank_in_group(group_of(codes)) % level_sizes[-1]]).astype(np.int32)
+    return resolve_collisions("bucket", codes, level_sizes, catalogue)
 
 
 def _least_used(index: ItemIndex, prefixes: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ so none of them can collapse by training; whether codes are used depends on the 
 """
 
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.learning import Checkpoint, Learner, learn
-from genrec.tokenizers.scalar import ScalarQuantiser
+from genrec.tokenizers.learning import INITIAL_ROWS, Checkpoint, Learner, learn
+from genrec.tokenizers.scalar import ScalarQuantiser, spread_outputs
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -55,6 +55,10 @@ class ResidualScalarTokenizer(AutoencodedTokenizer):
         super().__init__(settings)
         self.quantiser = ResidualScalarQuantiser(settings.grids)
         self.level_sizes = tuple(prod(grid) for grid in settings.grids)
+
+    def _check_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> None:
+        """A fixed grid may have more codes than there are items."""
+        return
 
     def _fit(self, dataset: "Dataset", features: ItemFeatures) -> None:
         vectors = torch.from_numpy(self.inputs(features.values))
@@ -120,8 +124,8 @@ class ResidualScalarQuantiser(nn.Module):
 
     def codebooks(self) -> list[np.ndarray]:
         """What the codes of every level stand for, float32 ``[K_l, C]`` each."""
-        pairs = zip(self.layers, self.scales, strict=True)
-        return [(layer.codebook() * scale).numpy() for layer, scale in pairs]
+        grids = (cast(ScalarQuantiser, layer).codebook() for layer in self.layers)
+        return [(grid * scale).numpy() for grid, scale in zip(grids, self.scales, strict=True)]
 
 
 class ScalarLearner(Learner):
@@ -135,6 +139,11 @@ class ScalarLearner(Learner):
     def __init__(self, network: Autoencoder, quantiser: ResidualScalarQuantiser) -> None:
         super().__init__()
         self.network, self.quantiser = network, quantiser
+
+    def start(self, vectors: Tensor) -> None:
+        """Spread the items over the grid."""
+        last = cast(nn.Linear, self.network.encoder[-1])
+        spread_outputs(last, self.network.encode(vectors[:INITIAL_ROWS]))
 
     def loss(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """The reconstruction error, in units of the vectors' variance."""

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
 from genrec.tokenizers.base import CodebookSettings, TokenizerSettings
-from genrec.tokenizers.learning import Checkpoint, Learner, learn
-from genrec.tokenizers.sinkhorn import spread_collisions, uniform_codes
+from genrec.tokenizers.learning import INITIAL_ROWS, Checkpoint, Learner, learn
+from genrec.tokenizers.sinkhorn import uniform_codes
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
 
-INITIAL_ROWS = 65_536
 # An average code has this many of a batch's vectors if it is not to be restarted all the time.
 LIVELY_SHARE = 0.5
 
@@ -47,9 +46,8 @@ class QuantiserSettings(AutoencoderSettings):
 class ResidualVAESettings(QuantiserSettings):
     """Settings of the tokenizer ``rqvae``."""
 
-    sinkhorn_last_level: bool = Field(False, description="use the codes of the last level equally often (LC-Rec)")
+    sinkhorn_last_level: bool = Field(False, description="train the last level with all codes used equally often")
     sinkhorn_epsilon: float = Field(0.003, gt=0, description="entropy of the assignment; smaller is nearer to nearest")
-    sinkhorn_rounds: int = Field(20, ge=0, description="rounds over the items that share all codes")
 
 
 class ResidualVAETokenizer(AutoencodedTokenizer):
@@ -89,18 +87,6 @@ class ResidualVAETokenizer(AutoencodedTokenizer):
     def _extra_loss(self, dataset: "Dataset", features: ItemFeatures) -> "ExtraLoss | None":
         """A further term of the loss; none unless a family has one."""
         return None
-
-    def encode_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> np.ndarray:
-        """As for new items; with ``sinkhorn_last_level`` items that share all codes are given other last codes."""
-        codes, settings = super().encode_catalogue(dataset, features), self.settings
-        if not settings.sinkhorn_last_level:
-            return codes
-        return spread_collisions(
-            codes,
-            lambda rows: self.last_level_costs(features.values[rows], codes[rows]),
-            settings.sinkhorn_epsilon,
-            settings.sinkhorn_rounds,
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,3 +73,17 @@ class ScalarQuantiser(nn.Module):
     def codebook(self) -> Tensor:
         """What every code stands for, float32 ``[K, d]``."""
         return self.values((torch.arange(self.size).unsqueeze(1) // self.basis) % self.levels)
+
+
+def spread_outputs(layer: nn.Linear, outputs: Tensor) -> None:
+    """Change a layer so that its outputs have mean 0 and deviation 1, and the whole grid is in use from the beginning.
+
+    An untrained layer's outputs are so small that all items would share the middle of the grid.
+
+    Args:
+        layer: The last one before the grid.
+        outputs: float32 ``[n, d]``, what it gives now.
+    """
+    deviation = outputs.std(dim=0, correction=0).clamp(min=torch.finfo(torch.float32).eps)
+    layer.weight.div_(deviation.unsqueeze(1))
+    layer.bias.sub_(outputs.mean(dim=0)).div_(deviation)

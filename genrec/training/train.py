@@ -98,7 +98,7 @@ def train_recommender(
         InterruptedRun: After SIGINT or SIGTERM, when a checkpoint is saved.
         MemoryExhaustedError: If memory runs out.
     """
-    _refuse_processes()
+    refuse_processes()
     out = out.absolute()
     display = Display(console or Console(stderr=True), config.metric)
     with StopSignals() as signals:
@@ -266,7 +266,12 @@ def _result(model: nn.Module, run: Run, step: int, notes: list[str]) -> Training
     )
 
 
-def _refuse_processes() -> None:
+def refuse_processes() -> None:
+    """Refuse to be one of several processes.
+
+    Raises:
+        ConfigError: If a launcher started more than one.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
         raise ConfigError(

@@ -152,9 +152,16 @@ class RecommenderTrainer(Trainer):
             "users_per_second": round((users - self._logged[1]) / busy, 1),
         }
         self._logged, self._idle = (now, users), 0.0
-        self.run.log.write(record)
+        told = self._told_by_the_model()
+        self.run.log.write(record | told)
+        # What follows runs elsewhere takes single numbers only.
+        record |= {name: value for name, value in told.items() if isinstance(value, float)}
         self.run.display.loss = f"  loss {record['loss']:.4f}"
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, record)
+
+    def _told_by_the_model(self) -> dict[str, Any]:
+        tell = getattr(self.network, "training_metrics", None)
+        return {} if tell is None else dict(tell())
 
     # ---- validation
 

@@ -100,7 +100,7 @@ def all_figures(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[s
         if torch.cuda.is_available():
             yield "GPU", on_device(material, "cuda", 1024, arguments.repeats)
     if arguments.model:
-        yield "trained model", trained_figures(arguments.model, material, arguments.trained_users, BATCH)
+        yield "trained model", trained_figures(arguments.model, material, arguments.trained_users, 4 * BATCH)
     for family in COMPARED:
         if family in wanted:
             yield from engine_figures(family, material, arguments)
@@ -125,15 +125,15 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--repeats", type=int, default=5, help="measured turns of each search without generate")
     parser.add_argument("--users", type=int, default=192, help="users timed with generate, per width")
-    parser.add_argument("--seconds", type=float, default=60, help="no batch of these is begun later than this")
+    parser.add_argument("--seconds", type=float, default=45, help="no batch of these is begun later than this")
     parser.add_argument("--parity-users", type=int, default=2000, help="users whose lists are compared, per width")
-    parser.add_argument("--parity-seconds", type=float, default=120, help="no batch of these is begun later than this")
+    parser.add_argument("--parity-seconds", type=float, default=100, help="no batch of these is begun later than this")
     parser.add_argument("--served-users", type=int, default=1024, help="users of the throughput figures")
     parser.add_argument("--requests", type=int, default=200, help="single users of the latency figures")
     parser.add_argument("--checked-users", type=int, default=100_000, help="lists that are checked item by item")
     parser.add_argument("--checked-beams", type=int, default=1_000_000, help="beams that are checked code by code")
     parser.add_argument("--checked-seeds", type=int, default=200, help="catalogues that are scored item by item")
-    parser.add_argument("--trained-users", type=int, default=4000, help="users scored with a trained model")
+    parser.add_argument("--trained-users", type=int, default=25_000, help="users scored with a trained model")
     return parser.parse_args()
 
 

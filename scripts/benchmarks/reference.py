@@ -5,10 +5,11 @@ the codes of each level one after another.
 """
 
 from collections import defaultdict
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config
 from transformers import T5ForConditionalGeneration as T5
 from transformers.utils import ModelOutput
 
@@ -71,7 +72,8 @@ class GenerateReference:
     def __init__(self, model: Seq2Seq | Decoder) -> None:
         self.model = model
         self.starts = torch.tensor([0, *model.level_sizes]).cumsum(0) + FIRST_CODE
-        self.engine: GenerationMixin = (_t5 if isinstance(model, Seq2Seq) else _llama)(model, self.starts).eval()
+        engine = _t5(model, self.starts) if isinstance(model, Seq2Seq) else _llama(model, self.starts)
+        self.engine: Any = engine.eval()
         paths = [tuple(row) for row in self._tokens(model.item_codes).tolist()]
         self.item_of = {path: item for item, path in enumerate(paths)}
         children: dict[tuple[int, ...], set[int]] = defaultdict(set)
@@ -150,7 +152,9 @@ def _llama(model: Decoder, starts: Tensor) -> PreTrainedModel:
         "lm_head.bias": torch.cat([head.bias.new_zeros(FIRST_CODE), head.bias]),
     }
     for layer, block in enumerate(model.transformer.blocks):
-        weights |= {f"model.layers.{layer}.{name}.weight": part for name, part in _llama_layer(block).items()}
+        weights |= {
+            f"model.layers.{layer}.{name}.weight": part for name, part in _llama_layer(cast(Block, block)).items()
+        }
     engine.load_state_dict(weights)
     return engine
 

@@ -5,9 +5,10 @@
 
 Each recipe of ``tokenizers/`` (or those named; ``NAME:KEY=VALUE,...`` changes settings) is fitted, one ``decoder`` of
 the same size is trained on its identifiers within the same budget, the weights of the best validation are kept, and
-test lists are measured once. The seed sets tokenizer and training alike. What is done is skipped, so the same command
-continues after an interruption, and more recipes or seeds can be added later. After every run ``shelf.json`` and
-``shelf.md`` are written anew; a recipe that cannot be used stands there with the reason.
+test lists are measured once. A recipe with a section ``features`` gets those instead of ``--features``. The seed sets
+tokenizer and training alike. What is done is skipped, so the same command continues after an interruption, and more
+recipes or seeds can be added later. After every run ``shelf.json`` and ``shelf.md`` are written anew; a recipe that
+cannot be used stands there with the reason, and is tried again the next time.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from genrec.artifacts import MANIFEST, read_json, read_manifest, write_file, write_json
+from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, write_file, write_json
 from genrec.config import (
     DecodingConfig,
     EvaluationConfig,
@@ -28,10 +29,12 @@ from genrec.config import (
     TokenizerConfig,
     TrainingConfig,
     load_recipe,
+    read_yaml,
 )
 from genrec.data import Dataset
 from genrec.errors import GenrecError, InterruptedRun
 from genrec.evaluation.protocol import metrics_json
+from genrec.features import build_features
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions
 from genrec.pipeline.steps import TrainingPlan, measure_model, tokenize_items, train_model
 from genrec.tokenizers import tokenizer_class
@@ -88,6 +91,17 @@ class Inputs:
     features: Path
     out: Path
 
+    def features_of(self, name: str) -> Path:
+        """The folder of features that a recipe reads: those given, or those of its own section, made once."""
+        path = recipe_path(name)
+        if "features" not in read_yaml(path):
+            return self.features
+        config = load_recipe(path).features
+        folder = self.out / "features" / fingerprint(config.model_dump(mode="json"))[:12]
+        if not (folder / MANIFEST).is_file():
+            build_features(config, self.dataset, folder)
+        return folder
+
 
 def main() -> None:
     """Run what is missing and write the tables."""
@@ -122,13 +136,14 @@ def run_once(inputs: Inputs, name: str, seed: int, budget: Budget) -> None:
         budget: Of training.
     """
     folder = inputs.out / name.replace(":", "-").replace("=", "-").replace(",", "-") / f"seed-{seed}"
-    if (folder / RESULT_FILE).is_file():
+    if (folder / RESULT_FILE).is_file() and "refused" not in read_json(folder / RESULT_FILE):
         logger.info(f"{name}, seed {seed}: done before")
         return
     logger.info(f"{name}, seed {seed}")
     result: dict[str, Any] = {"recipe": name, "seed": seed, "max_minutes": budget.max_minutes}
     try:
-        result |= fit(inputs, name, seed, folder) | train(inputs, seed, budget, folder)
+        result |= fit(inputs, name, seed, folder)
+        result |= train(inputs, inputs.features_of(name), budget.plan(seed), folder)
     except InterruptedRun:
         raise
     except GenrecError as error:
@@ -139,10 +154,10 @@ def run_once(inputs: Inputs, name: str, seed: int, budget: Budget) -> None:
 
 def fit(inputs: Inputs, name: str, seed: int, folder: Path) -> dict[str, Any]:
     """Fit the tokenizer, unless its folder is there; what the report says, and the seconds that it took."""
-    tokenizer = folder / "tokenizer"
+    tokenizer, features = folder / "tokenizer", inputs.features_of(name)
     if not (folder / FIT_FILE).is_file():
         start = time.perf_counter()
-        tokenize_items(tokenizer_recipe(name, seed), inputs.dataset, inputs.features, tokenizer)
+        tokenize_items(tokenizer_recipe(name, seed), inputs.dataset, features, tokenizer)
         write_json(folder / FIT_FILE, {"fit_seconds": time.perf_counter() - start})
     quality = read_json(tokenizer / "quality.json")
     return read_json(folder / FIT_FILE) | {
@@ -153,11 +168,11 @@ def fit(inputs: Inputs, name: str, seed: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def train(inputs: Inputs, seed: int, budget: Budget, folder: Path) -> dict[str, Any]:
+def train(inputs: Inputs, features: Path, plan: TrainingPlan, folder: Path) -> dict[str, Any]:
     """Train the recommender, unless its folder is there, and measure it on the test part."""
     model = folder / "model"
     if not (model / MANIFEST).is_file():
-        train_model(budget.plan(seed), inputs.dataset, Companions(folder / "tokenizer", inputs.features), model)
+        train_model(plan, inputs.dataset, Companions(folder / "tokenizer", features), model)
     training = read_json(model / TRAINING_FILE)
     measured = measure_model(model, inputs.dataset, "test", EvaluationConfig(ks=(10,), bootstrap_samples=0), None)
     return {
@@ -172,11 +187,15 @@ def train(inputs: Inputs, seed: int, budget: Budget, folder: Path) -> dict[str, 
 
 def tokenizer_recipe(name: str, seed: int) -> TokenizerConfig:
     """The tokenizer section of a recipe, with this seed and the settings that its name carries."""
-    recipe, _, settings = name.partition(":")
-    changes = [f"tokenizer.{setting}" for setting in settings.split(",") if setting]
-    config = load_recipe(RECIPES / f"{recipe}.yaml", changes).tokenizer
+    changes = [f"tokenizer.{setting}" for setting in name.partition(":")[2].split(",") if setting]
+    config = load_recipe(recipe_path(name), changes).tokenizer
     seeded = {"seed": seed} if "seed" in tokenizer_class(config.name).Settings.model_fields else {}
     return TokenizerConfig.model_validate({"name": config.name, **config.settings, **seeded})
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe that may carry settings in its name."""
+    return RECIPES / f"{name.partition(':')[0]}.yaml"
 
 
 def write_tables(out: Path) -> None:

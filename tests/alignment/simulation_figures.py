@@ -17,19 +17,25 @@ from simulator import DECODING, World, recipe
 from genrec.alignment import choice
 from genrec.alignment.align import align_recommender
 
-SELF_PLAY = {"source": "self-play", "per_user": 4, "per_list": 5, "rejected": 3}
-PAIRED = {"method": "sdpo", "beta": 0.3, "preference_weight": 3.0}
+SELF_PLAY = {"source": "self-play", "per_user": 4, "per_list": 5}
+PAIRED = {"method": "dpo", "beta": 0.1, "preference_weight": 10.0, "learning_rate": 1.5e-3}
 LEARNED = {"rewards": {"lists": 1.0}, "objectives": {"liked": 1.0}}
 METHODS = {
-    "one-shot S-DPO, 9 epochs": {**PAIRED, "epochs": 9, "pairs": SELF_PLAY},
-    "iterative S-DPO, 3 x 3 epochs": {**PAIRED, "iterations": 3, "pairs": SELF_PLAY},
+    "one-shot DPO, 9 epochs": {**PAIRED, "epochs": 9, "pairs": SELF_PLAY},
+    "iterative DPO, 3 x 3 epochs": {**PAIRED, "iterations": 3, "pairs": SELF_PLAY},
     "GRPO, 9 epochs": {"method": "grpo", "preference_weight": 3.0, "epochs": 9, "pairs": {"per_user": 4}},
-    "iterative S-DPO, learned reward": {**PAIRED, **LEARNED, "iterations": 3, "pairs": SELF_PLAY},
-    "GRPO, learned reward": {**LEARNED, "method": "grpo", "preference_weight": 3.0, "epochs": 9, "pairs": {"per_user": 4}},
+    "iterative DPO, learned reward": {**PAIRED, **LEARNED, "iterations": 3, "pairs": SELF_PLAY},
+    "GRPO, learned reward": {
+        **LEARNED,
+        "method": "grpo",
+        "preference_weight": 3.0,
+        "epochs": 9,
+        "pairs": {"per_user": 4},
+    },
 }
 
 
-def main(seeds: int, users: int = 400) -> None:
+def main(seeds: int, users: int = 160) -> None:
     """Print one line per method: mean and standard deviation over seeds, and the way there."""
     found: dict[str, list[tuple[float, float, float, str]]] = {}
     for seed in range(seeds):

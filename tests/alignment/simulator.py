@@ -91,6 +91,7 @@ def recipe(**changes: object) -> AlignmentConfig:
         "rewards": {"function": 1.0},
         "metric": "reward@10",
         "tolerance": 0.9,
+        "stop_fall": 0.9,
         "learning_rate": 3e-3,
         "batch_size": 32,
         "share": 2.0,

@@ -102,11 +102,21 @@ def test_diversity_counts_pairs_of_different_first_codes():
 
 
 def test_a_fall_of_the_guard_is_named():
-    own = guards(make_model(), tolerance=0.1)
+    own = guards(make_model(), stop_fall=0.1)
     own.start = {"ndcg@10": 0.5, "coverage@10": 0.6, "entropy": 4.0, "legal_mass": 0.9}
     fine = own.start | {"ndcg@10": 0.46}
     assert own.broken(fine) is None
     assert own.broken(fine | {"ndcg@10": 0.44}).startswith("ndcg@10 fell to 0.4400, below 0.4500 (the start, 0.5000")
+
+
+def test_what_fell_further_than_tolerated_is_not_kept():
+    model = make_model()
+    for tolerance, kept in ((0.05, False), (0.2, True)):
+        own = guards(model, guard="entropy", metric="legal_mass", tolerance=tolerance, stop_fall=0.9)
+        now = own.begin(model)
+        own.start = now | {"entropy": now["entropy"] / 0.9}
+        assert own.broken(now) is None
+        assert own.measure(model)["selected"] == (now["legal_mass"] if kept else float("-inf"))
 
 
 @pytest.mark.parametrize(("name", "value"), [("coverage@10", 0.2), ("entropy", 0.5), ("legal_mass", 0.3)])

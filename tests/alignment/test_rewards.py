@@ -86,7 +86,7 @@ def test_a_reward_of_another_shape_is_refused():
 
 
 def test_a_constant_reward_is_refused():
-    with pytest.raises(DataError, match="the reward is 0.5 for every item of every list"):
+    with pytest.raises(DataError, match=r"the reward is 0\.5 for every item of every list"):
         refuse_constant(LISTS, np.where(LISTS < 0, 7.0, 0.5))
     refuse_constant(LISTS, np.eye(2, 4))
 

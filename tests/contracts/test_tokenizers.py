@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from poison import poisoned
 
 from genrec.artifacts import read_manifest, verify_artifact
-from genrec.config import FeaturesConfig, TokenizerConfig
+from genrec.config import DataConfig, FeaturesConfig, TokenizerConfig
+from genrec.data import Dataset, make_dataset
 from genrec.errors import ConfigError, DataError
 from genrec.features import ItemFeatures, build_encoder
 from genrec.tokenizers import TOKENIZERS, ItemIndex, ItemTokenizer, TokenizerSettings, fit_tokenizer, tokenizer_class
@@ -56,8 +58,12 @@ def recipe(name: str, **settings) -> TokenizerConfig:
 @pytest.fixture(scope="module")
 def features(tiny_dataset) -> ItemFeatures:
     # Two parts, because some families read what users did beside what items are.
+    return item_features(tiny_dataset)
+
+
+def item_features(dataset: Dataset) -> ItemFeatures:
     parts = [{"encoder": "lexical", "dim": 12}, {"encoder": "fastrp", "dim": 4}]
-    return build_encoder(FeaturesConfig(encoder="concat", parts=parts)).fit(tiny_dataset)
+    return build_encoder(FeaturesConfig(encoder="concat", parts=parts)).fit(dataset)
 
 
 @pytest.fixture(params=sorted(TOKENIZERS), scope="module")
@@ -128,6 +134,16 @@ def test_it_encodes_items_never_seen_and_loads_what_it_saved(folder, tiny_datase
     alone = [tokenizer.encode_items(items[row : row + 1], unseen[row : row + 1]) for row in range(8)]
     np.testing.assert_array_equal(np.concatenate(alone), codes[:8])
     assert tokenizer.encode_items(items[:0], unseen[:0]).shape == (0, len(tokenizer.level_sizes))
+
+
+def test_held_out_interactions_change_no_byte(name, folder, tiny_interactions, tiny_items, tmp_path):
+    table = poisoned(tiny_interactions, 40)
+    dataset = make_dataset(table, tiny_items, DataConfig(k_core=0), tmp_path / "dataset")
+    fit_tokenizer(recipe(name), dataset, item_features(dataset), tmp_path / "tokenizer")
+    files = [
+        {key: file.sha256 for key, file in read_manifest(at).files.items()} for at in (folder, tmp_path / "tokenizer")
+    ]
+    assert files[0] == files[1]
 
 
 def test_the_folder_holds_no_pickle(folder):

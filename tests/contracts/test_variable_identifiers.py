@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_recommenders import EXTRA, NUM_ITEMS, SMALL
+from test_recommenders import DRAWING, EXTRA, NUM_ITEMS, SMALL
 
 from genrec.config import RecommenderConfig
 from genrec.decoding import beam_search, exhaustive_search, sample_items, trie_of
@@ -77,13 +77,13 @@ def test_beams_find_what_scoring_every_item_finds(family, histories):
 
 
 def test_the_loss_is_the_probability_that_decoding_sees(family, histories):
-    settings = {"targets": "last"} if family == "seq2seq" else {}
+    settings = {"targets": "last"} if family in DRAWING else {}
     model = make_model(family, **settings).eval()
     items, lengths = histories[0], histories[1].clamp(min=1)
     terms = []
     with torch.no_grad():
         for row, length in enumerate(lengths.tolist()):
-            for cut in [length - 1] if family == "seq2seq" else range(length):
+            for cut in [length - 1] if family in DRAWING else range(length):
                 prefix = items[row : row + 1, : max(cut, 1)]
                 item = int(items[row, cut])
                 terms.append(scores_one_by_one(model, prefix, torch.tensor([cut]), [item])[0, item])

@@ -102,7 +102,7 @@ def test_reassign_with_many_blocks_equals_one_block(monkeypatch):
     costs = random.random((400, 30))
     codes[:, 2] = costs.argmin(axis=1)
     whole = reassign(codes, (6, 6, 30), lambda rows: costs[rows])
-    monkeypatch.setattr("genrec.tokenizers.collisions.REASSIGN_ROWS", 20)
+    monkeypatch.setattr("genrec.tokenizers.collisions.REASSIGN_ELEMENTS", 20 * 30)
     sizes = []
     split = reassign(codes, (6, 6, 30), lambda rows: sizes.append(len(rows)) or costs[rows])
     np.testing.assert_array_equal(whole, split)

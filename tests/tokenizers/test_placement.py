@@ -5,7 +5,8 @@ import pytest
 
 from genrec.errors import ArtifactError, DataError
 from genrec.tokenizers import ItemIndex
-from genrec.tokenizers.placement import place_new_items
+from genrec.tokenizers.collisions import Catalogue
+from genrec.tokenizers.placement import place_catalogue, place_new_items
 
 NO_COSTS = {"last_level_costs": lambda rows: np.zeros((len(rows), 1))}
 
@@ -55,3 +56,30 @@ def test_error_names_the_rows_that_collide():
 def test_codes_of_another_tokenizer_are_refused():
     with pytest.raises(ArtifactError, match="writes 1 codes, the item index has 3 levels"):
         place(index_of([[0, 0, 0]], (2, 2, 2)), [[0]], "suffix")
+
+
+def place_all(policy, codes, sizes):
+    """Codes and order within shared identifiers of a whole other catalogue."""
+    names, nobody = [str(item) for item in range(len(codes))], np.zeros(len(codes), dtype=np.int64)
+    catalogue = Catalogue(names, nobody, lambda rows: np.zeros((len(rows), sizes[-1])))
+    named = place_catalogue(policy, np.array(codes, dtype=np.int32), sizes, catalogue)
+    assert named.level_sizes == tuple(sizes)
+    return named.codes.tolist(), named.priority.tolist()
+
+
+def test_another_catalogue_has_as_many_suffixes_as_the_model_knows():
+    """Of four items with equal codes and three suffixes, the last shares that of the first and comes after it."""
+    codes, priority = place_all("suffix", [[1, 0], [1, 0], [0, 0], [1, 0], [1, 0]], (2, 1, 3))
+    assert codes == [[1, 0, 0], [1, 0, 1], [0, 0, 0], [1, 0, 2], [1, 0, 0]]
+    assert priority == [0, 0, 0, 0, 1]
+
+
+def test_another_catalogue_shares_where_the_model_knows_no_suffix():
+    assert place_all("suffix", [[1, 0], [1, 0]], (2, 1)) == ([[1, 0], [1, 0]], [0, 1])
+    assert place_all("bucket", [[1, 0], [1, 0]], (2, 1)) == ([[1, 0], [1, 0]], [0, 1])
+
+
+def test_another_catalogue_is_reassigned_or_refused_by_the_policy():
+    assert place_all("reassign", [[1, 0], [1, 0]], (2, 2))[0] == [[1, 0], [1, 1]]
+    with pytest.raises(DataError, match="2 items share their codes with another item"):
+        place_all("error", [[1, 0], [1, 0]], (2, 1))

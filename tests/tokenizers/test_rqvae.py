@@ -6,7 +6,13 @@ import torch
 
 from genrec.tokenizers import rqvae
 from genrec.tokenizers.autoencoder import Autoencoder, perceptron
-from genrec.tokenizers.rqvae import ResidualVAESettings, ResidualVAETokenizer, held_out_error, make_quantiser
+from genrec.tokenizers.rqvae import (
+    ResidualVAESettings,
+    ResidualVAETokenizer,
+    assign_uniformly,
+    held_out_error,
+    make_quantiser,
+)
 
 SMALL = {"codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 5, "batch_size": 16}
 
@@ -129,3 +135,36 @@ def test_fitting_leaves_the_global_generator_alone(tiny_dataset, tiny_features):
 def test_a_perceptron_ends_without_relu():
     layers = list(perceptron((5, 4, 3)))
     assert [type(layer).__name__ for layer in layers] == ["Linear", "ReLU", "Linear"]
+
+
+def test_codebooks_learned_by_the_loss_are_an_option(tiny_dataset, tiny_features):
+    plain = fitted(tiny_dataset, tiny_features)
+    learned = fitted(tiny_dataset, tiny_features, ema=False)
+    assert not np.array_equal(plain.codebooks[0], learned.codebooks[0])
+    layer = make_quantiser((6, 6), 40, ResidualVAESettings(**SMALL, ema=False), True).layers[0]
+    assert layer._codebook.embed.requires_grad
+    assert not layer.ema_update
+
+
+def test_a_uniform_last_level_in_training_and_nearest_codes_elsewhere():
+    torch.manual_seed(0)
+    quantiser = make_quantiser((6, 6), 90, ResidualVAESettings(**SMALL))
+    assign_uniformly(quantiser.layers[-1], 0.003)
+    latents = torch.randn(90, 8)
+    with torch.no_grad():
+        quantiser.train()(latents)
+        left = latents - quantiser.layers[0].eval()(latents)[0]
+        counts = np.bincount(quantiser.layers[1].train()(left)[1], minlength=6)
+        nearest = torch.cdist(left, quantiser.layers[1].codebook).argmin(dim=1)
+        codes = quantiser.layers[1].eval()(left)[1]
+    assert counts.max() - counts.min() <= 2
+    assert torch.equal(codes, nearest)
+
+
+def test_a_uniform_last_level_is_an_option(tiny_dataset, tiny_features):
+    plain = fitted(tiny_dataset, tiny_features)
+    uniform = fitted(tiny_dataset, tiny_features, sinkhorn_last_level=True)
+    softer = fitted(tiny_dataset, tiny_features, sinkhorn_last_level=True, sinkhorn_epsilon=0.5)
+    books = [tokenizer.codebooks[-1] for tokenizer in (plain, uniform, softer)]
+    assert not np.array_equal(books[0], books[1])
+    assert not np.array_equal(books[1], books[2])

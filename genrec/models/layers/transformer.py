@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
+from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts
+
 ROTARY_BASE = 10_000.0
 
 
@@ -89,26 +91,40 @@ class RMSNorm(nn.RMSNorm):
 
 
 class Block(nn.Module):
-    """Self-attention and SwiGLU, each with a norm before and a residual around it."""
+    """Self-attention and SwiGLU, each with a norm before and a residual around it.
 
-    def __init__(self, hidden_size: int, num_heads: int, feed_forward_size: int, dropout: float) -> None:
+    With ``experts`` there is a sparse mixture of them in the place of the one SwiGLU.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        feed_forward_size: int,
+        dropout: float,
+        experts: ExpertSettings | None = None,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.attention_norm = RMSNorm(hidden_size)
         self.query_key_value = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
         self.attention_out = nn.Linear(hidden_size, hidden_size, bias=False)
         self.feed_forward_norm = RMSNorm(hidden_size)
-        self.gate_up = nn.Linear(hidden_size, 2 * feed_forward_size, bias=False)
-        self.down = nn.Linear(feed_forward_size, hidden_size, bias=False)
+        self.experts = None if experts is None else MixtureOfExperts(hidden_size, feed_forward_size, experts)
+        if experts is None:
+            self.gate_up = nn.Linear(hidden_size, 2 * feed_forward_size, bias=False)
+            self.down = nn.Linear(feed_forward_size, hidden_size, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, KeyValue]:
+    def forward(
+        self, x: Tensor, rotation: Rotation, real: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, KeyValue]:
         """Map ``x [B, T, D]`` to its output and the layer's keys and values ``[B, H, T, d]``."""
         query, key, value = self._project(x).permute(2, 0, 3, 1, 4)
         query, key = rotate(query, rotation), rotate(key, rotation)
-        mixed = scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).flatten(2)))
-        return self._feed_forward(x), KeyValue(key, value)
+        return self._feed_forward(x, real), KeyValue(key, value)
 
     def step(
         self, x: Tensor, rotation: Rotation, history: KeyValue, visible: Tensor, own: list[KeyValue]
@@ -125,7 +141,9 @@ class Block(nn.Module):
         projected: Tensor = self.query_key_value(self.attention_norm(x))
         return projected.view(batch, length, 3, self.num_heads, width // self.num_heads)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        if self.experts is not None:
+            return x + self.dropout(self.experts(self.feed_forward_norm(x), real))
         gate, up = self.gate_up(self.feed_forward_norm(x)).chunk(2, dim=-1)
         return x + self.dropout(self.down(silu(gate) * up))
 
@@ -139,26 +157,52 @@ class CausalTransformer(nn.Module):
         num_heads: Attention heads.
         feed_forward_size: Inner width of SwiGLU.
         dropout: Rate on the input and on every block's output.
+        experts: Sparse feed-forward layers in every ``expert_every``-th block; None leaves all dense.
     """
 
     def __init__(
-        self, hidden_size: int, num_layers: int, num_heads: int, feed_forward_size: int, dropout: float
+        self,
+        hidden_size: int,
+        num_layers: int,
+        num_heads: int,
+        feed_forward_size: int,
+        dropout: float,
+        experts: ExpertSettings | None = None,
     ) -> None:
         super().__init__()
         self.head_size = hidden_size // num_heads
         self.blocks = nn.ModuleList(
-            Block(hidden_size, num_heads, feed_forward_size, dropout) for _ in range(num_layers)
+            Block(
+                hidden_size,
+                num_heads,
+                feed_forward_size,
+                dropout,
+                experts if experts and (layer + 1) % experts.expert_every == 0 else None,
+            )
+            for layer in range(num_layers)
         )
         self.norm = RMSNorm(hidden_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[KeyValue]]:
-        """Map ``x [B, T, D]`` causally to ``[B, T, D]`` and each layer's keys and values."""
-        rotation = rotary_angles(torch.arange(x.shape[1], device=x.device), self.head_size)
+    def forward(
+        self,
+        x: Tensor,
+        real: Tensor | None = None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Map ``x [B, T, D]`` causally to ``[B, T, D]`` and each layer's keys and values.
+
+        Experts leave out the positions where bool ``real [B, T]`` is False; nothing else asks for it. With bool
+        ``mask [T, T]`` or ``[B, 1, T, T]`` a position sees what its row says instead of what is before it. The int64
+        ``positions [B, T]`` are 0, 1, 2 ... by default.
+        """
+        places = torch.arange(x.shape[1], device=x.device) if positions is None else positions.unsqueeze(1)
+        rotation = rotary_angles(places, self.head_size)
         x = self.dropout(x)
         cache = []
         for block in self.blocks:
-            x, key_value = block(x, rotation)
+            x, key_value = block(x, rotation, real, mask)
             cache.append(key_value)
         return self.norm(x), cache
 

@@ -100,7 +100,7 @@ def list_lengths(users: int) -> Figures:
         wrong["repeated"] += int((ordered[:, 1:] == ordered[:, :-1]).any(1).sum())
         wrong["excluded"] += int((found.unsqueeze(2) == exclude.unsqueeze(1)).any((1, 2)).sum())
         wrong["filtered"] += int((~legal[found.clamp(min=0)]).any(1).sum())
-    return {"listed_users": -(-users // 512) * 512} | {f"{kind}_lists": count for kind, count in wrong.items()}
+    return {"listed_users": -(-users // 512) * 512, **{f"{kind}_lists": count for kind, count in wrong.items()}}
 
 
 def exactness(seeds: int) -> Figures:

@@ -3,6 +3,7 @@
 import importlib.util
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def latency(material: Material, requests: int) -> Figures:
     for name, settings in SERVED.items():
         model = make_model(name, settings, material.index, material.features)
         decoding = DecodingConfig(num_beams=NUM_BEAMS, top_k=LATENCY_K)
-        recommender = Recommender(TrainedModel(model, items, decoding, Manifest(stage="model")))
+        recommender = Recommender(TrainedModel(model, items, decoding, Manifest(stage="model"), Path()))
         times = []
         for history in histories:
             start = clock.now()

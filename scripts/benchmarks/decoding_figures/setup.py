@@ -1,7 +1,8 @@
 """What is measured on: the catalogue's identifiers, the users, untrained models of stated sizes."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ Figures = dict[str, float]
 Batch = tuple[Tensor, Tensor]
 
 
-class Material(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Material:
     """What all figures are measured on.
 
     Attributes:

@@ -67,5 +67,5 @@ def watch(model: Any, trie: DeviceTrie) -> tuple[Any, Any, dict[str, float]]:
     """A model and a trie to search with, and the seconds spent in each, which grow with every search."""
     seconds: dict[str, float] = defaultdict(float)
     watched = Watched(trie, seconds, "trie", {"exclusion", "items_at", "rank"})
-    watched.levels = [Watched(level, seconds, "trie", {"candidates", "follow"}) for level in trie.levels]
+    watched.__dict__["levels"] = [Watched(level, seconds, "trie", {"candidates", "follow"}) for level in trie.levels]
     return Watched(model, seconds, "model", {"encode", "next_code_logits"}), watched, seconds

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from decoding_figures.setup import BATCH, TOP_K, Figures, Material, batches_of, by_length, draw_rows, seen_items
 from decoding_figures.timing import clock
 from genrec.config import DecodingConfig
@@ -31,7 +29,7 @@ def trained_figures(folder: Path, material: Material, users: int, walked: int) -
     trained.check_catalogue(material.dataset)
     figures = recall_by_precision(trained.model, trained.decoding, material, users)
     if isinstance(trained.model, GenerativeRecommender) and not trained.model.supports_parallel:
-        figures |= lost_by_beams(trained.model.float(), material, walked)
+        figures |= lost_by_beams(trained.model, material, walked)
     return figures
 
 
@@ -41,11 +39,10 @@ def recall_by_precision(model: RecommenderModel, decoding: DecodingConfig, mater
     histories, targets = (part.select(rows) for part in material.dataset.evaluation("test"))
     figures: Figures = {"trained_users": len(rows)}
     seconds = {}
-    for kind in (torch.float32, torch.bfloat16):
-        name = str(kind).removeprefix("torch.")
-        model = model.to(kind)
+    for name, precision in (("float32", "fp32"), ("bfloat16", "bf16")):
+        searched = decoding.model_copy(update={"precision": precision})
         start = clock.now()
-        lists, _ = generate_lists(model, histories, decoding=decoding, top_k=10)
+        lists, _ = generate_lists(model, histories, decoding=searched, top_k=10)
         seconds[name] = clock.now() - start
         scored = evaluate_lists(lists, targets, num_items=material.index.num_items, ks=(10,))
         figures[f"trained_{name}_recall@10"] = scored.metrics["recall@10"]

@@ -1,0 +1,272 @@
+"""A sparse mixture of experts in the place of a feed-forward layer: many experts, few of them for each position.
+
+The router picks ``experts_per_token`` experts by softmax scores in float32; their outputs are mixed by these scores,
+scaled to a sum of one (Mixtral, Jiang et al. 2024), so that copies of one dense layer give what that layer gives.
+Shared experts (DeepSeekMoE, Dai et al. 2024) serve every position beside them. Positions are sorted by expert, and
+every expert works on one segment: ``grouped_mm`` of torch where the device has it, one product per segment elsewhere.
+
+Positions that are padding are neither routed nor counted. Capacity and the losses of the router act in training only:
+what a model answers does not depend on what else is in the batch.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import dropout, linear, relu, silu
+
+from genrec.config import Section
+
+# torch's grouped product wants rows that start at multiples of this many bytes.
+ALIGNMENT = 16
+
+
+class ExpertSettings(Section):
+    """Settings of sparse feed-forward layers."""
+
+    experts: int = Field(0, ge=0, description="experts of a feed-forward layer; 0 keeps the layer dense")
+    experts_per_token: int = Field(2, ge=1, description="experts that each position is routed to")
+    shared_experts: int = Field(0, ge=0, description="experts that serve every position beside the routed ones")
+    expert_every: int = Field(1, ge=1, description="every n-th layer has experts, the others are dense")
+    expert_dropout: float = Field(0.0, ge=0, lt=1, description="rate on the inner activations of routed experts")
+    balance: Literal["aux", "bias", "none"] = Field("aux", description="how experts get equal loads")
+    balance_weight: float = Field(0.01, ge=0, description="weight of the balance loss (aux)")
+    bias_step: float = Field(0.001, gt=0, description="change of an expert's bias per step (bias)")
+    z_loss_weight: float = Field(0.0, ge=0, description="weight of the squared log-sum-exp of the router's logits")
+    capacity_factor: float | None = Field(
+        None, gt=0, description="positions per expert in training, as a multiple of equal loads; null drops none"
+    )
+
+    @model_validator(mode="after")
+    def _experts_are_enough(self) -> "ExpertSettings":
+        if self.experts and self.experts_per_token > self.experts:
+            raise ValueError(
+                f"experts_per_token {self.experts_per_token} is more than the {self.experts} experts that there are"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where one forward pass sent its positions.
+
+    Attributes:
+        counts: Positions that chose each expert, dropped ones included, int64 ``[E]``.
+        dropped: Choices that were dropped for want of capacity, int64 scalar.
+        entropy: Mean entropy of the router's distribution in nats, float32 scalar; ``log E`` if it knows nothing.
+    """
+
+    counts: Tensor
+    dropped: Tensor
+    entropy: Tensor
+
+
+class MixtureOfExperts(nn.Module):
+    """Routed and shared experts; see the module.
+
+    Args:
+        hidden_size: Width D.
+        inner_size: Inner width F of each expert.
+        settings: With at least one expert.
+        gated: SwiGLU experts; else two matrices with a ReLU between, as in T5.
+    """
+
+    selection_bias: Tensor | None
+
+    def __init__(self, hidden_size: int, inner_size: int, settings: ExpertSettings, *, gated: bool = True) -> None:
+        super().__init__()
+        self.settings, self.gated = settings, gated
+        wide, shared = (2 if gated else 1) * inner_size, settings.shared_experts
+        self.router = nn.Parameter(torch.zeros(settings.experts, hidden_size))
+        self.first = nn.Parameter(torch.zeros(settings.experts, wide, hidden_size))
+        self.second = nn.Parameter(torch.zeros(settings.experts, hidden_size, inner_size))
+        self.shared_first = nn.Parameter(torch.zeros(shared * wide, hidden_size)) if shared else None
+        self.shared_second = nn.Parameter(torch.zeros(hidden_size, shared * inner_size)) if shared else None
+        bias = torch.zeros(settings.experts, dtype=torch.float32) if settings.balance == "bias" else None
+        self.register_buffer("selection_bias", bias)
+        self.auxiliary: Tensor | None = None
+        self.routing: Routing | None = None
+        self.reset(0.02, 0.02)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies of a model in training do not take the graph of its last step along.
+        return {**self.__dict__, "auxiliary": None}
+
+    def reset(self, first_std: float, second_std: float) -> None:
+        """Draw all weights anew, with these standard deviations of the experts' first and second matrices."""
+        nn.init.normal_(self.router, std=0.02)
+        for weight, std in (
+            (self.first, first_std),
+            (self.second, second_std),
+            (self.shared_first, first_std),
+            (self.shared_second, second_std),
+        ):
+            if weight is not None:
+                nn.init.normal_(weight, std=std)
+
+    @torch.no_grad()
+    def copy_dense(self, first: Tensor, second: Tensor) -> None:
+        """Make every expert a copy of a dense layer, so that the output is that of the layer.
+
+        Sparse upcycling (Komatsuzaki et al. 2023). The routed experts and each shared one give an equal part.
+
+        Args:
+            first: ``[2F, D]`` where experts are gated, else ``[F, D]``.
+            second: ``[D, F]``.
+        """
+        shared = self.settings.shared_experts
+        second = second / (1 + shared)
+        self.first.copy_(first.expand_as(self.first))
+        self.second.copy_(second.expand_as(self.second))
+        if self.shared_first is not None and self.shared_second is not None:
+            halves = first.chunk(2 if self.gated else 1)
+            self.shared_first.copy_(torch.cat([half.repeat(shared, 1) for half in halves]))
+            self.shared_second.copy_(second.repeat(1, shared))
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """Map ``x [..., D]`` to the same shape; positions where bool ``real [...]`` is False become zeros."""
+        if real is None:
+            return self._mix(x.flatten(0, -2)).view_as(x)
+        mixed = self._mix(x[real])
+        return mixed.new_zeros(x.shape).masked_scatter(real.unsqueeze(-1), mixed)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            logits = linear(x.float(), self.router.float())
+            scores = logits.softmax(-1)
+            chosen, gates = self._choose(scores)
+        order, counts = self._sort(chosen, gates)
+        self._note(logits, scores, chosen, len(order))
+        rows = order // self.settings.experts_per_token
+        mixed = self._experts(x[rows], counts) * gates.flatten()[order].unsqueeze(-1)
+        out = mixed.new_zeros(x.shape).index_add(0, rows, mixed)
+        if self.shared_first is not None and self.shared_second is not None:
+            out = out + linear(self._activate(linear(x, self.shared_first)), self.shared_second)
+        return out.to(x.dtype)
+
+    def _choose(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Experts int64 ``[n, k]`` and their weights float32 ``[n, k]`` from ``scores [n, E]``."""
+        ranked = scores if self.selection_bias is None else scores + self.selection_bias
+        chosen = ranked.topk(self.settings.experts_per_token, dim=-1).indices
+        gates = scores.gather(-1, chosen)
+        total = gates.sum(-1, keepdim=True)
+        # A single weight is 1 whatever the router says; left in the graph alone, it still tells the router what to do.
+        return chosen, gates / (total.detach() if chosen.shape[1] == 1 else total)
+
+    def _sort(self, chosen: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """Choices to compute, as places in ``chosen [n, k]`` sorted by expert, and how many each expert has.
+
+        Beyond its capacity an expert keeps the choices with the largest weights (V-MoE, Riquelme et al. 2021).
+        """
+        expert, factor = chosen.flatten(), self.settings.capacity_factor
+        counts = torch.bincount(expert, minlength=self.settings.experts)
+        if factor is None or not self.training:
+            return expert.argsort(stable=True), counts
+        order = gates.detach().flatten().argsort(descending=True, stable=True)
+        order = order[expert[order].argsort(stable=True)]
+        limit = math.ceil(factor * len(expert) / self.settings.experts)
+        place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[expert[order]]
+        return order[place < limit], counts.clamp(max=limit)
+
+    def _experts(self, x: Tensor, counts: Tensor) -> Tensor:
+        """Each expert on its segment of ``x [m, D]``."""
+        inner = self._activate(grouped_linear(x, self.first, counts))
+        return grouped_linear(dropout(inner, self.settings.expert_dropout, self.training), self.second, counts)
+
+    def _activate(self, inner: Tensor) -> Tensor:
+        if not self.gated:
+            return relu(inner)
+        gate, up = inner.chunk(2, dim=-1)
+        return silu(gate) * up
+
+    def _note(self, logits: Tensor, scores: Tensor, chosen: Tensor, computed: int) -> None:
+        """Keep the loads and, in training, the router's losses; move the biases."""
+        counts = torch.bincount(chosen.flatten(), minlength=self.settings.experts)
+        with torch.no_grad():
+            entropy = torch.special.entr(scores).sum(-1).mean()
+            self.routing = Routing(counts, counts.sum() - computed, entropy)
+        self.auxiliary = None
+        if not (self.training and torch.is_grad_enabled()):
+            return
+        settings = self.settings
+        self.auxiliary = settings.z_loss_weight * z_loss(logits)
+        if settings.balance == "aux":
+            self.auxiliary = self.auxiliary + settings.balance_weight * balance_loss(scores, counts)
+        if self.selection_bias is not None:
+            wanted = counts.float().mean()
+            self.selection_bias.add_(torch.sign(wanted - counts), alpha=settings.bias_step)
+
+
+def grouped_linear(x: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
+    """Multiply segments of rows by one matrix each.
+
+    Args:
+        x: ``[m, D]``, segment after segment.
+        weights: ``[E, F, D]``.
+        counts: Rows of each segment, int64 ``[E]``, m in all.
+
+    Returns:
+        ``[m, F]``.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weights = x.to(dtype), weights.to(dtype)
+    if can_group(x, weights):
+        ends = counts.cumsum(0).to(torch.int32)
+        return torch.nn.functional.grouped_mm(x, weights.transpose(-1, -2), offs=ends)
+    parts = zip(x.split(counts.tolist()), weights.unbind(), strict=True)
+    return torch.cat([linear(part, weight) for part, weight in parts])
+
+
+def can_group(x: Tensor, weights: Tensor) -> bool:
+    """Whether torch's grouped product runs, and is worth it, for these: on a GPU in bfloat16, with aligned rows."""
+    if x.device.type != "cuda" or x.dtype != torch.bfloat16 or not hasattr(torch.nn.functional, "grouped_mm"):
+        return False
+    return all(size * x.element_size() % ALIGNMENT == 0 for size in weights.shape[1:])
+
+
+def balance_loss(scores: Tensor, counts: Tensor) -> Tensor:
+    """E times the sum over experts of load share times mean score: 1 at equal loads (Switch, Fedus et al. 2021, 2.2).
+
+    Args:
+        scores: The router's distribution, float32 ``[n, E]``.
+        counts: Choices of each expert, int64 ``[E]``.
+    """
+    share = counts / counts.sum().clamp(min=1)
+    return len(counts) * (share * scores.sum(0) / max(len(scores), 1)).sum()
+
+
+def z_loss(logits: Tensor) -> Tensor:
+    """Mean squared log-sum-exp of ``logits [n, E]``, which keeps them small (ST-MoE, Zoph et al. 2022, section 3.3)."""
+    return logits.logsumexp(-1).square().sum() / max(len(logits), 1)
+
+
+def expert_layers(modules: Iterable[nn.Module]) -> list[MixtureOfExperts]:
+    """Those of the modules that are mixtures of experts, in their order."""
+    return [module for module in modules if isinstance(module, MixtureOfExperts)]
+
+
+def routing_metrics(layers: Iterable[MixtureOfExperts]) -> dict[str, Any]:
+    """What the last forward pass did, over all layers.
+
+    Returns:
+        ``expert_load`` (share of the choices per layer and expert), ``expert_max_load`` (the largest load as a multiple
+        of equal loads), ``expert_entropy`` (nats, mean over layers), ``expert_dropped`` (share of the choices);
+        nothing before the first pass.
+    """
+    routings = [layer.routing for layer in layers if layer.routing is not None]
+    if not routings:
+        return {}
+    counts = torch.stack([routing.counts for routing in routings]).double().cpu()
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    dropped = sum(int(routing.dropped) for routing in routings)
+    return {
+        "expert_load": [[round(share, 4) for share in row] for row in shares.tolist()],
+        "expert_max_load": round(float(shares.max()) * shares.shape[1], 4),
+        "expert_entropy": round(sum(float(routing.entropy) for routing in routings) / len(routings), 4),
+        "expert_dropped": round(dropped / max(float(counts.sum()), 1.0), 4),
+    }

@@ -1,0 +1,131 @@
+"""Decoder-only recommender without any weight of a single item: it reads and recommends catalogues never seen before.
+
+After RecGPT (2506.06270, sections 3.2 and 3.3): every code is read together with the raw slice of the item's vector
+that it was rounded from; codes of one item see each other, and all items before; each of them predicts the code of the
+next item in its own place, so that all codes are written at once. The codebook is the fixed grid of the tokenizer
+``fsq``, which is one for all slices and all catalogues: so is the table of code embeddings here.
+
+Where the authors' code contradicts itself, this follows the method: histories are right-padded and counted from their
+beginning in training and in use, so that a score depends on nothing else in the batch, and items of equal codes are
+all reached. Positions are rotary with a learned vector per place inside an item, instead of one per position.
+"""
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
+from genrec.models.layers.codes import code_loss
+from genrec.models.layers.history import gather_targets, state_at, visible_positions
+
+
+class RecGPTSettings(BackboneSettings):
+    """Settings of the family."""
+
+    num_layers: int = Field(3, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    use_features: bool = Field(True, description="read the raw slices of item vectors beside the codes")
+
+
+class RecGPT(GenerativeRecommender):
+    """Codes and slices in, all codes of the next item out."""
+
+    Settings: ClassVar[type[BackboneSettings]] = RecGPTSettings
+    settings: RecGPTSettings
+    supports_parallel = True
+    supports_experts = True
+
+    def __init__(self, config: GenrecConfig) -> None:
+        super().__init__(config)
+        settings, codes = self.settings, max(self.level_sizes, default=1)
+        self.items = SliceEmbedding(
+            config.num_items,
+            settings.hidden_size,
+            num_codes=codes,
+            num_slices=self.num_levels,
+            feature_size=config.feature_size if settings.use_features else 0,
+        )
+        self.start = nn.Parameter(torch.zeros(self.num_levels, settings.hidden_size))
+        self.transformer = settings.transformer()
+        self.head = nn.Linear(settings.hidden_size, codes, bias=False)
+        self.post_init()
+
+    def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
+        """Predict all codes of every item from the items before it; the loss is the mean over items of their sum."""
+        states, targets = gather_targets(self.read(items[:, :-1], lengths), items, lengths)
+        codes = self.item_codes[targets].long()
+        losses = [code_loss(self.code_logits(level, states), codes[:, level]) for level in range(self.num_levels)]
+        return self.training_output(torch.stack(losses).sum())
+
+    def read(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """States ``[B, 1 + T, L * D]`` before the first and after each of ``items [B, T]``, ``lengths [B]`` real."""
+        tokens = self.items(items, self.item_codes).flatten(1, 2)
+        tokens = torch.cat([self.start.expand(len(items), -1, -1).to(tokens.dtype), tokens], dim=1)
+        real = visible_positions((lengths + 1) * self.num_levels, tokens.shape[1])
+        hidden, _ = self.transformer(tokens, real, item_mask(tokens.shape[1], self.num_levels, tokens.device))
+        return hidden.reshape(len(items), -1, self.num_levels * hidden.shape[2])
+
+    def encode(self, items: Tensor, lengths: Tensor) -> Context:
+        """Read each history once; there is nothing to attend to afterwards."""
+        ones = torch.ones_like(lengths)
+        return Context(state_at(self.read(items, lengths), lengths), [], ones.bool().unsqueeze(1), ones)
+
+    def all_code_logits(self, context: Context) -> list[Tensor]:
+        """Logits of every level at once, ``[B, K_l]`` each."""
+        return [self.code_logits(level, context.state) for level in range(self.num_levels)]
+
+    def code_logits(self, level: int, hidden: Tensor) -> Tensor:
+        """Logits over the codebook of ``level`` from states ``[..., L * D]``."""
+        state = hidden.unflatten(-1, (self.num_levels, -1))[..., level, :]
+        return functional.linear(state, self.head.weight[: self.level_sizes[level]])
+
+    def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
+        """What the codes written so far change: nothing."""
+        return context.state.unsqueeze(1).expand(-1, codes.shape[1], -1)
+
+
+class SliceEmbedding(nn.Module):
+    """Vectors of an item's codes: the code, the slice of the item's vector that it stands for, its place.
+
+    Args:
+        num_items: Catalogue size N, of which nothing but the buffer of features depends.
+        hidden_size: Width D.
+        num_codes: K, the size of the codebook that all places share.
+        num_slices: L.
+        feature_size: Width of the item vectors; zeros fill the last slice; 0 leaves them out.
+    """
+
+    features: Tensor | None
+
+    def __init__(
+        self, num_items: int, hidden_size: int, *, num_codes: int, num_slices: int, feature_size: int = 0
+    ) -> None:
+        super().__init__()
+        self.num_slices, self.slice_size = num_slices, -(-feature_size // num_slices)
+        self.codes = nn.Embedding(num_codes, hidden_size)
+        self.code_norm = nn.LayerNorm(hidden_size)
+        self.places = nn.Embedding(num_slices, hidden_size)
+        self.projection = nn.Linear(self.slice_size, hidden_size) if feature_size else None
+        self.slice_norm = nn.LayerNorm(hidden_size) if feature_size else None
+        self.register_buffer("features", torch.zeros(num_items, feature_size) if feature_size else None)
+
+    def forward(self, items: Tensor, item_codes: Tensor) -> Tensor:
+        """Vectors ``[..., L, D]`` of dense item ids ``[...]`` with the code table ``item_codes [N, L]``."""
+        vectors = self.code_norm(self.codes(item_codes[items])) + self.places.weight
+        if self.projection is None or self.slice_norm is None or self.features is None:
+            return vectors
+        return vectors + self.slice_norm(self.projection(self._slices(self.features[items])))
+
+    def _slices(self, features: Tensor) -> Tensor:
+        """``[..., F]`` as ``[..., L, W]``."""
+        missing = self.num_slices * self.slice_size - features.shape[-1]
+        return functional.pad(features, (0, missing)).unflatten(-1, (self.num_slices, -1))
+
+
+def item_mask(length: int, num_levels: int, device: torch.device) -> Tensor:
+    """Whether a code may see another, bool ``[S, S]``: those of its own item and of every item before."""
+    item = torch.arange(length, device=device) // num_levels
+    return item.unsqueeze(1) >= item

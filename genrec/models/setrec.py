@@ -1,0 +1,151 @@
+"""Set identifiers: an item is one collaborative and several semantic vectors, and the next item's are written at once.
+
+After Lin et al., "Order-agnostic Identifier for Large Language Model-based Generative Recommendation" (SETRec, SIGIR
+2025, arXiv 2502.10833, sections 3.1 to 3.3), on the causal backbone. All tokens of an item share one position and see,
+of their own item, only themselves; learned queries after a history see all of it, and of each other nothing. Each
+query's output is compared with that token of every item of the catalogue.
+
+Every prefix of a history has its queries in the same pass, so a user costs one forward pass. The tokens come from the
+tokenizer ``set``, which is fitted before (the paper trains its autoencoder together with the recommender).
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
+from genrec.models.layers.history import gather_targets
+from genrec.tokenizers.base import Kind
+
+
+class SETRecSettings(BackboneSettings):
+    """Settings of the family."""
+
+    semantic_weight: float = Field(
+        0.5, ge=0, le=1, description="b: items are ranked by (1 - b) of the collaborative and b of the semantic tokens"
+    )
+
+
+class SETRec(ItemScorer):
+    """Sets of vectors in, a set of vectors out, grounded on the whole catalogue."""
+
+    Settings: ClassVar[type[BackboneSettings]] = SETRecSettings
+    settings: SETRecSettings
+    needs_identifiers = True
+    identifier_kind: ClassVar[Kind] = "set"
+    reads_tokens = True
+    tokens: Tensor
+
+    def __init__(self, config: GenrecConfig) -> None:
+        super().__init__(config)
+        settings, width = self.settings, self.settings.hidden_size
+        self.num_tokens = config.num_tokens
+        self.register_buffer("tokens", torch.zeros(config.num_items, config.num_tokens, config.token_size))
+        # No bias: a missing collaborative token stays zero. One matrix for all semantic tokens: they have no order.
+        self.collaborative = nn.Linear(config.token_size, width, bias=False)
+        self.semantic = nn.Linear(config.token_size, width, bias=False)
+        self.queries = nn.Parameter(torch.zeros(config.num_tokens, width))
+        self.transformer = settings.transformer()
+        self.semantic_weight = settings.semantic_weight
+        self.post_init()
+
+    def take_tokens(self, tokens: Tensor) -> None:
+        """Keep the catalogue's tokens float32 ``[N, Q, C]``, each slot scaled to a mean square of one."""
+        size = tokens.square().mean(dim=(0, 2), keepdim=True).sqrt().clamp_min(1e-12)
+        self.tokens.copy_(tokens / size)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
+        """Predict every item from those before it; the loss is the mean over targets and tokens of the softmax."""
+        prefixes = torch.arange(items.shape[1], device=items.device).unsqueeze(0)
+        states = self.read(self.embed(self.tokens[items[:, :-1]]), prefixes)
+        states, targets = gather_targets(states, items, lengths)
+        table = self.embed(self.tokens)
+        losses = [
+            cross_entropy((states[:, slot] @ table[:, slot].T).float(), targets) for slot in range(self.num_tokens)
+        ]
+        return self.training_output(torch.stack(losses).mean())
+
+    def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """The weighted sum over tokens of log p(token of the item), float32 ``[B, N]``; all items at once."""
+        values = self.token_log_probabilities(items, lengths)
+        weight = self.semantic_weight
+        return (1 - weight) * values[:, 0] + weight * values[:, 1:].sum(1)
+
+    def token_log_probabilities(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Log-softmax over the catalogue of each query's products with that token of every item, ``[B, Q, N]``.
+
+        The normaliser is the same for all items of a user, so the ranking is that of the paper's plain products.
+        """
+        states = self.read(self.embed(self.tokens[items]), lengths.unsqueeze(1))[:, 0]
+        logits = torch.einsum("bqd,nqd->bqn", states, self.embed(self.tokens))
+        return logits.log_softmax(dim=-1, dtype=torch.float32)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Project ``[..., Q, C]`` to ``[..., Q, D]``: the collaborative token first, then the semantic ones."""
+        return torch.cat([self.collaborative(tokens[..., :1, :]), self.semantic(tokens[..., 1:, :])], dim=-2)
+
+    def read(self, vectors: Tensor, prefixes: Tensor) -> Tensor:
+        """What the queries say after prefixes of histories.
+
+        Args:
+            vectors: Token vectors of the items, ``[B, T, Q, D]``.
+            prefixes: How many items each block of queries has seen, int64 ``[B, P]``, or ``[1, P]`` for all users.
+
+        Returns:
+            ``[B, P, Q, D]``.
+        """
+        batch, length = vectors.shape[:2]
+        count = prefixes.shape[1]
+        queries = self.queries.expand(batch, count, -1, -1).to(vectors.dtype)
+        own = torch.arange(length, device=prefixes.device).expand(len(prefixes), -1)
+        positions = torch.cat([own, prefixes], dim=1).repeat_interleave(self.num_tokens, dim=1)
+        x = torch.cat([vectors, queries], dim=1).flatten(1, 2)
+        mask = set_mask(positions, length * self.num_tokens)
+        hidden, _ = self.transformer(x, mask=mask.unsqueeze(1), positions=positions)
+        return hidden[:, length * self.num_tokens :].unflatten(1, (count, self.num_tokens))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SETRec):
+            nn.init.normal_(module.queries, std=self.config.initializer_range)
+
+
+def set_mask(positions: Tensor, written: int) -> Tensor:
+    """Who may see whom, bool ``[B, S, S]``.
+
+    A token sees itself and the tokens of the items before its own; nobody sees a query but the query itself.
+
+    Args:
+        positions: Position of the item of each token, int64 ``[B, S]``; queries stand at that of the item to come.
+        written: How many of the tokens are of the history; the queries follow.
+    """
+    place = torch.arange(positions.shape[1], device=positions.device)
+    before = positions.unsqueeze(1) < positions.unsqueeze(2)
+    return (before & (place < written)) | (place.unsqueeze(1) == place)
+
+
+@torch.no_grad()
+def best_semantic_weight(
+    model: SETRec, items: Tensor, lengths: Tensor, targets: Tensor, *, k: int = 10, grid: Sequence[float] = ()
+) -> float:
+    """The weight b of the semantic tokens with the best recall@k; the caller gives validation users, never test ones.
+
+    Args:
+        model: In eval mode.
+        items: Histories, int64 ``[B, T]``.
+        lengths: Items per user, int64 ``[B]``.
+        targets: The held-out item of each user, int64 ``[B]``.
+        k: Length of the lists.
+        grid: Weights to try; 0 to 1 in tenths by default. The first of equally good ones is taken.
+    """
+    values = model.token_log_probabilities(items, lengths)
+    collaborative, semantic = values[:, 0], values[:, 1:].sum(1)
+    recalls = {}
+    for weight in grid or [step / 10 for step in range(11)]:
+        lists = ((1 - weight) * collaborative + weight * semantic).topk(min(k, values.shape[2])).indices
+        recalls[weight] = float((lists == targets.unsqueeze(1)).any(1).double().mean())
+    return max(recalls, key=lambda weight: recalls[weight])

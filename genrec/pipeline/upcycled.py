@@ -1,0 +1,46 @@
+"""``genrec upcycle``: a dense model folder becomes one with sparse experts, which answers as the dense one did."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from genrec.artifacts import MANIFEST, write_artifact
+from genrec.config import load_recipe
+from genrec.errors import ConfigError
+from genrec.models.upcycle import upcycle_recommender
+from genrec.pipeline.model_folder import STAGE, open_model, quietly
+
+CARD_FILE = "README.md"
+NOT_COPIED = {MANIFEST, CARD_FILE, "config.json", "model.safetensors"}
+
+
+def upcycle_model(source: Path, overrides: Sequence[str], out: Path) -> None:
+    """Write a model folder with experts; the dense model stays as it is.
+
+    Args:
+        source: A ``model`` folder without experts.
+        overrides: Assignments such as ``recommender.experts=8``.
+        out: The folder to write.
+
+    Raises:
+        ConfigError: If a setting is not accepted, or ``out`` is the model itself.
+        ArtifactError: If a folder cannot be used or written.
+    """
+    if out.absolute() == source.absolute():
+        raise ConfigError("--out is the model itself", expected="another folder", fix="give another --out")
+    changes = load_recipe(None, overrides).recommender.settings
+    trained = open_model(source, device="cpu")
+    model, manifest = upcycle_recommender(trained.model, changes), trained.manifest
+    recommender = {**manifest.config.get("recommender", {}), **model.settings.model_dump(mode="json")}
+    config = {**manifest.config, "recommender": recommender}
+    inputs = {**manifest.inputs, "model": manifest.fingerprint}
+    with write_artifact(out, STAGE, config=config, inputs=inputs, seed=manifest.seed) as folder:
+        for path in source.iterdir():
+            if path.is_dir():
+                shutil.copytree(path, folder.path / path.name)
+            elif path.name not in NOT_COPIED:
+                shutil.copyfile(path, folder.path / path.name)
+        with quietly():
+            model.save_pretrained(folder.path)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        folder.counts = manifest.counts | {"parameters": parameters}

@@ -1,0 +1,166 @@
+"""Set identifiers: no order among tokens, masks by perturbation, scores against a sum written by hand."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import tiny_home
+
+from genrec.cli import main
+from genrec.config import DecodingConfig, RecommenderConfig
+from genrec.decoding import recommend
+from genrec.errors import ArtifactError, ConfigError
+from genrec.models import build_recommender
+from genrec.models.setrec import best_semantic_weight, set_mask
+from genrec.pipeline.steps import load_tokens
+from genrec.tokenizers.index import ItemIndex
+
+NUM_ITEMS, SLOTS = 12, 4
+TOKENS = np.random.default_rng(0).standard_normal((NUM_ITEMS, SLOTS, 6)).astype(np.float32)
+ITEMS, LENGTHS = torch.tensor([[0, 3, 4, 7], [2, 1, 0, 0]]), torch.tensor([4, 2])
+
+
+def index(kind: str = "set") -> ItemIndex:
+    codes = np.stack([np.arange(NUM_ITEMS)] * 2, axis=1).astype(np.int32)
+    return ItemIndex(codes, (NUM_ITEMS, NUM_ITEMS), [str(item) for item in range(NUM_ITEMS)], kind)
+
+
+def build(tokens=TOKENS, kind: str = "set", **settings):
+    torch.manual_seed(0)
+    config = RecommenderConfig(name="setrec", hidden_size=16, num_heads=2, **settings)
+    model = build_recommender(config, num_items=NUM_ITEMS, index=index(kind), tokens=tokens).eval()
+    for weight in (model.collaborative.weight, model.semantic.weight, model.queries):
+        torch.nn.init.normal_(weight)
+    return model
+
+
+@torch.no_grad()
+def test_the_order_of_semantic_tokens_changes_no_score():
+    """In the history each item may shuffle its own; in the catalogue all shuffle alike, with their queries."""
+    model = build()
+    before, vectors = model.score_items(ITEMS, LENGTHS), model.embed(model.tokens[ITEMS])
+    shuffled = vectors.clone()
+    for user in range(2):
+        for place in range(4):
+            order = 1 + torch.randperm(SLOTS - 1)
+            shuffled[user, place, 1:] = vectors[user, place, order]
+    assert not torch.equal(shuffled, vectors)
+    prefixes = LENGTHS.unsqueeze(1)
+    assert torch.allclose(model.read(shuffled, prefixes), model.read(vectors, prefixes), atol=1e-5)
+    order = torch.tensor([0, 3, 1, 2])
+    model.tokens.copy_(model.tokens[:, order])
+    model.queries.copy_(model.queries[order])
+    assert torch.allclose(model.score_items(ITEMS, LENGTHS), before, atol=1e-5)
+
+
+@torch.no_grad()
+def test_tokens_see_earlier_items_and_of_their_own_only_themselves():
+    model = build()
+    vectors, prefixes = model.embed(model.tokens[ITEMS[:1]]), torch.arange(5).unsqueeze(0)
+    seen = []
+
+    def keep(_, __, output):
+        seen.append(output[0])
+
+    handle = model.transformer.register_forward_hook(keep)
+    model.read(vectors, prefixes)
+    for place in range(4):
+        for slot in range(SLOTS):
+            changed = vectors.clone()
+            changed[0, place, slot] += 1
+            model.read(changed, prefixes)
+            moved = (seen[-1] != seen[0]).any(-1)[0]
+            # Rows 0 to 3 are items, 4 to 8 the queries after 0 to 4 items.
+            items, queries = moved.view(9, SLOTS)[:4], moved.view(9, SLOTS)[4:]
+            assert items[place].tolist() == [other == slot for other in range(SLOTS)]
+            assert not items[:place].any()
+            assert items[place + 1 :].all()
+            assert not queries[: place + 1].any()
+            assert queries[place + 1 :].all()
+    handle.remove()
+
+
+@torch.no_grad()
+def test_queries_do_not_see_each_other():
+    model = build()
+    before = model.token_log_probabilities(ITEMS, LENGTHS)
+    model.queries[2] += 1
+    after = model.token_log_probabilities(ITEMS, LENGTHS)
+    assert (before != after).flatten(2).any(-1).tolist() == [[False, False, True, False]] * 2
+
+
+def test_the_mask_by_hand():
+    """Two tokens per item, one item, then the queries after none and after one."""
+    mask = set_mask(torch.tensor([[0, 0, 0, 0, 1, 1]]), 2)[0]
+    expected = torch.eye(6, dtype=torch.bool)
+    expected[4:, :2] = True
+    assert torch.equal(mask, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_score_is_the_weighted_sum_of_its_tokens(weight):
+    model = build(semantic_weight=weight)
+    states, table = model.read(model.embed(model.tokens[ITEMS]), LENGTHS.unsqueeze(1))[:, 0], model.embed(model.tokens)
+    plain = torch.zeros(2, NUM_ITEMS)
+    for slot in range(SLOTS):
+        plain += (weight if slot else 1 - weight) * states[:, slot] @ table[:, slot].T
+    scores = model.score_items(ITEMS, LENGTHS)
+    difference = scores - plain
+    assert torch.allclose(difference, difference[:, :1].expand_as(difference), atol=1e-4)
+    lists = recommend(model, ITEMS, LENGTHS, decoding=DecodingConfig(top_k=3))
+    assert torch.equal(lists.items, scores.topk(3).indices)
+
+
+def test_the_weight_is_chosen_by_recall():
+    model = build()
+    with torch.no_grad():
+        values = model.token_log_probabilities(ITEMS, LENGTHS)
+    collaborative, semantic = values[:, 0].argmax(-1), values[:, 1:].sum(1).argmax(-1)
+    assert not torch.equal(collaborative, semantic)
+    assert best_semantic_weight(model, ITEMS, LENGTHS, collaborative, k=1, grid=[0.0, 1.0]) == 0.0
+    assert best_semantic_weight(model, ITEMS, LENGTHS, semantic, k=1, grid=[0.0, 1.0]) == 1.0
+
+
+def test_a_missing_collaborative_token_says_nothing():
+    tokens = TOKENS.copy()
+    tokens[5, 0] = 0
+    model = build(tokens)
+    assert (model.embed(model.tokens)[5, 0] == 0).all()
+    assert model.tokens[:, 1].square().mean() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"kind": "sequence"}, ConfigError, "set tokenizer.name=set"),
+        ({"tokens": None}, ConfigError, "reads continuous tokens and none were given"),
+        ({"tokens": TOKENS[:5]}, ArtifactError, "tokens of 5 items, the data set has 12"),
+        ({"experts": 4}, ConfigError, "'setrec' has no experts"),
+    ],
+)
+def test_what_does_not_fit_is_said(arguments, error, message):
+    with pytest.raises(error, match=message):
+        build(**arguments)
+
+
+RECIPE = """
+data: {k_core: 0}
+features: {encoder: concat, parts: [{encoder: lexical, dim: 8, min_items: 1}, {encoder: fastrp, dim: 8}]}
+tokenizer: {name: set, num_levels: 3, codebook_size: 4, hidden_sizes: [16], epochs: 2, collisions: bucket}
+recommender: {name: setrec, hidden_size: 16, num_layers: 1, num_heads: 1, max_history: 10}
+training: {epochs: 1, batch_size: 32}
+decoding: {top_k: 5}
+evaluation: {baselines: [popularity], ks: [1, 5], bootstrap_samples: 20}
+"""
+
+
+def test_a_recipe_runs_to_its_lists(tiny_dataset, tmp_path):
+    recipe = tmp_path / "set.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    assert main(["run", str(recipe), "--set", f"data.path={tiny_dataset.path}", "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "recommendations.parquet").is_file()
+
+
+def test_a_tokenizer_without_tokens_is_named():
+    with pytest.raises(ConfigError, match="'rqkmeans' has no continuous tokens"):
+        load_tokens(tiny_home() / "run" / "tokenizer")
