@@ -19,7 +19,7 @@ from genrec.tokenizers import ItemTokenizer
 RECIPE = """
 data: {path: DATA, k_core: 0}
 features: {encoder: lexical, dim: 8, min_items: 1}
-tokenizer: {name: fsq, num_levels: 4, grid: [4, 4], decoder_layers: 0, epochs: 20, collisions: bucket,
+tokenizer: {name: fsq, num_levels: 3, grid: [4, 3], decoder_layers: 0, epochs: 20, collisions: bucket,
   allow_collapse: true}
 recommender: {name: recgpt, hidden_size: 16, num_layers: 1, num_heads: 1, max_history: 10}
 training: {epochs: 4, batch_size: 32, learning_rate: 0.01}
@@ -55,8 +55,9 @@ def test_the_same_items_under_other_names_are_recommended_alike(home, tmp_path):
     old, new = (pl.read_parquet(tmp_path / name).sort("user_id", "rank") for name in ("old", "new"))
     assert old["user_id"].to_list() == new["user_id"].to_list()
     np.testing.assert_allclose(new["score"], old["score"], atol=1e-5)
-    # Items of equal codes have equal scores and stand in the order of their numbers, which is another.
-    tied = old["score"].is_duplicated() | new["score"].is_duplicated()
+    # Items of equal codes have equal scores and stand in the order of their numbers, which is another; a list's last
+    # item may be equal to one that found no place.
+    tied = old["score"].is_duplicated() | new["score"].is_duplicated() | (old["rank"] == old["rank"].max())
     renamed = new["item_id"].str.strip_prefix("new-")
     assert (~tied).sum() > 20
     assert renamed.filter(~tied).to_list() == old["item_id"].filter(~tied).to_list()
@@ -127,7 +128,9 @@ def test_zero_shot_lists_are_measured(home, tmp_path):
     hits = [target in row for row, target in zip(found.items, targets, strict=True)]
     written = read_json(tmp_path / "metrics.json")
     assert written["metrics"]["recall@5"] == pytest.approx(np.mean(hits))
-    assert 0 < written["protocol"]["collision_rate"] < 1
+    codes = recommender.model.item_codes.numpy()
+    assert len(np.unique(codes, axis=0)) < len(codes)
+    assert written["protocol"]["collision_rate"] == pytest.approx(1 - len(np.unique(codes, axis=0)) / len(codes))
     with pytest.raises(ConfigError, match="--zero-shot is for --model"):
         measure(home / "other", "test", EvaluationConfig(), tmp_path / "m", lists=tmp_path / "lists", zero_shot=True)
 
