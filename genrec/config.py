@@ -76,7 +76,7 @@ class TrainingConfig(Section):
     """How the recommender is trained."""
 
     epochs: int = Field(50, ge=1)
-    batch_size: int = Field(128, ge=1, description="users per step and process")
+    batch_size: int = Field(128, ge=1, description="users per step, of all processes together")
     gradient_accumulation_steps: int = Field(1, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
@@ -84,12 +84,14 @@ class TrainingConfig(Section):
     scheduler: Literal["constant", "linear", "cosine"] = "cosine"
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = Field(False, description="compute layers again in the backward pass: less memory")
     max_minutes: float | None = Field(None, gt=0, description="stop training after this long and keep the best")
     eval_epochs: int = Field(1, ge=1, description="epochs between two validations by real decoding")
     eval_users: int | None = Field(None, ge=1, description="validate on this many users, drawn by seed; all if null")
     patience: int = Field(10, ge=1, description="validations without improvement before stopping")
     metric: str = Field("ndcg@10", description="validation metric that selects the model")
     save_steps: int | None = Field(None, ge=1, description="steps between checkpoints; at every validation if null")
+    skip_nonfinite: int = Field(0, ge=0, description="leave out at most so many updates whose loss is no number")
     num_workers: int = Field(0, ge=0)
     seed: int = Field(42, ge=0)
 
@@ -108,7 +110,7 @@ class PairsConfig(Section):
     )
     rejected: int = Field(1, ge=1, description="most rejected items of a pair")
     per_user: int = Field(8, ge=1, description="most pairs, or sampled lists, of a user")
-    list_size: int = Field(20, ge=2, description="items sampled per history (negatives by beams, self-play, grpo)")
+    list_size: int = Field(20, ge=2, description="items, or sessions, sampled per history (beams, self-play, grpo)")
     per_list: int = Field(
         1, ge=1, description="self-play: so many of a list's best are chosen, each in a pair of its own"
     )
@@ -167,7 +169,10 @@ class DecodingConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the model; scores stay in float32")
     temperature: float = Field(1.0, gt=0)
     item_weight: float = Field(
-        0.0, ge=0, description="weight of the item-level log-probability in the score of what the codes wrote"
+        0.0, ge=0, description="weight of the item-level log-probability beside that of the codes"
+    )
+    item_guidance: bool = Field(
+        True, description="with item_weight, beams follow both; else codes alone find what both then rank"
     )
     renormalise: bool = Field(
         False, description="renormalise probabilities over the legal children; sampling always does"
@@ -175,10 +180,13 @@ class DecodingConfig(Section):
     length_penalty: float = Field(
         0.0, ge=0, description="identifiers of n codes are ranked by log p / n^length_penalty"
     )
-    mode: Literal["beam", "stochastic", "nucleus", "exhaustive", "items"] = Field(
+    mode: Literal["beam", "stochastic", "nucleus", "exhaustive", "items", "session"] = Field(
         "beam",
         description="the likeliest, samples without replacement, independent samples, every item scored by its codes, "
-        "or every item scored by its vector alone (recommender.item_loss)",
+        "every item scored by its vector alone (recommender.item_loss), or the list as one sequence",
+    )
+    session_size: int | None = Field(
+        None, ge=1, description="session: items of a sequence; as the model learned it, or 5, if null"
     )
     beam_groups: int = Field(1, ge=1, description="groups that search one after another and avoid each other's codes")
     diversity_penalty: float = Field(
@@ -197,6 +205,8 @@ class DecodingConfig(Section):
             raise ValueError(f"beam_groups are for mode: beam, not {self.mode}")
         if self.mode in ("stochastic", "nucleus") and (self.length_penalty or self.item_weight):
             raise ValueError(f"length_penalty and item_weight rank what beams found; mode: {self.mode} draws its items")
+        if self.mode == "session" and (self.length_penalty or self.item_weight):
+            raise ValueError("length_penalty and item_weight rank single items; mode: session ranks whole lists")
         return self
 
 

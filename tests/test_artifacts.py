@@ -23,6 +23,7 @@ from genrec.artifacts import (
     write_artifact,
     write_file,
     write_json,
+    write_manifest,
 )
 from genrec.errors import ArtifactError
 
@@ -231,3 +232,28 @@ def test_the_environment_names_what_computes():
 def test_a_manifest_survives_its_json():
     manifest = Manifest(stage="model", config={"a": 1})
     assert Manifest.model_validate_json(manifest.model_dump_json()).fingerprint == manifest.fingerprint
+
+
+def test_every_changed_bit_of_a_manifest_is_found(tmp_path):
+    write_sample(tmp_path / "out", note="ä")
+    path = tmp_path / "out" / "manifest.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        with pytest.raises(ArtifactError, match=r"manifest\.json"):
+            read_manifest(tmp_path / "out")
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ArtifactError, match=r"manifest\.json"):
+            read_manifest(tmp_path / "out")
+    path.write_bytes(whole)
+    assert read_manifest(tmp_path / "out").config == {"note": "ä"}
+
+
+def test_a_manifest_of_before_there_were_seals_is_read(tmp_path):
+    write_sample(tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
+    assert verify_artifact(tmp_path / "out") == manifest
+    write_manifest(tmp_path / "out", manifest)
+    assert verify_artifact(tmp_path / "out") == manifest

@@ -350,13 +350,13 @@ def test_a_model_whose_weights_are_gone_is_named(refused, tmp_path, run_copy):
 
 def resign(folder: Path) -> None:
     """Make the manifest agree with the files again, as somebody who swaps parts of a folder would."""
-    from genrec.artifacts import FileRecord, file_sha256, read_manifest
+    from genrec.artifacts import FileRecord, file_sha256, read_manifest, write_manifest
 
     manifest = read_manifest(folder)
     for name in manifest.files:
         path = folder / name
         manifest.files[name] = FileRecord(size=path.stat().st_size, sha256=file_sha256(path))
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    write_manifest(folder, manifest)
 
 
 def test_a_tokenizer_that_does_not_match_the_model_is_refused(refused, tmp_path, run_copy):

@@ -22,15 +22,17 @@ from genrec.alignment.choice import Material, build_reward, check_recipe, gather
 from genrec.alignment.guards import Guards, Watch, score_candidates
 from genrec.alignment.learners import GroupLearner, Learner, PairLearner
 from genrec.alignment.rewards import Mixture
+from genrec.alignment.sampling import by_blocks
 from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, write_artifact, write_json
 from genrec.config import AlignmentConfig, DecodingConfig, TrainingConfig
 from genrec.models.base import GenerativeRecommender, RecommenderModel
+from genrec.signals import StopSignals
 from genrec.training.batches import EpochLoader, cut_windows
 from genrec.training.checkpoints import CheckpointStore
+from genrec.training.launch import refuse_processes
 from genrec.training.log import Display, MetricsLog
 from genrec.training.run import Run, StopReason
-from genrec.training.signals import StopSignals
-from genrec.training.train import TrainingResult, continue_run, refuse_processes
+from genrec.training.train import TrainingResult, continue_run
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -95,6 +97,7 @@ class AlignmentResult:
 class GuardedRun(Run):
     """A run that also ends when a guard is broken."""
 
+    section = "alignment"
     guards: Guards
 
     def stop_reason(self, step: int) -> StopReason | None:
@@ -243,10 +246,14 @@ class Round:
         assert pairs is not None  # every method but grpo gathers pairs
         candidates = pairs.candidates
         if self.config.method == "kto":
-            known = np.where(pairs.chosen >= 0, pairs.chosen, pairs.rejected[:, 0])
+            there = pairs.present[:, 0].reshape(-1, *[1] * (pairs.chosen.ndim - 1))
+            known = np.where(there, pairs.chosen, pairs.rejected[:, 0])
             others = np.random.default_rng(self.config.seed).permutation(known)
             candidates = np.concatenate([candidates, others[:, None]], axis=1)
-        scores = score_candidates(reference, pairs.histories, candidates, self._item_weight)
+        scores = by_blocks(
+            len(pairs),
+            lambda rows: score_candidates(reference, pairs.histories.select(rows), candidates[rows], self._item_weight),
+        )
         return PairRows(pairs, candidates, scores)
 
     def _train(
@@ -280,6 +287,7 @@ class Round:
             display = Display(self.console, config.metric)
             run = GuardedRun(training, loader, validate, store, MetricsLog(private / LOG_FILE), display, signals)
             run.guards, run.state.best_metric = guards, start["selected"]
+            run.user_ids = self.dataset.user_ids
             return continue_run(learner, run)
 
     def _save(

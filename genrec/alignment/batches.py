@@ -34,7 +34,7 @@ class PairRows:
 
     Attributes:
         preferences: P rows.
-        candidates: Chosen, rejected and any further items, int64 ``[P, C']``.
+        candidates: Chosen, rejected and any further items, int64 ``[P, C']``, or lists ``[P, C', m]``.
         reference: Their log-probabilities by the reference, float32 ``[P, C']``.
     """
 

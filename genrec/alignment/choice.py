@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genrec.alignment.pairs import explicit_pairs, feedback_column, implicit_pairs, reward_pairs
+from genrec.alignment.pairs import explicit_pairs, feedback_column, implicit_pairs, reward_pairs, session_pairs
 from genrec.alignment.preferences import Preferences
 from genrec.alignment.prompts import Prompts, training_prompts
 from genrec.alignment.reward_model import train_list_reward
@@ -27,7 +27,7 @@ from genrec.alignment.rewards import (
     load_function,
     refuse_constant,
 )
-from genrec.alignment.sampling import best_lists, sample_lists
+from genrec.alignment.sampling import best_lists, best_sessions, sample_lists, score_lists, score_sessions
 from genrec.artifacts import read_manifest
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.errors import ArtifactError, ConfigError, DataError
@@ -227,8 +227,14 @@ def _preferences(
         return implicit_pairs(dataset, prompts, pairs, lists=lists, seed=seed)
     if reward is None:
         raise DataError("self-play needs a reward", where="alignment.rewards")
+    if decoding.mode == "session":
+        # As lists are written, so they are compared.
+        sessions = best_sessions(model, prompts.histories, size, decoding=decoding)
+        worth = score_sessions(reward, prompts, sessions)
+        refuse_constant(sessions[..., 0], worth)
+        return session_pairs(prompts, sessions, worth, pairs)
     lists = sample_lists(model, prompts.histories, size, decoding=decoding, seed=seed)
-    rewards = reward(prompts, lists)
+    rewards = score_lists(reward, prompts, lists)
     refuse_constant(lists, rewards)
     return reward_pairs(prompts, lists, rewards, pairs)
 

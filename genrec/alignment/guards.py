@@ -174,11 +174,11 @@ def score_candidates(
     Args:
         model: Writes identifiers; in eval mode afterwards.
         histories: P rows.
-        candidates: Dense items; -1 where there is none.
+        candidates: Dense items, or lists ``[P, C, m]``; -1 where there is none.
         item_weight: See :func:`genrec.alignment.scoring.sequence_log_probs`.
     """
     model.eval()
-    found = np.zeros(candidates.shape, dtype=np.float32)
+    found = np.zeros(candidates.shape[:2], dtype=np.float32)
     by_length = np.argsort(histories.lengths, kind="stable")
     for rows in np.split(by_length, range(SCORED_ROWS, len(by_length), SCORED_ROWS)):
         items, lengths = _padded(histories, rows, model)
@@ -197,7 +197,7 @@ def pair_numbers(scores: np.ndarray, reference: np.ndarray, rows: Preferences, b
         rows: Which of them are there.
         beta: Scale of the margin.
     """
-    chosen, rejected = rows.chosen >= 0, rows.rejected >= 0
+    chosen, rejected = rows.present[:, 0], rows.present[:, 1:]
     both = chosen[:, None] & rejected
     weights = both * rows.weights[:, None] / np.maximum(both.sum(axis=1, keepdims=True), 1)
     ratios = scores - reference

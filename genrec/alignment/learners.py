@@ -10,9 +10,10 @@ from genrec.alignment import losses
 from genrec.alignment.prompts import Prompts
 from genrec.alignment.rewards import Reward
 from genrec.alignment.sampling import sample_batch
-from genrec.alignment.scoring import sequence_log_probs
+from genrec.alignment.scoring import present, sequence_log_probs
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.models.base import GenerativeRecommender, TrainingOutput
+from genrec.training.memory import count_targets
 
 
 class Learner(nn.Module):
@@ -66,11 +67,41 @@ class PairLearner(Learner):
         candidates: Tensor,
         reference: Tensor,
         weights: Tensor,
+        shares: Tensor | None = None,
     ) -> TrainingOutput:
-        """The anchor of ``items [B, T]`` and preferences among ``candidates [P, C]`` after ``histories [P, T']``."""
+        """The anchor of ``items [B, T]`` and preferences among ``candidates [P, C]`` after ``histories [P, T']``.
+
+        In a piece of a batch (:meth:`cut_batch`) ``shares`` float64 ``[2]`` says how much of either it holds.
+        """
         scores = self.score(histories, history_lengths, candidates, self.item_weight)
         preference = (preference_losses(self.recipe, scores, reference, candidates, self.policy) * weights).mean()
-        return TrainingOutput(loss=self.anchor(items, lengths) + self.recipe.preference_weight * preference)
+        anchor, preference = self.anchor(items, lengths), self.recipe.preference_weight * preference
+        if shares is not None:
+            anchor, preference = anchor * float(shares[0]), preference * float(shares[1])
+        return TrainingOutput(loss=anchor + preference)
+
+    def cut_batch(self, batch: dict[str, Tensor], pieces: int) -> list[tuple[dict[str, Tensor], float]]:
+        """Divide a batch that does not fit into memory; the losses of its pieces add up to its own.
+
+        With ``kto`` they do so but for its baseline, which is the mean of a piece then.
+
+        Args:
+            batch: See :meth:`forward`.
+            pieces: How many at most; at least one window and one preference is in each.
+
+        Returns:
+            Pieces, and the weight of the loss of each, which is 1.
+        """
+        number = min(pieces, len(batch["lengths"]), len(batch["candidates"]))
+        parts = [
+            dict(zip(batch, tensors, strict=True))
+            for tensors in zip(*(tensor.tensor_split(number) for tensor in batch.values()), strict=True)
+        ]
+        targets, rows = count_targets(self.policy, batch), len(batch["candidates"])
+        for part in parts:
+            held = [count_targets(self.policy, part) / targets, len(part["candidates"]) / rows]
+            part["shares"] = torch.tensor(held, dtype=torch.float64)
+        return [(part, 1.0) for part in parts]
 
 
 def preference_losses(
@@ -86,7 +117,7 @@ def preference_losses(
         candidates: Items, -1 where there is none.
         policy: For the number of codes per item.
     """
-    beta, ratios = config.beta, scores - reference
+    beta, ratios, there = config.beta, scores - reference, present(candidates)
     if config.method == "kto":
         baseline = ratios[:, -1].mean()
         return losses.kto(
@@ -94,18 +125,17 @@ def preference_losses(
             ratios[:, 1:-1],
             beta=beta,
             baseline=baseline,
-            wanted=candidates[:, 0] >= 0,
-            real=candidates[:, 1:-1] >= 0,
+            wanted=there[:, 0],
+            real=there[:, 1:-1],
         )
-    real, chosen, rejected = candidates[:, 1:] >= 0, ratios[:, 0], ratios[:, 1:]
+    real, chosen, rejected = there[:, 1:], ratios[:, 0], ratios[:, 1:]
     if config.method == "sdpo":
         return losses.softmax_dpo(chosen, rejected, beta=beta, real=real)
     if config.method == "ipo":
         return losses.ipo(chosen, rejected, beta=beta, real=real)
     if config.method == "simpo":
-        return losses.simpo(
-            scores[:, 0], scores[:, 1:], beta=beta, gamma=config.gamma, length=policy.num_levels, real=real
-        )
+        length = policy.num_levels * (candidates.shape[2] if candidates.dim() == 3 else 1)
+        return losses.simpo(scores[:, 0], scores[:, 1:], beta=beta, gamma=config.gamma, length=length, real=real)
     smoothing = config.label_smoothing if config.method == "cdpo" else 0.0
     return losses.dpo(chosen, rejected, beta=beta, label_smoothing=smoothing, real=real)
 

@@ -3,6 +3,7 @@
 All of it reads the training part only.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -178,6 +179,25 @@ def reward_pairs(prompts: Prompts, lists: np.ndarray, rewards: np.ndarray, confi
             fix="choose other rewards, or raise alignment.pairs.list_size",
         )
     return pairs
+
+
+def session_pairs(prompts: Prompts, sessions: np.ndarray, worth: np.ndarray, config: PairsConfig) -> Preferences:
+    """Self-play with whole lists: of the sessions that the model wrote, the best against the worst.
+
+    Args:
+        prompts: Where the sessions begin.
+        sessions: int ``[P, N, m]``, -1 = none.
+        worth: What each is worth, float ``[P, N]``.
+        config: ``rejected``, ``per_list``.
+
+    Raises:
+        DataError: If the rewards tell no two lists apart.
+    """
+    numbers = np.where(sessions[..., 0] >= 0, np.arange(worth.size).reshape(worth.shape), -1)
+    pairs = reward_pairs(prompts, numbers, worth, config)
+    flat = sessions.reshape(-1, sessions.shape[2]).astype(np.int64)
+    rejected = np.where(pairs.rejected[..., None] >= 0, flat[pairs.rejected], -1)
+    return replace(pairs, chosen=flat[pairs.chosen], rejected=rejected, source="self-play of sessions")
 
 
 def _equal_weights(histories: Histories, chosen: np.ndarray, rejected: np.ndarray, source: str) -> Preferences:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from genrec.tokenizers.canvas import ACCENT, INK, MUTED, SECOND, dress, new_figure, write_figure
+from genrec.tokenizers.quality.canvas import ACCENT, INK, MUTED, SECOND, dress, new_figure, write_figure
 
 PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("What users took", "validation users, full catalogue", ("recall@10", "ndcg@10")),

@@ -1,13 +1,15 @@
 """Preferences in one schema, whatever they come from: a history, what was preferred, what was not, how much it counts.
 
 On disk a Parquet table with external ids: ``history`` (list of strings, oldest first), ``chosen`` (string),
-``rejected`` (list of strings), ``weight``, ``source``. A row may lack one side where feedback is unpaired (KTO).
+``rejected`` (list of strings), ``weight``, ``source``. A row may lack one side where feedback is unpaired (KTO). Where
+whole lists were compared, ``chosen`` is a list of strings and ``rejected`` a list of such lists.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,6 +28,11 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "weight": pl.Float32,
     "source": pl.String,
 }
+# The sides where whole lists were compared.
+LIST_SIDES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "chosen": pl.List(pl.String),
+    "rejected": pl.List(pl.List(pl.String)),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +41,8 @@ class Preferences:
 
     Attributes:
         histories: P rows; ``users`` says whose they are (the row's number where that is not known).
-        chosen: int64 ``[P]``; -1 where a row only says what was bad.
-        rejected: int64 ``[P, C]``; -1 fills, and stands alone where a row only says what was good.
+        chosen: int64 ``[P]``; -1 where a row only says what was bad. Lists of m items are ``[P, m]``.
+        rejected: int64 ``[P, C]``; -1 fills, and stands alone where a row only says what was good; or ``[P, C, m]``.
         weights: float32 ``[P]``.
         source: What the rows come from.
     """
@@ -51,13 +58,20 @@ class Preferences:
 
     @property
     def candidates(self) -> np.ndarray:
-        """Chosen items, then the rejected ones: int64 ``[P, 1 + C]``, -1 where there is none."""
+        """Chosen items, then the rejected ones: int64 ``[P, 1 + C]``, or lists ``[P, 1 + C, m]``; -1 = none."""
         return np.concatenate([self.chosen[:, None], self.rejected], axis=1)
+
+    @property
+    def present(self) -> np.ndarray:
+        """bool ``[P, 1 + C]``: where there is a candidate."""
+        candidates = self.candidates
+        return (candidates if candidates.ndim == 2 else candidates[..., 0]) >= 0
 
     @property
     def paired(self) -> np.ndarray:
         """bool ``[P]``: rows with both sides."""
-        return (self.chosen >= 0) & (self.rejected >= 0).any(axis=1)
+        there = self.present
+        return there[:, 0] & there[:, 1:].any(axis=1)
 
     def select(self, rows: np.ndarray) -> "Preferences":
         """Some rows, by number or mask."""
@@ -86,16 +100,25 @@ class Preferences:
             ArtifactError: If the place cannot be written or the disk is full.
         """
         names = np.asarray(item_ids, dtype=object)
-        rejected = [names[row[row >= 0]].tolist() for row in self.rejected]
+        lists = self.chosen.ndim == 2
+
+        def named(items: np.ndarray) -> list[str]:
+            return list(names[items[items >= 0]])
+
         columns = {
-            "history": [names[self.histories[row]].tolist() for row in range(len(self))],
-            "chosen": [names[item] if item >= 0 else None for item in self.chosen],
-            "rejected": rejected,
+            "history": [named(self.histories[row]) for row in range(len(self))],
+            "chosen": [(named(row) if lists else names[row]) if there else None for row, there in self._chosen_rows()],
+            "rejected": [
+                [named(part) for part in row if part[0] >= 0] if lists else named(row) for row in self.rejected
+            ],
             "weight": self.weights.tolist(),
             "source": [self.source] * len(self),
         }
         with write_file(path) as temporary:
-            write_parquet(pl.DataFrame(columns, schema=SCHEMA), temporary)
+            write_parquet(pl.DataFrame(columns, schema=SCHEMA | (LIST_SIDES if lists else {})), temporary)
+
+    def _chosen_rows(self) -> Iterator[tuple[Any, bool]]:
+        return zip(self.chosen, self.present[:, 0].tolist(), strict=True)
 
     @classmethod
     def load(cls, path: Path, item_ids: Sequence[str]) -> "Preferences":
@@ -111,11 +134,12 @@ class Preferences:
         """
         frame = read_table(path, "interactions")
         _require_columns(frame, path)
-        lists = {name: pl.col(name).cast(pl.List(pl.String)).fill_null([]) for name in ("history", "rejected")}
+        whole = isinstance(frame.schema["chosen"], pl.List)
+        kinds = SCHEMA | (LIST_SIDES if whole else {})
         frame = frame.select(
-            lists["history"],
-            pl.col("chosen").cast(pl.String),
-            lists["rejected"],
+            pl.col("history").cast(kinds["history"]).fill_null([]),
+            pl.col("chosen").cast(kinds["chosen"]),
+            pl.col("rejected").cast(kinds["rejected"]).fill_null([]),
             (pl.col("weight").cast(pl.Float32) if "weight" in frame.columns else pl.lit(1.0, pl.Float32)).alias(
                 "weight"
             ),
@@ -123,12 +147,10 @@ class Preferences:
         _refuse(frame["history"].list.len() == 0, "the history is empty", path, "at least one item before the choice")
         numbers = {name: number for number, name in enumerate(item_ids)}
         histories = _dense_lists(frame["history"], numbers, path)
-        rejected = _dense_lists(frame["rejected"], numbers, path)
-        chosen = _dense_lists(frame.select(pl.concat_list("chosen").list.drop_nulls())["chosen"], numbers, path)
+        sides = _lists_of(frame, numbers, path) if whole else _items_of(frame, numbers, path)
         preferences = cls(
             Histories.from_lists(histories),
-            np.array([row[0] if row else -1 for row in chosen], dtype=np.int64),
-            _padded(rejected),
+            *sides,
             frame["weight"].to_numpy(),
             str(path),
         )
@@ -141,10 +163,13 @@ class Preferences:
         Raises:
             DataError: See :meth:`load`.
         """
-        nothing = (self.chosen < 0) & (self.rejected < 0).all(axis=1)
+        nothing = np.logical_not(self.present.any(axis=1))
         _refuse(nothing, "a row has neither a chosen nor a rejected item", where, "at least one of them")
-        equal = (self.chosen >= 0) & (self.rejected == self.chosen[:, None]).any(axis=1)
-        _refuse(equal, "the chosen item is among the rejected ones", where, "two sides that differ")
+        same = self.rejected == self.chosen[:, None]
+        same = same if same.ndim == 2 else same.all(axis=2)
+        equal = (same & self.present[:, :1] & self.present[:, 1:]).any(axis=1)
+        what = "item" if self.chosen.ndim == 1 else "list"
+        _refuse(equal, f"the chosen {what} is among the rejected ones", where, "two sides that differ")
         wrong = ~(np.isfinite(self.weights) & (self.weights > 0))
         _refuse(wrong, "the weight is not a positive number", where, "weights above 0")
 
@@ -189,6 +214,26 @@ def _dense_lists(lists: pl.Series, numbers: dict[str, int], path: Path) -> list[
             fix="remove these rows, or train on a catalogue that has these items",
         )
     return dense
+
+
+def _items_of(frame: pl.DataFrame, numbers: dict[str, int], path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Chosen ``[P]`` and rejected ``[P, C]`` items."""
+    chosen = _dense_lists(frame.select(pl.concat_list("chosen").list.drop_nulls())["chosen"], numbers, path)
+    rejected = _padded(_dense_lists(frame["rejected"], numbers, path))
+    return np.array([row[0] if row else -1 for row in chosen], dtype=np.int64), rejected
+
+
+def _lists_of(frame: pl.DataFrame, numbers: dict[str, int], path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Chosen ``[P, m]`` and rejected ``[P, C, m]`` lists."""
+    chosen = _dense_lists(frame["chosen"].fill_null([]), numbers, path)
+    counts = frame["rejected"].list.len().to_list()
+    parts = [part for row in frame["rejected"].to_list() for part in row]
+    rejected = _dense_lists(pl.Series("rejected", parts, dtype=pl.List(pl.String)), numbers, path)
+    flat = _padded([*chosen, *rejected])
+    sides = np.full((len(chosen), max(max(counts, default=1), 1), flat.shape[1]), -1, dtype=np.int64)
+    row = np.repeat(np.arange(len(chosen)), counts)
+    sides[row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)] = flat[len(chosen) :]
+    return flat[: len(chosen)], sides
 
 
 def _padded(lists: list[list[int]]) -> np.ndarray:

@@ -84,16 +84,16 @@ class ListReward:
 
     def __call__(self, prompts: Prompts, lists: np.ndarray) -> np.ndarray:
         """One number per place, float64 ``[P, k]``."""
-        whole = self.values(prompts, lists)
+        whole = self.whole(prompts, lists)
         credits = np.zeros(lists.shape)
         for place in range(lists.shape[1]):
             without = lists.copy()
             without[:, place] = -1
-            credits[:, place] = whole - self.values(prompts, without)
+            credits[:, place] = whole - self.whole(prompts, without)
         return credits
 
     @torch.no_grad()
-    def values(self, prompts: Prompts, lists: np.ndarray) -> np.ndarray:
+    def whole(self, prompts: Prompts, lists: np.ndarray) -> np.ndarray:
         """The reward of whole lists, float64 ``[P]``."""
         found = [
             self.model(*_history(prompts.histories, rows), torch.from_numpy(lists[rows].astype(np.int64)))

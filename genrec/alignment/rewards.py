@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,6 +32,14 @@ class Reward(Protocol):
 
     def __call__(self, prompts: Prompts, lists: np.ndarray) -> np.ndarray:
         """One number per place, float ``[P, k]``."""
+
+
+@runtime_checkable
+class ListWorth(Reward, Protocol):
+    """A reward that also knows what lists are worth as wholes."""
+
+    def whole(self, prompts: Prompts, lists: np.ndarray) -> np.ndarray:
+        """One number per list, float ``[P]``."""
 
 
 class Hit:
@@ -171,6 +179,20 @@ class Mixture:
                 )
             total += weight * values
         return np.where(lists >= 0, total, 0.0)
+
+    def whole(self, prompts: Prompts, lists: np.ndarray) -> np.ndarray:
+        """What lists ``[P, k]`` are worth, float64 ``[P]``: as wholes, or on average over their places.
+
+        Raises:
+            DataError: As when called.
+        """
+        total, count = np.zeros(len(lists)), np.maximum((lists >= 0).sum(axis=1), 1)
+        for name, weight, reward in self.parts:
+            if isinstance(reward, ListWorth):
+                total += weight * reward.whole(prompts, lists)
+            else:
+                total += weight * Mixture([(name, 1.0, reward)])(prompts, lists).sum(axis=1) / count
+        return total
 
 
 def refuse_constant(lists: np.ndarray, rewards: np.ndarray) -> None:

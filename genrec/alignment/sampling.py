@@ -1,13 +1,65 @@
-"""Lists of distinct items that a model itself would write: for hard negatives, self-play and the groups of GRPO."""
+"""Lists of distinct items that a model itself would write: for hard negatives, self-play and the groups of GRPO.
+
+Lists for many histories, and what they are worth, are made block by block, and processes that run together share the
+blocks: all of them have all lists afterwards, and these do not depend on how many processes there are.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from genrec.alignment.prompts import Prompts
+from genrec.alignment.rewards import ListWorth, Reward
 from genrec.config import DecodingConfig
 from genrec.data.histories import Histories, pad_histories
-from genrec.decoding import generate_lists, sample_items, trie_of
+from genrec.decoding import Options, generate_lists, sample_items, session_size_of, trie_of, write_sessions
+from genrec.decoding.generate import block_rows, count_blocks
+from genrec.errors import GenrecError
 from genrec.models.base import GenerativeRecommender
+from genrec.training.world import World
+
+
+def by_blocks(rows: int, work: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """What some work makes of every row, ``[R, ...]``, each process doing some of the blocks.
+
+    Args:
+        rows: R.
+        work: From the numbers of a block's rows, int64 ``[n]``, to an array ``[n, ...]`` that depends on them alone.
+
+    Raises:
+        GenrecError: If the work raises it, here or in another process.
+    """
+    world, blocks = World.current(), range(count_blocks(rows))
+    problem: GenrecError | None = None
+    own: list[np.ndarray] | None = None
+    try:
+        own = [work(np.asarray(block_rows(number, rows))) for number in blocks[world.rank :: world.size]]
+    except GenrecError as error:
+        # The others wait for this process, so it has something to say to them first.
+        problem = error
+    parts = world.gather(own)
+    if problem is not None:
+        raise problem
+    failed = [rank for rank, part in enumerate(parts) if part is None]
+    if failed:
+        raise GenrecError(
+            f"process {failed[0]} could not do its share of the lists", fix="see what that process says, and run again"
+        )
+    shares = [part or [] for part in parts]
+    return np.concatenate([shares[number % world.size][number // world.size] for number in blocks])
+
+
+def score_lists(reward: Reward, prompts: Prompts, lists: np.ndarray) -> np.ndarray:
+    """What every place of ``lists [P, k]`` is worth, float ``[P, k]``; a reward sees one block of lists at a time.
+
+    Args:
+        reward: Of each list by itself.
+        prompts: Where the lists begin.
+        lists: int64 ``[P, k]``; -1 = none.
+    """
+    return by_blocks(len(lists), lambda rows: np.asarray(reward(prompts.select(rows), lists[rows])))
 
 
 def best_lists(
@@ -22,8 +74,12 @@ def best_lists(
         decoding: How lists are written.
     """
     wide = decoding.model_copy(update={"num_beams": max(size, decoding.num_beams)})
-    lists, _ = generate_lists(model, histories, decoding=wide, top_k=size)
-    return lists.astype(np.int64)
+
+    def write(rows: np.ndarray) -> np.ndarray:
+        lists, _ = generate_lists(model, histories.select(rows), decoding=wide, top_k=size)
+        return lists.astype(np.int64)
+
+    return by_blocks(len(histories), write)
 
 
 def sample_lists(
@@ -40,14 +96,69 @@ def sample_lists(
         decoding: Temperature, batch size, and whether items of the history are left out.
         seed: Of the draws.
     """
-    found = np.full((len(histories), size), -1, dtype=np.int64)
-    by_length = np.argsort(histories.lengths, kind="stable")
-    for rows in np.split(by_length, range(decoding.batch_size, len(by_length), decoding.batch_size)):
-        items, lengths = (
-            torch.from_numpy(part).to(model.device) for part in pad_histories(histories, rows, model.max_history)
-        )
-        found[rows] = sample_batch(model, items, lengths, size, decoding=decoding, seed=seed).cpu().numpy()
-    return found
+
+    def write(rows: np.ndarray) -> np.ndarray:
+        own = histories.select(rows)
+        found = np.full((len(own), size), -1, dtype=np.int64)
+        by_length = np.argsort(own.lengths, kind="stable")
+        for part in np.split(by_length, range(decoding.batch_size, len(by_length), decoding.batch_size)):
+            padded = pad_histories(own, part, model.max_history)
+            items, lengths = (torch.from_numpy(values).to(model.device) for values in padded)
+            found[part] = sample_batch(model, items, lengths, size, decoding=decoding, seed=seed).cpu().numpy()
+        return found
+
+    return by_blocks(len(histories), write)
+
+
+def best_sessions(
+    model: GenerativeRecommender, histories: Histories, size: int, *, decoding: DecodingConfig
+) -> np.ndarray:
+    """The ``size`` most probable lists of each history that are one sequence, int64 ``[R, size, m]``; -1 = none.
+
+    Args:
+        model: Writes sessions.
+        histories: R rows.
+        size: N, lists per history.
+        decoding: In mode ``session``: items per list, temperature, whether items of the history are left out.
+
+    Raises:
+        ConfigError: If the model does not write such sessions.
+    """
+    items = session_size_of(decoding, model.config.family, model.settings)
+    options = Options(size, decoding.temperature, decoding.renormalise)
+    model.eval()
+
+    def write(rows: np.ndarray) -> np.ndarray:
+        own = histories.select(rows)
+        found = np.full((len(own), size, items), -1, dtype=np.int64)
+        by_length = np.argsort(own.lengths, kind="stable")
+        for part in np.split(by_length, range(decoding.batch_size, len(by_length), decoding.batch_size)):
+            padded = pad_histories(own, part, model.max_history)
+            read, lengths = (torch.from_numpy(values).to(model.device) for values in padded)
+            exclude = _seen(read, lengths) if decoding.exclude_seen else read[:, :0]
+            with torch.no_grad():
+                context = model.encode(read, lengths)
+            sessions = write_sessions(model, trie_of(model), context, options, items, exclude).items.cpu().numpy()
+            found[part, : sessions.shape[1]] = sessions
+        return found
+
+    return by_blocks(len(histories), write)
+
+
+def score_sessions(reward: ListWorth, prompts: Prompts, sessions: np.ndarray) -> np.ndarray:
+    """What each of ``sessions [P, N, m]`` is worth, float ``[P, N]``; a reward sees one block of lists at a time."""
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        own = prompts.select(rows)
+        return np.stack([reward.whole(own, lists) for lists in sessions[rows].transpose(1, 0, 2)], axis=1)
+
+    return by_blocks(len(sessions), score)
+
+
+def _seen(items: Tensor, lengths: Tensor) -> Tensor:
+    """What is read of each history, int64 ``[B, T]``; -1 behind its end."""
+    position = torch.arange(items.shape[1], device=items.device)
+    return items.masked_fill(position >= lengths.unsqueeze(1), -1)
 
 
 @torch.no_grad()
@@ -71,10 +182,7 @@ def sample_batch(
         seed: Of the draws.
     """
     model.eval()
-    exclude = None
-    if decoding.exclude_seen:
-        position = torch.arange(items.shape[1], device=items.device)
-        exclude = items.masked_fill(position >= lengths.unsqueeze(1), -1)
+    exclude = _seen(items, lengths) if decoding.exclude_seen else None
     drawn = sample_items(
         model,
         trie_of(model),

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from genrec.models.base import Context, GenerativeRecommender
+from genrec.models.layers.codes import NO_CODE
 
 
 def sequence_log_probs(
@@ -22,7 +23,8 @@ def sequence_log_probs(
         model: Writes identifiers; gradients flow through it.
         items: Dense item ids, int64 ``[B, T]``, right-padded.
         lengths: Items per user, int64 ``[B]``; 0 allowed.
-        candidates: Dense item ids, int64 ``[B, C]``; -1 where there is none.
+        candidates: Dense item ids, int64 ``[B, C]``, -1 where there is none; or lists of m items that are written as
+            one sequence, ``[B, C, m]``, -1 behind the end of a shorter one.
         item_weight: w; adds w log p(item) of the model's item vectors, as ``decoding.item_weight`` does in lists. The
             sum is then a score that differs from a log-probability by what is equal for all items of one history.
 
@@ -32,6 +34,8 @@ def sequence_log_probs(
     context = model.encode(items, lengths)
     known = candidates.clamp(min=0)
     codes = model.item_codes[known].long()
+    if candidates.dim() == 3:
+        codes = codes.masked_fill((candidates < 0).unsqueeze(-1), NO_CODE).flatten(2)
     if model.supports_parallel:
         levels = [logits.unsqueeze(1) for logits in model.all_code_logits(context)]
         total = sum_code_log_probs(levels, codes)
@@ -39,7 +43,12 @@ def sequence_log_probs(
         total = sum_code_log_probs(_forced_logits(model, context, codes), codes)
     if item_weight:
         total = total + item_weight * model.item_log_probabilities(context, known)
-    return total.masked_fill(candidates < 0, 0.0)
+    return total.masked_fill(~present(candidates), 0.0)
+
+
+def present(candidates: Tensor) -> Tensor:
+    """bool ``[B, C]``: where there is an item, or a list, among ``[B, C]`` or ``[B, C, m]``."""
+    return (candidates if candidates.dim() == 2 else candidates[..., 0]) >= 0
 
 
 def sum_code_log_probs(logits: list[Tensor], codes: Tensor) -> Tensor:
@@ -72,7 +81,8 @@ def path_logits(model: GenerativeRecommender, items: Tensor, lengths: Tensor, ta
 def _forced_logits(model: GenerativeRecommender, context: Context, codes: Tensor) -> list[Tensor]:
     """Logits of each level given the codes before it: ``[B, 1, K]`` at the first, then ``[B, C, K]``."""
     users, candidates, levels = codes.shape
-    written = codes.clamp(min=0)
+    # Behind the end of a shorter identifier a list goes on; models of equal identifiers know no such place.
+    written = codes if model.config.variable_length and levels > model.num_levels else codes.clamp(min=0)
     start = torch.zeros(users, candidates, dtype=torch.int64, device=codes.device)
     own = torch.arange(candidates, device=codes.device).expand(users, -1)
     logits = [model.next_code_logits(context, written[:, :1, :0])]

@@ -32,6 +32,9 @@ def generate(
     unknown_items: Annotated[
         Unknown, typer.Option(help="Items of the histories that the model does not know.")
     ] = Unknown.warn,
+    session_size: Annotated[
+        int | None, typer.Option(min=1, help="Write each list as sequences of so many items.", show_default=False)
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Add each item's identifier and the probability of each code.")
     ] = False,
@@ -40,7 +43,13 @@ def generate(
     """Write a list of items for every user; the same command again continues after an interruption."""
     from genrec.generation import GenerationRequest, write_lists
 
-    changed = {"top_k": top_k, "num_beams": beams, "exclude_seen": exclude_seen}
+    changed = {
+        "top_k": top_k,
+        "num_beams": beams,
+        "exclude_seen": exclude_seen,
+        "session_size": session_size,
+        "mode": None if session_size is None else "session",
+    }
     request = GenerationRequest(
         histories=histories,
         dataset=dataset,

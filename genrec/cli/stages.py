@@ -104,18 +104,27 @@ def train(
     tokenizer: Annotated[Path | None, typer.Option(help="A folder from `genrec tokenize`.")] = None,
     features: Annotated[Path | None, typer.Option(help="A folder from `genrec embed`.")] = None,
     overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Try the largest batch, say what memory and time it takes, write nothing.")
+    ] = False,
 ) -> None:
     """Train a recommender; the same command again continues after an interruption."""
     from genrec.config import load_recipe
     from genrec.data import Dataset
     from genrec.inspection import describe
     from genrec.pipeline.model_folder import Companions
-    from genrec.pipeline.steps import TrainingPlan, train_model
+    from genrec.pipeline.steps import TrainingPlan, train_model, try_training
+    from genrec.training.world import World
 
     recipe = load_recipe(config, overrides or ())
     plan = TrainingPlan(recipe.recommender, recipe.training, recipe.decoding)
-    train_model(plan, Dataset.load(dataset, verify=True), Companions(tokenizer, features), out)
-    typer.echo(describe(out))
+    data, companions = Dataset.load(dataset, verify=True), Companions(tokenizer, features)
+    if dry_run:
+        typer.echo(try_training(plan, data, companions).text())
+        return
+    train_model(plan, data, companions, out)
+    if World.current().leads:
+        typer.echo(describe(out))
 
 
 @verb("align")

@@ -20,8 +20,8 @@ def compare_item_tokenizers(
     """Put item tokenizers of one catalogue side by side, with a reading which is good and why."""
     import json
 
-    from genrec.tokenizers.comparison import compare_tokenizers
-    from genrec.tokenizers.comparison_view import comparison_as_text, draw_comparison
+    from genrec.tokenizers.quality.comparison import compare_tokenizers
+    from genrec.tokenizers.quality.comparison_view import comparison_as_text, draw_comparison
 
     comparison = compare_tokenizers(folders)
     if out is not None:

@@ -10,6 +10,7 @@ from genrec.decoding.ranking import RankedItems, rank_items, top_items
 from genrec.decoding.search import Samples, beam_search, sample_items, search_items
 from genrec.decoding.searcher import Searcher, trie_of, use_index
 from genrec.decoding.selection import Options
+from genrec.decoding.session import Sessions, list_by_sessions, session_size_of, write_sessions
 from genrec.decoding.shards import Shards, commit_blocks, write_recommendations
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "RankedItems",
     "Samples",
     "Searcher",
+    "Sessions",
     "Shards",
     "Written",
     "beam_search",
@@ -31,15 +33,18 @@ __all__ = [
     "explain_items",
     "generate_blocks",
     "generate_lists",
+    "list_by_sessions",
     "rank_items",
     "recommend",
     "sample_items",
     "schema_of",
     "score_catalogue",
     "search_items",
+    "session_size_of",
     "top_items",
     "trie_of",
     "use_index",
     "walk_trie",
     "write_recommendations",
+    "write_sessions",
 ]

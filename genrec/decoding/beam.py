@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
+from genrec.decoding.guide import ItemGuide
 from genrec.decoding.noise import gumbel, stream, user_keys
 from genrec.decoding.ranking import ban
 from genrec.decoding.selection import NEGATIVE_INFINITY, Beams, Options, selection
@@ -101,12 +102,13 @@ def find_leaves(
     options: Options,
     exclusion: Exclusion | None,
     seeds: Tensor,
+    guide: ItemGuide | None = None,
 ) -> Leaves:
     """The loop of every search, free of host synchronisation; ``torch.compile`` takes it whole.
 
     Beams of one row compete; a user has one row, or one per group or sample. The model sees all rows of a user at once.
     """
-    batch, rows, select = len(seeds), options.rows, selection(options, seeds)
+    batch, rows, select = len(seeds), options.rows, selection(options, seeds, guide)
     if exclusion is not None and rows > 1:
         exclusion = exclusion.repeated(rows)
     beams = _root(trie, batch, options, seeds)
@@ -115,12 +117,12 @@ def find_leaves(
     broken = []
     for depth, level in enumerate(trie.levels):
         logits = model.next_code_logits(context, prefix, parents)
-        _refuse_other_codebook(logits, trie, depth)
+        refuse_other_codebook(logits, trie, depth)
         values = log_probabilities(logits, options.temperature)
         broken.append(values[..., 0].isnan().any(dim=1))
         # At the root all rows of a user share one beam.
         values = values.unflatten(1, (rows, -1)) if depth else values.unsqueeze(1).expand(-1, rows, -1, -1)
-        values = _ban_edges(with_end_edge(values.flatten(0, 1), level), beams.nodes, depth, exclusion)
+        values = ban_edges(with_end_edge(values.flatten(0, 1), level), beams.nodes, depth, exclusion)
         chosen = select(level, depth, beams, values)
         slots, before = chosen.numbers // level.choices, beams.nodes.shape[1]
         nodes, codes = level.follow(beams.nodes.gather(1, slots), chosen.numbers % level.choices)
@@ -156,7 +158,8 @@ def with_end_edge(values: Tensor, level: Level) -> Tensor:
     return torch.cat([values, torch.zeros_like(values[..., :1])], dim=-1) if level.ends else values
 
 
-def _ban_edges(values: Tensor, nodes: Tensor, depth: int, exclusion: Exclusion | None) -> Tensor:
+def ban_edges(values: Tensor, nodes: Tensor, depth: int, exclusion: Exclusion | None) -> Tensor:
+    """A copy of ``values [R, M, size]`` of the edges below ``nodes [R, M]`` with -inf where they are excluded."""
     if exclusion is None:
         return values
     batch, beams, size = values.shape
@@ -166,7 +169,12 @@ def _ban_edges(values: Tensor, nodes: Tensor, depth: int, exclusion: Exclusion |
     return ban(values.flatten(1), columns, same.any(dim=1)).view(batch, beams, size)
 
 
-def _refuse_other_codebook(logits: Tensor, trie: DeviceTrie, depth: int) -> None:
+def refuse_other_codebook(logits: Tensor, trie: DeviceTrie, depth: int) -> None:
+    """Refuse logits of another codebook than the trie's at this depth.
+
+    Raises:
+        ArtifactError: If so.
+    """
     if logits.shape[-1] != trie.level_sizes[depth]:
         raise ArtifactError(
             f"the model writes {logits.shape[-1]} codes at level {depth}, the trie has {trie.level_sizes[depth]}",

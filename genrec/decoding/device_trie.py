@@ -15,7 +15,7 @@ from torch import Tensor
 from genrec.decoding.ranking import RankedItems, rank_items
 from genrec.errors import ConfigError
 from genrec.tokenizers.trie import Trie
-from genrec.tokenizers.trie_edit import filter_trie
+from genrec.tokenizers.trie.edit import filter_trie
 
 DENSE_ENTRIES = 1 << 25
 # A dense row costs less than a gathered child by about this factor.
@@ -64,6 +64,16 @@ class Level:
         chosen = values.gather(2, self.code[edges].long())
         return chosen.masked_fill_(offset >= count.unsqueeze(-1), float("-inf"))
 
+    def children(self, nodes: Tensor) -> Tensor:
+        """The nodes of depth d + 1 behind all candidates of ``nodes [B, M]``, ``[B, M, W]``; any where illegal."""
+        if self.full:
+            return nodes.unsqueeze(-1) * self.size + torch.arange(self.size, device=nodes.device)
+        if self.legal is not None:
+            offset = self.legal[nodes].cumsum(dim=-1) - 1
+        else:
+            offset = torch.arange(self.width, device=nodes.device)
+        return (self.start[nodes].long().unsqueeze(-1) + offset).clamp_(min=0, max=len(self.code) - 1)
+
     def follow(self, nodes: Tensor, choice: Tensor) -> tuple[Tensor, Tensor]:
         """The nodes of depth d + 1 behind candidates ``choice`` of ``nodes``, and the codes that lead there."""
         if self.full:
@@ -100,7 +110,11 @@ class Exclusion:
 
     def repeated(self, rows: int) -> "Exclusion":
         """The same for each of ``rows`` rows per user, ``[B * rows, E]``."""
-        items, *edges = (part.repeat_interleave(rows, dim=0) for part in (self.items, *self.parents, *self.codes))
+        return self.select(torch.arange(len(self.items), device=self.items.device).repeat_interleave(rows))
+
+    def select(self, rows: Tensor) -> "Exclusion":
+        """Some rows, int64 ``[R]``, each as often as it is named."""
+        items, *edges = (part.index_select(0, rows) for part in (self.items, *self.parents, *self.codes))
         return Exclusion(items, edges[: len(self.parents)], edges[len(self.parents) :])
 
     def contains(self, items: Tensor) -> Tensor:
@@ -154,6 +168,14 @@ class DeviceTrie:
                 expected=f"one bool per item, {self.num_items} in all",
             )
         return DeviceTrie(filter_trie(self.trie, mask), self.device, self.num_items)
+
+    @cached_property
+    def item_bounds(self) -> list[Tensor]:
+        """For each depth, int64 ``[n_d + 1]``: items ``leaf_items[bounds[i]:bounds[i + 1]]`` lie below node i."""
+        bounds = [self.leaf_start.long()]
+        for level in reversed(self.levels):
+            bounds.append(bounds[-1][level.start.long()])
+        return bounds[::-1]
 
     def items_at(self, leaves: Tensor, most: int) -> Tensor:
         """The first ``most`` items at each of ``leaves [B, M]``, int64 ``[B, M, W]``; -1 where there are fewer."""

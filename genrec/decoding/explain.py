@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from genrec.decoding.beam import log_probabilities
 from genrec.errors import ConfigError
@@ -50,11 +51,13 @@ def explain_items(
     *,
     temperature: float = 1.0,
     item_weight: float = 0.0,
+    session_size: int = 1,
 ) -> Explanation:
     """Score given items code by code, without trie or beams.
 
     The probabilities of a level are over its whole codebook, so that ``code_log_probs.sum(-1) + item_weight *
-    item_log_probs`` is the score of a search with the same temperature that does not renormalise.
+    item_log_probs`` is the score of a search with the same temperature that does not renormalise; in sessions the sum
+    of this over the items so far.
 
     Args:
         model: Writes identifiers; in eval mode.
@@ -63,23 +66,27 @@ def explain_items(
         found: Items to explain, int64 ``[B, k]``; -1 where there is none.
         temperature: Divides the logits.
         item_weight: Weight that the search gave to item-level probabilities.
+        session_size: m; the first m items were written as one sequence, then the next m, and so on.
 
     Raises:
         ConfigError: If the model scores items as wholes.
     """
     writer = writes_identifiers(model)
     context = writer.encode(items, lengths)
-    codes = writer.item_codes.long()[found.clamp(min=0)]
-    codes = codes.masked_fill((found < 0).unsqueeze(-1), -1)
-    written = codes.clamp(min=0)
+    listed, levels = found.shape[1], writer.num_levels
+    sessions = pad(found, (0, -listed % session_size), value=-1).unflatten(1, (-1, session_size))
+    codes = writer.item_codes.long()[sessions.clamp(min=0)].masked_fill((sessions < 0).unsqueeze(-1), -1).flatten(2)
+    # Inside a session models know what stands behind the end of a shorter identifier.
+    written = codes if writer.config.variable_length and session_size > 1 else codes.clamp(min=0)
     parts = []
-    for level in range(writer.num_levels):
-        values = log_probabilities(_logits_after(writer, context, written[:, :, :level]), temperature)
-        values = values.expand(-1, found.shape[1], -1)
-        parts.append(values.gather(2, written[:, :, level : level + 1])[..., 0])
+    for place in range(session_size * levels):
+        values = log_probabilities(_logits_after(writer, context, written[:, :, :place]), temperature)
+        values = values.expand(-1, codes.shape[1], -1)
+        parts.append(values.gather(2, codes[:, :, place : place + 1].clamp(min=0))[..., 0])
     code_log_probs = torch.stack(parts, dim=2).masked_fill(codes < 0, 0.0)
     by_item = writer.item_log_probabilities(context, found.clamp(min=0)) if item_weight else None
-    return Explanation(codes, code_log_probs, by_item)
+    codes, code_log_probs = (part.unflatten(2, (-1, levels)).flatten(1, 2) for part in (codes, code_log_probs))
+    return Explanation(codes[:, :listed], code_log_probs[:, :listed], by_item)
 
 
 def _logits_after(model: GenerativeRecommender, context: Context, prefix: Tensor) -> Tensor:

@@ -194,8 +194,9 @@ def _search_rows(searcher: Searcher, histories: Histories, rows: np.ndarray, exp
     ranked = searcher.search(items, lengths, decoding.top_k, exclude)
     parts: list[Tensor | None] = [None, None, None]
     if explain:
-        weights = {"temperature": decoding.temperature, "item_weight": decoding.item_weight}
-        parts = list(explain_items(model, items, lengths, ranked.items, **weights))
+        found_by = {"temperature": decoding.temperature, "item_weight": decoding.item_weight}
+        size = searcher.session_size
+        parts = list(explain_items(model, items, lengths, ranked.items, session_size=size, **found_by))
     codes, code_log_probs, item_log_probs = (None if part is None else part.cpu().numpy() for part in parts)
     found = ranked.items.cpu().numpy().astype(np.int32)
     return Block(rows, found, ranked.scores.cpu().numpy(), codes, code_log_probs, item_log_probs)

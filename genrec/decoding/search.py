@@ -1,12 +1,13 @@
 """From histories to lists and samples of items by search over the catalogue's trie."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genrec.decoding.beam import CodeWriter, Leaves, find_leaves
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
+from genrec.decoding.guide import ItemGuide
 from genrec.decoding.noise import gumbel, history_seeds, stream, user_keys
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.selection import NEGATIVE_INFINITY, Options, condition_on_largest
@@ -26,6 +27,7 @@ def beam_search(
     temperature: float = 1.0,
     renormalise: bool = False,
     item_weight: float = 0.0,
+    item_guidance: bool = True,
     length_penalty: float = 0.0,
 ) -> RankedItems:
     """Find the k items with the most probable identifiers.
@@ -43,8 +45,10 @@ def beam_search(
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
         temperature: Divides the logits.
         renormalise: Let the probabilities of the legal codes of a step sum to one.
-        item_weight: w; items that the codes wrote are ranked by log p(codes) + w log p(item), the latter from the
-            model's ``item_log_probabilities``.
+        item_weight: w; items are ranked by log p(codes) + w log p(item), the latter from the model's
+            ``item_log_probabilities``.
+        item_guidance: Choose beams by both as well (see :class:`~genrec.decoding.guide.ItemGuide`), for B x N more
+            numbers; else by codes alone.
         length_penalty: p; identifiers of n codes are ranked by log p(codes) / n^p.
 
     Returns:
@@ -54,7 +58,9 @@ def beam_search(
         ConfigError: If a number is out of range.
         NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
     """
-    options = Options(num_beams, temperature, renormalise, length_penalty, item_weight=item_weight)
+    options = Options(
+        num_beams, temperature, renormalise, length_penalty, item_weight=item_weight, item_guidance=item_guidance
+    )
     return search_items(model, trie, items, lengths, options, top_k=top_k, exclude=exclude)
 
 
@@ -86,7 +92,8 @@ def search_items(
     seeds = history_seeds(items, lengths) if seeds is None else seeds
     exclusion = trie.exclusion(exclude)
     context = model.encode(items, lengths)
-    leaves = find_leaves(model, trie, context, options, exclusion, seeds)
+    guide = _guide(model, trie, context, len(items), options, exclusion)
+    leaves = find_leaves(model, trie, context, options, exclusion, seeds, guide)
     leaves.refuse_broken()
     if options.mode == "stochastic":
         samples = _draw_items(trie, leaves, exclusion, user_keys(options.seed, seeds))
@@ -94,9 +101,20 @@ def search_items(
     if options.rows > 1:
         leaves = leaves.distinct()
     found, scores = _items_of(trie, leaves, exclusion, top_k)
-    if options.item_weight:
+    if guide is not None:
+        scores = scores + guide.of_items(found)
+    elif options.item_weight:
         scores = scores + options.item_weight * model.item_log_probabilities(context, found)
     return trie.rank(scores, found, top_k)
+
+
+def _guide(
+    model: CodeWriter, trie: DeviceTrie, context: Any, batch: int, options: Options, exclusion: Exclusion | None
+) -> ItemGuide | None:
+    if not (options.item_weight and options.item_guidance and options.mode == "beam"):
+        return None
+    everything = torch.arange(trie.num_items, device=trie.device).expand(batch, -1)
+    return ItemGuide(trie, model.item_log_probabilities(context, everything), options.item_weight, exclusion)
 
 
 class Samples(NamedTuple):

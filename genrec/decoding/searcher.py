@@ -13,6 +13,7 @@ from genrec.decoding.exhaustive import exhaustive_search, score_catalogue
 from genrec.decoding.ranking import RankedItems, top_items
 from genrec.decoding.search import search_items
 from genrec.decoding.selection import Options
+from genrec.decoding.session import list_by_sessions, session_size_of
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import GenerativeRecommender, ItemScorer, RecommenderModel
 from genrec.tokenizers.index import ItemIndex
@@ -83,11 +84,17 @@ class Searcher:
         model: Any family, in eval mode.
         decoding: Beams, temperature and so on; ``batch_size`` is not read here.
         allowed: bool ``[N]``, False for items that nobody may get; None allows all.
+
+    Raises:
+        ConfigError: If the filter does not fit the catalogue, or the model cannot write such sessions.
     """
 
     def __init__(self, model: RecommenderModel, decoding: DecodingConfig, allowed: np.ndarray | None = None) -> None:
         self.model, self.decoding = in_precision(model, decoding.precision), decoding
         self.allowed = _allowed_tensor(model, allowed)
+        self.session_size = 1
+        if isinstance(model, GenerativeRecommender):
+            self.session_size = session_size_of(decoding, model.config.family, model.settings)
         self.trie: DeviceTrie | None = None
         if isinstance(model, GenerativeRecommender) and not model.supports_parallel:
             trie = trie_of(model)
@@ -149,6 +156,11 @@ class Searcher:
                 length_penalty=decoding.length_penalty,
             )
         options = options_of(decoding, top_k)
+        if decoding.mode == "session":
+            size = self.session_size
+            return list_by_sessions(
+                model, self.trie, items, lengths, options, session_size=size, top_k=top_k, exclude=exclude
+            )
         return search_items(model, self.trie, items, lengths, options, top_k=top_k, exclude=exclude, seeds=seeds)
 
 
@@ -165,6 +177,7 @@ def options_of(decoding: DecodingConfig, top_k: int) -> Options:
         diversity_penalty=decoding.diversity_penalty,
         top_p=decoding.top_p,
         item_weight=decoding.item_weight,
+        item_guidance=decoding.item_guidance,
         seed=decoding.seed,
     )
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.device_trie import Level
+from genrec.decoding.guide import ItemGuide
 from genrec.decoding.noise import gumbel, stream, user_keys
 
 NEGATIVE_INFINITY = float("-inf")
@@ -30,6 +31,7 @@ class Options(NamedTuple):
         diversity_penalty: Taken from a code's score for each beam of an earlier group that wrote it at this level.
         top_p: Mass of the legal codes that ``nucleus`` draws from.
         item_weight: w; items are ranked by log p(codes) + w log p(item), the latter by their item vectors.
+        item_guidance: Choose beams by the item vectors too.
         seed: Of what is drawn.
     """
 
@@ -42,6 +44,7 @@ class Options(NamedTuple):
     diversity_penalty: float = 0.0
     top_p: float = 1.0
     item_weight: float = 0.0
+    item_guidance: bool = True
     seed: int = 0
 
     @property
@@ -82,20 +85,21 @@ class Chosen(NamedTuple):
 Select = Callable[[Level, int, Beams, Tensor], Chosen]
 
 
-def selection(options: Options, seeds: Tensor) -> Select:
+def selection(options: Options, seeds: Tensor, guide: ItemGuide | None = None) -> Select:
     """The way that the options ask for.
 
     Args:
         options: How to search.
         seeds: int64 ``[B]``, one per user, for what is drawn.
+        guide: What the item vectors say of every node; beams are chosen by it too.
 
     Returns:
         A function of level, depth, beams and log-probabilities ``[R, M, size]`` of all codes of the level.
     """
     if options.mode == "beam" and options.beam_groups > 1:
-        return lambda level, depth, beams, values: _choose_by_groups(level, beams, values, options)
+        return lambda level, depth, beams, values: _choose_by_groups(level, depth, beams, values, options, guide)
     if options.mode == "beam":
-        return lambda level, depth, beams, values: _choose_likeliest(level, beams, values, options)
+        return lambda level, depth, beams, values: _choose_likeliest(level, depth, beams, values, options, guide)
     keys = user_keys(options.seed, seeds)
     if options.mode == "stochastic":
         return lambda level, depth, beams, values: _choose_without_replacement(
@@ -130,7 +134,8 @@ def condition_on_largest(keys: Tensor, largest: Tensor) -> Tensor:
     return shifted.masked_fill(keys.isneginf() | largest.isneginf(), NEGATIVE_INFINITY)
 
 
-def _legal(level: Level, nodes: Tensor, values: Tensor, renormalise: bool) -> Tensor:
+def legal(level: Level, nodes: Tensor, values: Tensor, renormalise: bool) -> Tensor:
+    """Log-probabilities ``[R, M, W]`` of the candidates of ``nodes [R, M]``, perhaps renormalised over them."""
     values = level.candidates(nodes, values)
     if renormalise:
         values = values - values.logsumexp(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
@@ -142,24 +147,35 @@ def _width(level: Level, values: Tensor, options: Options) -> int:
 
 
 def _choose_likeliest(
-    level: Level, beams: Beams, values: Tensor, options: Options, penalty: Tensor | None = None
+    level: Level,
+    depth: int,
+    beams: Beams,
+    values: Tensor,
+    options: Options,
+    guide: ItemGuide | None,
+    penalty: Tensor | None = None,
 ) -> Chosen:
     """The best of each row; ``penalty [R, size]`` is taken from the codes' scores."""
-    values = _legal(level, beams.nodes, values, options.renormalise)
+    values = legal(level, beams.nodes, values, options.renormalise)
     if penalty is not None:
         negative = (-penalty).unsqueeze(1).expand(-1, beams.nodes.shape[1], -1)
         values = values + level.candidates(beams.nodes, negative)
     totals = values + beams.scores.unsqueeze(-1)
     width = _width(level, totals, options)
-    if not options.length_penalty:
+    if not options.length_penalty and guide is None:
         scores, numbers = totals.flatten(1).topk(width)
         return Chosen(numbers, scores, scores)
-    written = codes_written(level, beams).clamp(min=1)
-    keys, numbers = (totals / written.unsqueeze(-1) ** options.length_penalty).flatten(1).topk(width)
-    return Chosen(numbers, totals.flatten(1).gather(1, numbers), keys)
+    keys = totals
+    if options.length_penalty:
+        keys = totals / codes_written(level, beams).clamp(min=1).unsqueeze(-1) ** options.length_penalty
+    hopes = keys if guide is None else keys + guide.of_candidates(level, depth, beams.nodes)
+    numbers = hopes.flatten(1).topk(width).indices
+    return Chosen(numbers, *(part.flatten(1).gather(1, numbers) for part in (totals, keys)))
 
 
-def _choose_by_groups(level: Level, beams: Beams, values: Tensor, options: Options) -> Chosen:
+def _choose_by_groups(
+    level: Level, depth: int, beams: Beams, values: Tensor, options: Options, guide: ItemGuide | None
+) -> Chosen:
     """Group after group (Vijayakumar et al., "Diverse Beam Search", 2018, with Hamming diversity)."""
     groups = options.beam_groups
     each = [Beams(*(part.unflatten(0, (-1, groups))[:, group] for part in beams)) for group in range(groups)]
@@ -168,7 +184,8 @@ def _choose_by_groups(level: Level, beams: Beams, values: Tensor, options: Optio
     codebook = level.size - 1 if level.ends else level.size
     found = []
     for group, own in enumerate(each):
-        chosen = _choose_likeliest(level, own, per_group[:, group], options, options.diversity_penalty * used)
+        penalty = options.diversity_penalty * used
+        chosen = _choose_likeliest(level, depth, own, per_group[:, group], options, guide, penalty)
         found.append(chosen)
         nodes = own.nodes.gather(1, chosen.numbers // level.choices)
         _, codes = level.follow(nodes, chosen.numbers % level.choices)
@@ -180,7 +197,7 @@ def _choose_by_groups(level: Level, beams: Beams, values: Tensor, options: Optio
 
 def _choose_without_replacement(level: Level, beams: Beams, values: Tensor, keys: Tensor, options: Options) -> Chosen:
     """The beams with the largest perturbed log-probabilities (Kool et al. 2019, algorithm 1)."""
-    totals = _legal(level, beams.nodes, values, True) + beams.scores.unsqueeze(-1)
+    totals = legal(level, beams.nodes, values, True) + beams.scores.unsqueeze(-1)
     perturbed = condition_on_largest(totals + _noise(level, beams.nodes, keys), beams.keys)
     best, numbers = perturbed.flatten(1).topk(_width(level, totals, options))
     return Chosen(numbers, totals.flatten(1).gather(1, numbers), best)
@@ -188,7 +205,7 @@ def _choose_without_replacement(level: Level, beams: Beams, values: Tensor, keys
 
 def _draw_from_nucleus(level: Level, beams: Beams, values: Tensor, keys: Tensor, options: Options) -> Chosen:
     """One code per sample among the likeliest whose mass reaches ``top_p`` (Holtzman et al. 2020)."""
-    values = _legal(level, beams.nodes, values, True)
+    values = legal(level, beams.nodes, values, True)
     nucleus = values
     if options.top_p < 1:
         ordered, places = values.sort(dim=-1, descending=True, stable=True)

@@ -32,6 +32,7 @@ class Protocol(Section):
     exclude_seen: bool
     max_history: int | None = None
     num_beams: int | None = None
+    session_size: int | None = None
     encoder: str | None = None
     tokenizer: str | None = None
     collision_rate: float | None = None
@@ -48,6 +49,7 @@ class Protocol(Section):
             ("Seen items", "left out of the lists" if self.exclude_seen else "may be recommended again"),
             ("History", None if self.max_history is None else f"the last {self.max_history} items"),
             ("Beams", beams),
+            ("Sessions", None if self.session_size is None else f"{self.session_size} items written as one sequence"),
             ("Item encoder", self.encoder),
             ("Item tokenizer", self.tokenizer),
             ("Collision rate", collisions),

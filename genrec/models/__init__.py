@@ -1,6 +1,6 @@
 """Recommenders: one file per family, shared blocks in ``layers``."""
 
-from genrec.models.base import Context, GenerativeRecommender, GenrecConfig, ItemScorer, RecommenderModel
+from genrec.models.base import Context, GenerativeRecommender, GenrecConfig, ItemScorer, ItemTexts, RecommenderModel
 from genrec.models.registry import build_recommender, load_recommender, parse_recommender, recommender_class
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "GenerativeRecommender",
     "GenrecConfig",
     "ItemScorer",
+    "ItemTexts",
     "RecommenderModel",
     "build_recommender",
     "load_recommender",

@@ -4,9 +4,11 @@ A batch holds dense item ids and lengths, right-padded. The model owns the code 
 its own device, so one prepared data set serves every tokenizer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -34,7 +36,41 @@ class GenrecConfig(PreTrainedConfig):
     feature_size: int = 0
     num_tokens: int = 0
     token_size: int = 0
+    backbone: dict[str, Any] | None = None
+    num_words: int = 0
+    prompts: dict[str, Any] | None = None
+    collaborative: dict[str, Any] | None = None
     initializer_range: float = 0.02
+
+
+@dataclass(frozen=True)
+class ItemTexts:
+    """What the catalogue says of its N items in words.
+
+    Attributes:
+        titles: What each is called; empty where it has no title.
+        texts: All that is said of each, its title included; empty where nothing is.
+    """
+
+    titles: Sequence[str]
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Materials:
+    """What a new model is made from, a row for each of N items; None where the family reads no such thing.
+
+    Attributes:
+        codes: int32 ``[N, L]``.
+        features: float32 ``[N, F]``, where the settings say ``use_features``.
+        tokens: Continuous tokens, float32 ``[N, Q, C]``, where the family says ``reads_tokens``.
+        texts: Where the settings say ``use_texts``.
+    """
+
+    codes: np.ndarray | None = None
+    features: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+    texts: ItemTexts | None = None
 
 
 class BackboneSettings(ExpertSettings):
@@ -46,6 +82,11 @@ class BackboneSettings(ExpertSettings):
     feed_forward_size: int | None = Field(None, ge=8, description="inner width of SwiGLU; twice the width if null")
     dropout: float = Field(0.3, ge=0, lt=1)
     max_history: int = Field(50, ge=1, description="items of history that the model reads")
+
+    @property
+    def longest_session(self) -> int:
+        """Most items that such a model writes as one sequence, each given those before; 1 where it writes only one."""
+        return 1
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> "BackboneSettings":
@@ -140,6 +181,18 @@ class RecommenderModel(PreTrainedModel):
         self.settings = self.Settings(**(config.settings or {}))
         self.max_history = self.settings.max_history
 
+    @classmethod
+    def build(cls, config: GenrecConfig, materials: Materials) -> "RecommenderModel":
+        """An untrained model with what it keeps of the catalogue; families that read texts have more to do here."""
+        model = cls(config)
+        if materials.tokens is not None:
+            model.take_tokens(torch.tensor(materials.tokens))
+        if isinstance(model, GenerativeRecommender) and materials.codes is not None:
+            model.item_codes.copy_(torch.tensor(materials.codes))
+        if materials.features is not None:
+            model.get_buffer("items.features").copy_(torch.tensor(materials.features))
+        return model
+
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
         """Compute the loss of next-item prediction.
 
@@ -201,6 +254,10 @@ class GenerativeRecommender(RecommenderModel):
         self.num_levels = len(self.level_sizes)
         self.register_buffer("item_codes", torch.zeros(config.num_items, self.num_levels, dtype=torch.int32))
 
+    def like(self, config: GenrecConfig) -> "GenerativeRecommender":
+        """A model of this one's family for another catalogue, with weights drawn anew."""
+        return type(self)(config)
+
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Read each history once; ``items`` int64 ``[B, T]`` right-padded, ``lengths`` int64 ``[B]``, 0 allowed."""
         raise TypeError(f"{type(self).__name__} must define encode")
@@ -210,32 +267,36 @@ class GenerativeRecommender(RecommenderModel):
 
         Args:
             context: From ``encode``; its cache grows by one position per call.
-            prefix: Codes written so far, int64 ``[B, M, l]``.
+            prefix: Codes written so far, int64 ``[B, M, l]``; behind L of them the next item of a session begins. In a
+                session -1 stands behind the end of a shorter identifier.
             parents: Slot of each beam in the call before, int64 ``[B, M]``; None recomputes the whole prefix.
 
         Returns:
-            ``[B, M, K]`` over the codebook of level ``l``, unnormalised.
+            ``[B, M, K]`` over the codebook of level ``l % L``, unnormalised.
         """
-        level = prefix.shape[2]
-        if level == 0:
+        place = prefix.shape[2]
+        if place == 0:
             context.own = context.first
             return self.code_logits(0, context.state).unsqueeze(1)
-        written = range(level - 1, level)
+        written = range(place - 1, place)
         if parents is None:
             context.own = context.first
             parents = torch.zeros_like(prefix[:, :, 0])
-            written = range(level)
+            written = range(place)
         context.reorder(parents)
         for earlier in written:
             hidden = self.beam_step(context, earlier, prefix[:, :, earlier])
-        return self.code_logits(level, hidden)
+        return self.code_logits(place % self.num_levels, hidden)
 
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Logits over the codebook of ``level``, ``[..., K]``, from ``hidden [..., D]``."""
         raise TypeError(f"{type(self).__name__} must define code_logits")
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
-        """Feed each beam the code that it wrote at ``level`` (``[B, M]``); returns ``[B, M, D]``."""
+        """Feed each beam the code that it wrote at ``level`` (``[B, M]``); returns ``[B, M, D]``.
+
+        Families that write sessions count on: place ``i * L + l`` is level l of the item i.
+        """
         raise TypeError(f"{type(self).__name__} must define beam_step")
 
     def item_log_probabilities(self, context: Context, items: Tensor) -> Tensor:

@@ -17,6 +17,11 @@ from genrec.models.layers.history import gather_targets, prepend, state_at, visi
 class DecoderSettings(BackboneSettings):
     """Settings of the decoder-only family."""
 
+    @property
+    def longest_session(self) -> int:
+        """As many items as a history: they are written as they are read, one after another."""
+        return self.max_history
+
 
 class Decoder(GenerativeRecommender):
     """Codes in, codes out, causal at the level of single codes."""
@@ -53,9 +58,10 @@ class Decoder(GenerativeRecommender):
         return Context(state_at(hidden, positions), history, visible, positions + 1)
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
-        """Feed each beam the code that it wrote at ``level``."""
+        """Feed each beam the code that it wrote at ``level``, counted on in a session."""
+        vectors = self.codes.level(level % self.num_levels, codes)
         hidden, context.own = self.transformer.step(
-            self.codes.level(level, codes), context.lengths + level, context.history, context.visible, context.own
+            vectors, context.lengths + level, context.history, context.visible, context.own
         )
         return hidden
 

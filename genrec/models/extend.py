@@ -32,7 +32,7 @@ def extend_recommender(model: RecommenderModel, index: ItemIndex, features: np.n
     config = deepcopy(cast(GenrecConfig, model.config))
     config.num_items, config.index_fingerprint = index.num_items, index.fingerprint
     with torch.random.fork_rng(devices=[]):
-        larger = type(model)(config)
+        larger = model.like(config)
     old = model.config.num_items
     state = model.state_dict()
     for name, tensor in larger.state_dict().items():
@@ -77,7 +77,7 @@ def replace_catalogue(model: RecommenderModel, index: ItemIndex, features: np.nd
     config = deepcopy(known)
     config.num_items, config.index_fingerprint = index.num_items, index.fingerprint
     with torch.random.fork_rng(devices=[]):
-        other = type(model)(config)
+        other = model.like(config)
     other.load_state_dict(state)
     return other.to(model.device).eval()  # type: ignore[arg-type]
 

@@ -8,13 +8,12 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 
 from genrec.artifacts import read_json
 from genrec.config import RecommenderConfig, parse_settings
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models.base import BackboneSettings, GenerativeRecommender, GenrecConfig, RecommenderModel
+from genrec.models.base import BackboneSettings, GenrecConfig, ItemTexts, Materials, RecommenderModel
 from genrec.tokenizers.index import ItemIndex
 
 FAMILIES = {
@@ -23,8 +22,12 @@ FAMILIES = {
     "decoder": "genrec.models.decoder:Decoder",
     "seq2seq": "genrec.models.seq2seq:Seq2Seq",
     "discrec": "genrec.models.discrec:DiscRec",
+    "colarec": "genrec.models.colarec:ColaRec",
     "recgpt": "genrec.models.recgpt:RecGPT",
     "setrec": "genrec.models.setrec:SETRec",
+    "p5": "genrec.models.p5:P5",
+    "llm": "genrec.models.llm:LLM",
+    "allmrec": "genrec.models.allmrec:AllmRec",
     "sasrec": "genrec.models.sasrec:SASRec",
 }
 
@@ -73,6 +76,7 @@ def build_recommender(
     index: ItemIndex | None = None,
     features: np.ndarray | None = None,
     tokens: np.ndarray | None = None,
+    texts: ItemTexts | None = None,
 ) -> RecommenderModel:
     """Make an untrained recommender; its weights are drawn from torch's global generator.
 
@@ -82,6 +86,7 @@ def build_recommender(
         index: Identifiers of the N items; needed by every family that writes identifiers.
         features: float32 ``[N, F]``; needed where the settings use features.
         tokens: Continuous tokens, float32 ``[N, Q, C]``; needed by families of set identifiers.
+        texts: Titles and texts of the N items; needed where the settings use texts.
 
     Raises:
         ConfigError: If something that the family needs is missing or does not fit.
@@ -94,7 +99,10 @@ def build_recommender(
     if uses_features:
         _check_features(config.name, features, num_items)
     sizes = _check_tokens(config.name, tokens, num_items) if family.reads_tokens else (0, 0)
-    model = family(
+    uses_texts = bool(getattr(settings, "use_texts", False))
+    if uses_texts:
+        _check_texts(config.name, texts, num_items)
+    return family.build(
         GenrecConfig(
             family=config.name,
             settings=settings.model_dump(),
@@ -105,15 +113,14 @@ def build_recommender(
             feature_size=features.shape[1] if uses_features and features is not None else 0,
             num_tokens=sizes[0],
             token_size=sizes[1],
-        )
+        ),
+        Materials(
+            codes=index.codes if family.needs_identifiers and index else None,
+            features=features if uses_features else None,
+            tokens=tokens if family.reads_tokens else None,
+            texts=texts if uses_texts else None,
+        ),
     )
-    if family.reads_tokens and tokens is not None:
-        model.take_tokens(torch.tensor(tokens))
-    if isinstance(model, GenerativeRecommender) and index is not None:
-        model.item_codes.copy_(torch.tensor(index.codes))
-    if uses_features and features is not None:
-        model.get_buffer("items.features").copy_(torch.tensor(features))
-    return model
 
 
 def load_recommender(folder: Path) -> RecommenderModel:
@@ -184,3 +191,17 @@ def _check_tokens(name: str, tokens: np.ndarray | None, num_items: int) -> tuple
             fix="run the tokenizer stage again on this data set",
         )
     return tokens.shape[1], tokens.shape[2]
+
+
+def _check_texts(name: str, texts: ItemTexts | None, num_items: int) -> None:
+    if texts is None or not any(texts.texts):
+        raise ConfigError(
+            f"the recommender {name!r} reads the texts of items and there are none",
+            expected="a table of items with a column of words, such as title",
+            fix="prepare the data set again with such a table (genrec prepare --items FILE), or choose another family",
+        )
+    if len(texts.texts) != num_items or len(texts.titles) != num_items:
+        raise ArtifactError(
+            f"there are texts of {len(texts.texts)} items, the data set has {num_items}",
+            fix="take both from the same data set",
+        )

@@ -55,15 +55,17 @@ class SASRec(ItemScorer):
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
         """Predict every item from those before it; the loss is the mean over all positions."""
-        real = visible_positions(lengths, items.shape[1])
-        hidden, _ = self.transformer(prepend(self.start, self.items(items[:, :-1])), real)
-        states, targets = gather_targets(hidden, items, lengths)
+        states, targets = gather_targets(self.read(items[:, :-1], lengths), items, lengths)
         return self.training_output(
             self.items.next_item_loss(states, targets, bias=self.item_bias, negatives=self.settings.negatives)
         )
 
     def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Score the whole catalogue after each history, float32 ``[B, N]``."""
+        return (state_at(self.read(items, lengths), lengths) @ self.items.table().T + self.item_bias).float()
+
+    def read(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """States ``[B, 1 + T, D]`` before the first and after each of ``items [B, T]``; ``lengths [B]`` are real."""
         real = visible_positions(lengths + 1, items.shape[1] + 1)
         hidden, _ = self.transformer(prepend(self.start, self.items(items)), real)
-        return (state_at(hidden, lengths) @ self.items.table().T + self.item_bias).float()
+        return hidden

@@ -7,18 +7,22 @@ exist once per user.
 
 Vocabulary: 0 padding and decoder start, 1 end of history, then the codes of each level one after another. Logits
 are restricted to the level's codebook.
+
+With ``session_size`` m the decoder learns to write the next m items as one sequence, every item behind a start of its
+own, as in OneRec (Deng et al. 2025, section 3.2).
 """
 
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
-from transformers.models.t5.modeling_t5 import T5Attention
+from transformers.models.t5.modeling_t5 import T5Attention, T5DenseActDense
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.layers.codes import NO_CODE, code_loss
+from genrec.models.layers.history import draw_cuts
 from genrec.models.layers.moe import MixtureOfExperts
 from genrec.models.layers.transformer import KeyValue, own_mixture, own_scores
 
@@ -39,10 +43,22 @@ class Seq2SeqSettings(BackboneSettings):
     max_history: int = Field(20, ge=1)
     targets: Literal["uniform", "last"] = Field("uniform", description="which items of a history are predicted")
     targets_per_user: int = Field(1, ge=1, description="targets drawn per user and step")
+    session_size: int = Field(1, ge=1, description="items that follow each other and are learned as one sequence")
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> "Seq2SeqSettings":
         # A T5's heads have a width of their own, head_size.
+        return self
+
+    @property
+    def longest_session(self) -> int:
+        """As many items as the model learned to write."""
+        return self.session_size
+
+    @model_validator(mode="after")
+    def _sessions_are_of_the_plain_family(self) -> "Seq2SeqSettings":
+        if self.session_size > 1 and type(self) is not Seq2SeqSettings:
+            raise ValueError("session_size above 1 is for the recommender seq2seq")
         return self
 
 
@@ -56,47 +72,73 @@ class Seq2Seq(GenerativeRecommender):
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
-        settings = self.settings
-        self.t5 = T5ForConditionalGeneration(
-            T5Config(
-                vocab_size=FIRST_CODE + sum(self.level_sizes),
-                d_model=settings.hidden_size,
-                d_kv=settings.head_size,
-                d_ff=settings.feed_forward_size or 4 * settings.hidden_size,
-                num_layers=settings.num_layers,
-                num_decoder_layers=settings.num_layers,
-                num_heads=settings.num_heads,
-                dropout_rate=settings.dropout,
-                pad_token_id=PADDING,
-                eos_token_id=END,
-            )
-        )
+        self.t5 = T5ForConditionalGeneration(self.t5_config())
         self.t5.config.decoder_start_token_id = PADDING
-        if settings.experts:
+        if self.settings.experts:
             self._place_experts()
         self.post_init()
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
-        """Predict drawn items of each history from those before them; the loss is the sum over levels."""
+        """Predict drawn items, or sessions, of each history from those before; the loss is the sum over levels."""
         rows, cuts = self._draw_targets(lengths)
         length = int(cuts.max().clamp_min(1))
         tokens, mask = self.history_tokens(items[rows, :length], cuts)
         encoded = self.t5.encoder(inputs_embeds=self.embed_history(tokens, mask), attention_mask=mask).last_hidden_state
-        targets = self.item_codes[items[rows, cuts]].long()
-        written = torch.cat([torch.zeros_like(targets[:, :1]), self.code_tokens(targets)[:, :-1]], dim=1)
+        return self.training_output(self.writing_loss(encoded, mask, self._sessions(items, lengths, rows, cuts)))
+
+    def writing_loss(self, encoded: Tensor, mask: Tensor, items: Tensor) -> Tensor:
+        """Loss of writing identifiers: the sum over levels, the mean over items.
+
+        Args:
+            encoded: The encoder's outputs, ``[n, S, D]``.
+            mask: int64 ``[n, S]``, 0 where nobody looks.
+            items: Dense ids of single items, int64 ``[n]``, or of sessions, ``[n, m]``; the places of a shorter one
+                are filled with -1 and add nothing to the mean.
+        """
+        sessions = items.view(len(items), -1)
+        codes = self.item_codes[sessions.clamp(min=0)].long()
+        # Every item stands behind a start; what the last code of a session leads to is not asked.
+        written = torch.nn.functional.pad(self.code_tokens(codes), (1, 0), value=PADDING).flatten(1)[:, :-1]
         hidden = self.t5.decoder(
             inputs_embeds=self.embed_written(written),
             encoder_hidden_states=encoded,
             encoder_attention_mask=mask,
             use_cache=False,
         ).last_hidden_state
+        codes = codes.masked_fill((sessions < 0).unsqueeze(-1), NO_CODE)
         losses = [
-            code_loss(self.code_logits(level, hidden[:, level]), targets[:, level]) for level in range(self.num_levels)
+            code_loss(self.code_logits(level, hidden[:, level :: self.num_levels + 1].flatten(0, 1)), wanted.flatten())
+            for level, wanted in enumerate(codes.unbind(2))
         ]
-        return self.training_output(torch.stack(losses).sum())
+        return torch.stack(losses).sum()
+
+    def t5_config(self) -> T5Config:
+        """The T5 that the settings describe."""
+        settings = self.settings
+        return T5Config(
+            vocab_size=self.vocabulary_size(),
+            d_model=settings.hidden_size,
+            d_kv=settings.head_size,
+            d_ff=settings.feed_forward_size or 4 * settings.hidden_size,
+            num_layers=settings.num_layers,
+            num_decoder_layers=settings.num_layers,
+            num_heads=settings.num_heads,
+            dropout_rate=settings.dropout,
+            pad_token_id=PADDING,
+            eos_token_id=END,
+        )
+
+    @property
+    def first_code(self) -> int:
+        """Row of the first code; what stands before it is not of identifiers."""
+        return FIRST_CODE
+
+    def vocabulary_size(self) -> int:
+        """Rows of the T5's table of embeddings; a family may put its own behind those of the codes."""
+        return self.first_code + sum(self.level_sizes)
 
     def count_targets(self, lengths: Tensor) -> int:
-        """How many items the loss of such a batch is the mean over."""
+        """How many items, or sessions, the loss of such a batch is the mean over."""
         return len(lengths) * (1 if self.settings.targets == "last" else self.settings.targets_per_user)
 
     def history_tokens(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +164,7 @@ class Seq2Seq(GenerativeRecommender):
     def code_tokens(self, codes: Tensor) -> Tensor:
         """Token ids of complete identifiers ``[..., L]``; padding where there is no code."""
         starts = torch.tensor([0, *self.level_sizes[:-1]], device=codes.device).cumsum(0)
-        tokens = codes + starts + FIRST_CODE
+        tokens = codes + starts + self.first_code
         return tokens.masked_fill(codes == NO_CODE, PADDING) if self.config.variable_length else tokens
 
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
@@ -140,12 +182,18 @@ class Seq2Seq(GenerativeRecommender):
         return context
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
-        """Feed each beam the code that it wrote at ``level``."""
-        return self._decode_token(context, codes + FIRST_CODE + sum(self.level_sizes[:level]))
+        """Feed each beam the code that it wrote at ``level``; in a session an item's last one and the next start."""
+        level %= self.num_levels
+        tokens = codes + self.first_code + sum(self.level_sizes[:level])
+        if self.config.variable_length:
+            tokens = tokens.masked_fill(codes == NO_CODE, PADDING)
+        hidden = self._decode_token(context, tokens)
+        ends = level == self.num_levels - 1
+        return self._decode_token(context, torch.full_like(codes, PADDING)) if ends else hidden
 
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Logits over the codebook of ``level`` from the decoder's output."""
-        start = FIRST_CODE + sum(self.level_sizes[:level])
+        start = self.first_code + sum(self.level_sizes[:level])
         rows = self.t5.lm_head.weight[start : start + self.level_sizes[level]]
         if self.t5.config.scale_decoder_outputs:
             hidden = hidden * self.t5.model_dim**-0.5
@@ -168,11 +216,16 @@ class Seq2Seq(GenerativeRecommender):
     def _draw_targets(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(lengths), device=lengths.device)
         if self.settings.targets == "last":
-            return rows, lengths - 1
+            return rows, torch.maximum(lengths - self.settings.session_size, (lengths > 1).long())
         rows = rows.repeat_interleave(self.settings.targets_per_user)
-        choices = (lengths[rows] - 1).clamp_min(1)
-        drawn = (torch.rand(len(rows), device=lengths.device) * choices).long().clamp_max(choices - 1)
-        return rows, torch.where(lengths[rows] > 1, drawn + 1, 0)
+        return rows, draw_cuts(lengths[rows])
+
+    def _sessions(self, items: Tensor, lengths: Tensor, rows: Tensor, cuts: Tensor) -> Tensor:
+        """The items from each cut on, int64 ``[n, m]``; -1 behind the end of the history."""
+        places = cuts.unsqueeze(1) + torch.arange(self.settings.session_size, device=items.device)
+        missing = places >= lengths[rows].unsqueeze(1)
+        found = items[rows].gather(1, places.clamp(max=items.shape[1] - 1))
+        return found.masked_fill(missing & (places > cuts.unsqueeze(1)), -1)
 
     def _place_experts(self) -> None:
         """Put experts into the decoder, as OneRec does (Deng et al. 2025); the encoder stays dense."""
@@ -204,7 +257,8 @@ class Seq2Seq(GenerativeRecommender):
             normed = cross_attention.layer_norm(x)
             x = x + _attend_history(cross_attention.EncDecAttention, normed, context.history[layer], unseen)
             dense, normed = feed_forward.DenseReluDense, feed_forward.layer_norm(x)
-            x = x + (dense(normed) if isinstance(dense, MixtureOfExperts) else dense.wo(dense.wi(normed).relu_()))
+            plain = isinstance(dense, T5DenseActDense) and isinstance(dense.act, nn.ReLU)
+            x = x + (dense.wo(dense.wi(normed).relu_()) if plain else dense(normed))
         context.own = grown
         return cast(Tensor, self.t5.decoder.final_layer_norm(x))
 

@@ -38,7 +38,7 @@ from genrec.tokenizers import ItemIndex, ItemTokenizer
 from genrec.tokenizers.collisions import group_of
 from genrec.tokenizers.index import CODES_FILE, INDEX_FILE
 from genrec.tokenizers.placement import place_new_items
-from genrec.tokenizers.trie_file import TRIE_FILE
+from genrec.tokenizers.trie.file import TRIE_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from genrec.alignment.choice import check_family, uses_reward
 from genrec.alignment.rewards import check_names
 from genrec.config import Recipe, RecommenderConfig, TrainingConfig, parse_settings
+from genrec.decoding.session import session_size_of
 from genrec.errors import ConfigError
 from genrec.features.registry import encoder_class
 from genrec.models import GenerativeRecommender, parse_recommender, recommender_class
@@ -35,6 +36,8 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     _check_baselines(recipe)
     selecting_k(recipe.training.metric)
     _check_alignment(recipe)
+    if needs_identifiers(recipe):
+        session_size_of(recipe.decoding, recipe.recommender.name, parse_recommender(recipe.recommender))
     sections = {
         name: getattr(recipe, name).model_copy(update=settings.model_dump(mode="json"))
         for name, settings in filled.items()
@@ -73,6 +76,11 @@ def needs_identifiers(recipe: Recipe) -> bool:
 def uses_features(config: RecommenderConfig) -> bool:
     """Whether a recommender reads item vectors."""
     return bool(getattr(parse_recommender(config), "use_features", False))
+
+
+def uses_texts(config: RecommenderConfig) -> bool:
+    """Whether a recommender reads what items say in words."""
+    return bool(getattr(parse_recommender(config), "use_texts", False))
 
 
 def _check_baselines(recipe: Recipe) -> None:

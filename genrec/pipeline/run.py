@@ -26,6 +26,7 @@ from genrec.pipeline.stages import (
     examples,
 )
 from genrec.reports.console import print_examples, print_results
+from genrec.training.launch import refuse_processes
 from genrec.training.log import clock
 
 SHOWN_FILES = (RECOMMENDATIONS_FILE, METRICS_FILE, REPORT_FILE)
@@ -58,6 +59,7 @@ def run_recipe(
         DataError: If the data cannot be used.
         ArtifactError: If the folder cannot be written or another run works in it.
     """
+    refuse_processes("genrec run")
     names = [stage.name for stage in STAGES]
     for name in (*force, *([until] if until else [])):
         if name not in names:

@@ -21,7 +21,7 @@ from genrec.evaluation.baselines import fit_baseline
 from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lists
 from genrec.features import build_features
 from genrec.models import recommender_class
-from genrec.pipeline.aligned import align_model
+from genrec.pipeline.aligned import ALIGNMENT_FILE, EXAMPLES_FILE, align_model
 from genrec.pipeline.ledger import Ledger
 from genrec.pipeline.model_folder import Companions, TrainedModel, open_model
 from genrec.pipeline.resolve import (
@@ -32,7 +32,7 @@ from genrec.pipeline.resolve import (
     uses_features,
 )
 from genrec.pipeline.steps import LOG_FILE, TrainingPlan, protocol_of, read_records, tokenize_items, train_model
-from genrec.reports.content import Example, ReportContent, make_examples
+from genrec.reports.content import Change, Example, ReportContent, make_examples
 from genrec.reports.html import write_report
 from genrec.reports.model_card import write_model_card
 
@@ -298,6 +298,7 @@ def report_content(work: Work) -> ReportContent:
         training=read_records(folder / LOG_FILE),
         quality=read_json(quality) if needs_identifiers(work.recipe) else {},
         examples=examples(work),
+        **_alignment_content(work),
         environment=read_json(folder / ENVIRONMENT_FILE),
         recipe=(folder / CONFIG_FILE).read_text(encoding="utf-8"),
         seconds={name: record.seconds for name, record in work.ledger.records.items()},
@@ -318,6 +319,18 @@ def examples(work: Work) -> list[Example]:
         count=work.recipe.evaluation.examples,
         top_k=work.recipe.decoding.top_k,
     )
+
+
+def _alignment_content(work: Work) -> dict[str, Any]:
+    """What the folder ``aligned`` tells of itself, where the recipe aligns."""
+    if not aligns(work.recipe):
+        return {}
+    folder = work.folder / "aligned"
+    changes = [
+        Change(told["user"], *(tuple(told[side]) for side in ("history", "before", "after")))
+        for told in read_json(folder / EXAMPLES_FILE)
+    ]
+    return {"alignment": read_json(folder / ALIGNMENT_FILE), "changes": changes}
 
 
 def _learned_baseline(work: Work) -> TrainedModel:

@@ -14,13 +14,14 @@ from rich.console import Console
 from genrec.artifacts import MANIFEST, read_manifest, verify_artifact, write_json
 from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, TokenizerConfig, TrainingConfig
 from genrec.data import Dataset
-from genrec.decoding import generate_lists, use_index
+from genrec.decoding import generate_lists, session_size_of, use_index
 from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.protocol import Part, Protocol, Result, metrics_json, score_lists
 from genrec.evaluation.recommendations import score_recommendations
 from genrec.features import ItemFeatures
 from genrec.models import (
     GenerativeRecommender,
+    ItemTexts,
     RecommenderModel,
     build_recommender,
     parse_recommender,
@@ -28,15 +29,18 @@ from genrec.models import (
 )
 from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import TOKENIZER_FOLDER, Companions, TrainedModel, open_model, save_model, to_device
-from genrec.pipeline.resolve import uses_features
+from genrec.pipeline.resolve import uses_features, uses_texts
 from genrec.tokenizers import ItemIndex, ItemTokenizer, fit_tokenizer
 from genrec.tokenizers.collisions import count_collisions
 from genrec.tokenizers.set_tokens import SetTokenizer
-from genrec.training import TrainingResult, train_recommender
+from genrec.training import Estimate, TrainingResult, dry_run, train_recommender
+from genrec.training.launch import Launch
 
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "metrics.jsonl"
+# Settings of training that choose no number of it.
+HOW = {"num_workers", "gradient_checkpointing"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class TrainingPlan:
     def settings(self) -> dict[str, dict[str, Any]]:
         """The sections that decide the weights; how lists are decoded later is not among them."""
         recommender = {"name": self.recommender.name, **parse_recommender(self.recommender).model_dump(mode="json")}
-        return {"recommender": recommender, "training": self.training.model_dump(mode="json", exclude={"num_workers"})}
+        return {"recommender": recommender, "training": self.training.model_dump(mode="json", exclude=HOW)}
 
 
 def load_features(folder: Path, dataset: Dataset) -> ItemFeatures:
@@ -103,6 +107,12 @@ def load_tokens(folder: Path) -> np.ndarray:
     return tokenizer.catalogue_tokens
 
 
+def texts_of(dataset: Dataset) -> ItemTexts:
+    """Titles and texts of the catalogue; an item without a title has an empty one, not its id."""
+    named = zip(dataset.titles, dataset.item_ids, strict=True)
+    return ItemTexts([title if title != item else "" for title, item in named], dataset.item_texts())
+
+
 def tokenize_items(
     config: TokenizerConfig, dataset: Dataset, features: Path, out: Path, *, stability: bool = False
 ) -> ItemIndex:
@@ -134,6 +144,9 @@ def train_model(
         ArtifactError: If the folders do not belong together or cannot be written.
     """
     checkpoints = checkpoints or out.with_name(out.name + ".checkpoints")
+    launch = Launch.from_environment()
+    launch.check(plan.training)
+    world = launch.join()
     model = new_model(plan, dataset, companions)
     result = train_recommender(
         model, dataset, plan.training, plan.decoding, checkpoints, log=out.parent / LOG_FILE, console=console
@@ -143,9 +156,29 @@ def train_model(
         companions.tokenizer if identified else None,
         companions.features if identified or uses_features(plan.recommender) else None,
     )
-    save_model(out, model, dataset, companions, decoding=plan.decoding, result=result, settings=plan.settings)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+
+    def finish() -> None:
+        save_model(out, model, dataset, companions, decoding=plan.decoding, result=result, settings=plan.settings)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+    world.from_leader(finish)
     return result
+
+
+def try_training(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> Estimate:
+    """Train a recommender for a moment and say what all of it will take; nothing is written.
+
+    Args:
+        plan: What to train.
+        dataset: Prepared data.
+        companions: Folders of the identifiers and of the features, where the family reads them.
+
+    Raises:
+        ConfigError: If a folder that the family reads is not given.
+        ArtifactError: If the folders do not belong together.
+        MemoryExhaustedError: If not even one user at a time fits.
+    """
+    return dry_run(new_model(plan, dataset, companions), dataset, plan.training)
 
 
 def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> RecommenderModel:
@@ -163,9 +196,12 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
         tokens = load_tokens(folder) if recommender_class(name).reads_tokens else None
     if uses_features(plan.recommender):
         values = load_features(_given(companions.features, name, "item features", "--features"), dataset).values
+    texts = texts_of(dataset) if uses_texts(plan.recommender) else None
+    for source in getattr(parse_recommender(plan.recommender), "sources", ()):
+        _check_trained_on(Path(source), dataset)
     torch.manual_seed(plan.training.seed)
     model = build_recommender(
-        plan.recommender, num_items=dataset.num_items, index=index, features=values, tokens=tokens
+        plan.recommender, num_items=dataset.num_items, index=index, features=values, tokens=tokens, texts=texts
     )
     model = to_device(model, None)
     if index is not None and isinstance(model, GenerativeRecommender) and not model.supports_parallel:
@@ -194,6 +230,7 @@ def protocol_of(
     model, config = trained.model, trained.manifest.config
     exact = decoding.mode in ("exhaustive", "items")
     searches = isinstance(model, GenerativeRecommender) and not model.supports_parallel and not exact
+    session = session_size_of(decoding, model.config.family, model.settings) if searches else 1
     tokenizer, rate = folder / TOKENIZER_FOLDER, None
     name = None
     if (tokenizer / MANIFEST).is_file():
@@ -206,6 +243,7 @@ def protocol_of(
         exclude_seen=decoding.exclude_seen,
         max_history=model.max_history,
         num_beams=decoding.num_beams if searches else None,
+        session_size=session if session > 1 else None,
         encoder=config.get("features", {}).get("encoder"),
         tokenizer=name,
         collision_rate=rate,
@@ -304,6 +342,18 @@ def _given(folder: Path | None, name: str, what: str, option: str) -> Path:
             fix=f"give {option}, or choose a recommender that does without",
         )
     return folder
+
+
+def _check_trained_on(folder: Path, dataset: Dataset) -> None:
+    """Refuse a model to build on that was trained on other data: what is held out here may have been training there."""
+    verify_artifact(folder, "model")
+    if read_manifest(folder, "model").inputs.get("dataset") != dataset.fingerprint:
+        raise ArtifactError(
+            f"the model in {folder} was trained on another data set",
+            where="recommender",
+            expected=f"the data set {dataset.fingerprint[:16]}..., prepared with the same settings and split",
+            fix="train it on this data set: interactions held out here may have been training there",
+        )
 
 
 def _other_items(stage: str, folder: Path, dataset: Dataset) -> ArtifactError:

@@ -54,6 +54,30 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Change:
+    """One user's list before and after alignment, in titles.
+
+    Attributes:
+        user: External id.
+        history: The last items, oldest first.
+        before: Best first.
+        after: Best first.
+    """
+
+    user: str
+    history: tuple[str, ...]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    @property
+    def sides(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """Both lists under their headings: every title with a mark, ``gone`` or ``new`` where the other lacks it."""
+        before = [(title, "" if title in self.after else "gone") for title in self.before]
+        after = [(title, "" if title in self.before else "new") for title in self.after]
+        return [("Before", before), ("After", after)]
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything that a report or a model card shows; what is empty is left out of it.
 
@@ -66,6 +90,8 @@ class ReportContent:
         training: Records of ``metrics.jsonl``.
         quality: ``quality.json`` of the item tokenizer.
         examples: Users with their lists.
+        alignment: ``alignment.json`` of an aligned model.
+        changes: Users with their lists before and after alignment.
         environment: ``env.json``: versions, hardware.
         recipe: The resolved ``config.yaml`` as text.
         seconds: Stage to seconds.
@@ -79,6 +105,8 @@ class ReportContent:
     training: Sequence[Mapping[str, Any]] = ()
     quality: Mapping[str, Any] = field(default_factory=dict)
     examples: Sequence[Example] = ()
+    alignment: Mapping[str, Any] = field(default_factory=dict)
+    changes: Sequence[Change] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     recipe: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -1,39 +1,21 @@
 """``report.html``: one page without scripts or outside files, for reading, sending and printing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from genrec.artifacts import write_file
 from genrec.evaluation.protocol import Protocol
 from genrec.evaluation.tables import DEFAULT_METRICS, ResultsTable, metric_name, side_by_side, with_system_names
+from genrec.reports.alignment import alignment_facts, alignment_figures, alignment_sentence
 from genrec.reports.content import ReportContent
-from genrec.reports.plots import Bar, Line, bar_chart, grouped_bars, line_chart, thinned
+from genrec.reports.plots import Bar, Figure, Line, bar_chart, grouped_bars, line_chart, thinned
 
 NO_BREAK = "\u00a0"
 CAPTIONS = {"coverage": "Share of the catalogue that is in at least one list: how much of it users get to see."}
 TITLES = {"item_popularity": "By popularity of the held-out item", "history_length": "By length of the history"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its caption.
-
-    Attributes:
-        chart: SVG.
-        title: Above it.
-        caption: Below it.
-        legend: Names of the colours, in their order.
-    """
-
-    chart: Markup
-    title: str
-    caption: str = ""
-    legend: tuple[str, ...] = ()
 
 
 def write_report(path: Path, content: ReportContent) -> None:
@@ -80,6 +62,9 @@ def render_report(content: ReportContent) -> str:
         ],
         slices=_slices(content, k),
         training=_training(content.training),
+        alignment=alignment_figures(content.alignment),
+        alignment_sentence=alignment_sentence(content.alignment),
+        alignment_facts=alignment_facts(content.alignment),
         residual=_residual(content.quality),
         protocol=Protocol.model_validate(first["protocol"]).in_words(),
         notes=first.get("notes", []),

@@ -37,6 +37,23 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A chart with its caption.
+
+    Attributes:
+        chart: SVG.
+        title: Above it.
+        caption: Below it.
+        legend: Names of the colours, in their order.
+    """
+
+    chart: Markup
+    title: str
+    caption: str = ""
+    legend: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Line:
     """One line.
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.features.base import ItemFeatures, unit_rows
-from genrec.tokenizers.autoencoder import load_module_arrays, module_arrays
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.contrastive import centred_directions, info_nce, mean_of_known
-from genrec.tokenizers.learning import Checkpoint, Learner, LearningSettings, learn
+from genrec.tokenizers.parts.autoencoder import load_module_arrays, module_arrays
+from genrec.tokenizers.parts.contrastive import centred_directions, info_nce, mean_of_known
+from genrec.tokenizers.parts.learning import Checkpoint, Learner, LearningSettings, learn
+from genrec.tokenizers.parts.sources import FusedSettings, Sources
 from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
-from genrec.tokenizers.sources import FusedSettings, Sources
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -127,7 +127,7 @@ class AlignmentLearner(Learner):
         self.adapter, self.width, self.temperature = adapter, width, temperature
 
     def loss(self, vectors: Tensor, rows: Tensor) -> Tensor:
-        """See :func:`genrec.tokenizers.contrastive.info_nce`."""
+        """See :func:`genrec.tokenizers.parts.contrastive.info_nce`."""
         targets, semantic = vectors[:, : self.width], vectors[:, self.width :]
         return info_nce(functional.normalize(self.adapter(semantic), dim=1), targets, self.temperature)
 

@@ -13,7 +13,7 @@ from genrec.artifacts import read_json, write_json
 from genrec.config import Section, parse_settings
 from genrec.errors import ArtifactError, ConfigError, DataError, first_rows
 from genrec.features.base import ItemFeatures, load_arrays, save_arrays
-from genrec.tokenizers.sampling import row_blocks
+from genrec.tokenizers.parts.sampling import row_blocks
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.contrastive import centred_directions, info_nce, mean_of_known
+from genrec.tokenizers.parts.contrastive import centred_directions, info_nce, mean_of_known
+from genrec.tokenizers.parts.sources import FusedSettings, Sources
 from genrec.tokenizers.rqkmeans_balanced import balanced_kmeans
 from genrec.tokenizers.rqvae import ExtraLoss, QuantisedBatch, ResidualVAESettings, ResidualVAETokenizer
-from genrec.tokenizers.sources import FusedSettings, Sources
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

@@ -14,10 +14,10 @@ from scipy.sparse.csgraph import connected_components
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.cooccurrence import cooccurrence, training_incidence
-from genrec.tokenizers.paths import tree_codes
-from genrec.tokenizers.spectral import spectral_labels
-from genrec.tokenizers.transductive import TransductiveTokenizer
+from genrec.tokenizers.parts.cooccurrence import cooccurrence, training_incidence
+from genrec.tokenizers.parts.paths import tree_codes
+from genrec.tokenizers.parts.spectral import spectral_labels
+from genrec.tokenizers.parts.transductive import TransductiveTokenizer
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

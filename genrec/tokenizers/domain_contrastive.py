@@ -17,7 +17,7 @@ from torch.nn import functional
 from genrec.errors import DataError, first_rows
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.contrastive import supervised_contrastive
+from genrec.tokenizers.parts.contrastive import supervised_contrastive
 from genrec.tokenizers.rqvae import ExtraLoss, QuantisedBatch, ResidualVAESettings, ResidualVAETokenizer
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class DomainLoss(ExtraLoss):
         self.register_buffer("domains", domains, persistent=False)
 
     def forward(self, batch: QuantisedBatch) -> Tensor:
-        """See :func:`genrec.tokenizers.contrastive.supervised_contrastive`."""
+        """See :func:`genrec.tokenizers.parts.contrastive.supervised_contrastive`."""
         directions = functional.normalize(batch.quantised, dim=1)
         return self.weight * supervised_contrastive(directions, self.domains[batch.rows], self.temperature)
 

@@ -12,10 +12,10 @@ from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer
 from genrec.tokenizers.collisions import Catalogue, Resolution, resolve_collisions
 from genrec.tokenizers.index import ItemIndex
-from genrec.tokenizers.plots import draw_quality
-from genrec.tokenizers.quality import bucket_sizes, measure_quality
+from genrec.tokenizers.quality.plots import draw_quality
+from genrec.tokenizers.quality.report import bucket_sizes, measure_quality
+from genrec.tokenizers.quality.stability import measure_stability
 from genrec.tokenizers.registry import tokenizer_class
-from genrec.tokenizers.stability import measure_stability
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -88,7 +88,7 @@ def refuse_collapse(level: dict[str, Any]) -> None:
     """Refuse a first level that leaves most codes unused, because nothing learned from it would be worth having.
 
     Args:
-        level: See :func:`genrec.tokenizers.quality.level_quality`.
+        level: See :func:`genrec.tokenizers.quality.report.level_quality`.
 
     Raises:
         DataError: If the use is under a fifth.

@@ -16,17 +16,17 @@ from torch.nn import functional
 
 from genrec.errors import ConfigError
 from genrec.features.base import ItemFeatures
-from genrec.tokenizers.autoencoder import (
+from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
+from genrec.tokenizers.parts.autoencoder import (
     ENCODE_ROWS,
     column_means_and_scale,
     load_module_arrays,
     module_arrays,
     perceptron,
 )
-from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
-from genrec.tokenizers.learning import INITIAL_ROWS, Checkpoint, Learner, LearningSettings, learn
-from genrec.tokenizers.residual import squared_distances
-from genrec.tokenizers.scalar import ScalarQuantiser, spread_outputs
+from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, Learner, LearningSettings, learn
+from genrec.tokenizers.parts.residual import squared_distances
+from genrec.tokenizers.parts.scalar import ScalarQuantiser, spread_outputs
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

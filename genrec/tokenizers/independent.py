@@ -9,7 +9,7 @@ import numpy as np
 
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.transductive import TransductiveTokenizer
+from genrec.tokenizers.parts.transductive import TransductiveTokenizer
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

@@ -17,8 +17,8 @@ from genrec.data.arrow import write_parquet
 from genrec.errors import ArtifactError, first_rows
 from genrec.tokenizers.base import Kind
 from genrec.tokenizers.trie import Trie, build_trie
-from genrec.tokenizers.trie_edit import extend_trie, rank_in_leaf, shrink_trie
-from genrec.tokenizers.trie_file import TRIE_FILE, load_trie, save_trie
+from genrec.tokenizers.trie.edit import extend_trie, rank_in_leaf, shrink_trie
+from genrec.tokenizers.trie.file import TRIE_FILE, load_trie, save_trie
 
 CODES_FILE = "codes.parquet"
 INDEX_FILE = "index.json"

@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.cooccurrence import training_incidence
-from genrec.tokenizers.transductive import TransductiveTokenizer
+from genrec.tokenizers.parts.cooccurrence import training_incidence
+from genrec.tokenizers.parts.transductive import TransductiveTokenizer
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

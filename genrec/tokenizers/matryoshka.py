@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from genrec.errors import ConfigError
-from genrec.tokenizers.autoencoder import Autoencoder
 from genrec.tokenizers.base import TokenizerSettings
+from genrec.tokenizers.parts.autoencoder import Autoencoder
 from genrec.tokenizers.rqvae import ExtraLoss, ResidualLearner, ResidualVAESettings, ResidualVAETokenizer
 
 

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.features.base import ItemFeatures
-from genrec.tokenizers.autoencoder import (
+from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
+from genrec.tokenizers.parts.autoencoder import (
     ENCODE_ROWS,
     column_means_and_scale,
     load_module_arrays,
     module_arrays,
     perceptron,
 )
-from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
-from genrec.tokenizers.learning import INITIAL_ROWS, Checkpoint, Learner, learn
-from genrec.tokenizers.residual import nearest_codes, squared_distances
+from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, Learner, learn
+from genrec.tokenizers.parts.residual import nearest_codes, squared_distances
 from genrec.tokenizers.rqvae import QuantiserSettings, quantiser_options
 
 if TYPE_CHECKING:

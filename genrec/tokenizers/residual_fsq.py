@@ -14,10 +14,10 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from genrec.features.base import ItemFeatures
-from genrec.tokenizers.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.learning import INITIAL_ROWS, Checkpoint, Learner, learn
-from genrec.tokenizers.scalar import ScalarQuantiser, spread_outputs
+from genrec.tokenizers.parts.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
+from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, Learner, learn
+from genrec.tokenizers.parts.scalar import ScalarQuantiser, spread_outputs
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

@@ -12,8 +12,8 @@ from pydantic import Field
 from genrec.features.base import ItemFeatures, unit_rows
 from genrec.features.progress import progress
 from genrec.tokenizers.base import CodebookSettings, TokenizerSettings
-from genrec.tokenizers.residual import ResidualTokenizer, residual_step
-from genrec.tokenizers.sampling import draw_rows
+from genrec.tokenizers.parts.residual import ResidualTokenizer, residual_step
+from genrec.tokenizers.parts.sampling import draw_rows
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

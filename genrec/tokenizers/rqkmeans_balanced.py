@@ -13,9 +13,9 @@ from pydantic import Field
 from genrec.features.base import ItemFeatures, unit_rows
 from genrec.features.progress import progress
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.residual import squared_distances
+from genrec.tokenizers.parts.residual import squared_distances
+from genrec.tokenizers.parts.sampling import draw_rows, row_blocks
 from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer, kmeans
-from genrec.tokenizers.sampling import draw_rows, row_blocks
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from genrec.features.base import ItemFeatures
-from genrec.tokenizers.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
 from genrec.tokenizers.base import CodebookSettings, TokenizerSettings
-from genrec.tokenizers.learning import INITIAL_ROWS, Checkpoint, Learner, learn
-from genrec.tokenizers.sinkhorn import uniform_codes
+from genrec.tokenizers.parts.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
+from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, Learner, learn
+from genrec.tokenizers.parts.sinkhorn import uniform_codes
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -207,7 +207,7 @@ def assign_uniformly(layer: Any, epsilon: float) -> None:
 
     Args:
         layer: A ``VectorQuantize``.
-        epsilon: See :func:`genrec.tokenizers.sinkhorn.uniform_codes`.
+        epsilon: See :func:`genrec.tokenizers.parts.sinkhorn.uniform_codes`.
     """
     nearest = layer._codebook.gumbel_sample
 

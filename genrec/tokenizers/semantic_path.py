@@ -13,8 +13,8 @@ from pydantic import Field
 from genrec.errors import DataError, first_rows
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.paths import fill_paths
-from genrec.tokenizers.texts import Missing, TextTokenizer, pack, read_column, refuse_empty, unpack
+from genrec.tokenizers.parts.paths import fill_paths
+from genrec.tokenizers.parts.texts import Missing, TextTokenizer, pack, read_column, refuse_empty, unpack
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

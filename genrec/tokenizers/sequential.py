@@ -14,8 +14,8 @@ from pydantic import Field
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.paths import digits, digits_needed
-from genrec.tokenizers.transductive import TransductiveTokenizer
+from genrec.tokenizers.parts.paths import digits, digits_needed
+from genrec.tokenizers.parts.transductive import TransductiveTokenizer
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

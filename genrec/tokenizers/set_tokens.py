@@ -14,18 +14,18 @@ from pydantic import Field
 from torch import Tensor
 
 from genrec.features.base import ItemFeatures
-from genrec.tokenizers.autoencoder import (
+from genrec.tokenizers.base import CodebookSettings, ItemTokenizer, Kind, TokenizerSettings
+from genrec.tokenizers.parts.autoencoder import (
     ENCODE_ROWS,
     Autoencoder,
     NetworkSettings,
     load_module_arrays,
     module_arrays,
 )
-from genrec.tokenizers.base import CodebookSettings, ItemTokenizer, Kind, TokenizerSettings
-from genrec.tokenizers.learning import Checkpoint, Learner, learn
-from genrec.tokenizers.residual import nearest_codes, squared_distances
+from genrec.tokenizers.parts.learning import Checkpoint, Learner, learn
+from genrec.tokenizers.parts.residual import nearest_codes, squared_distances
+from genrec.tokenizers.parts.sources import FusedSettings, Sources
 from genrec.tokenizers.rqkmeans import kmeans
-from genrec.tokenizers.sources import FusedSettings, Sources
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

@@ -16,8 +16,8 @@ from pydantic import Field
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.paths import fill_paths
-from genrec.tokenizers.texts import Missing, TextTokenizer, pack, read_column, refuse_empty, unpack
+from genrec.tokenizers.parts.paths import fill_paths
+from genrec.tokenizers.parts.texts import Missing, TextTokenizer, pack, read_column, refuse_empty, unpack
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """Training: exact-resume loop over `transformers.Trainer`, length-bucketed batches, validation by real decoding."""
 
+from genrec.training.dry_run import Estimate, dry_run
 from genrec.training.train import TrainingResult, train_recommender
 from genrec.training.validation import decoding_validation
 
-__all__ = ["TrainingResult", "decoding_validation", "train_recommender"]
+__all__ = ["Estimate", "TrainingResult", "decoding_validation", "dry_run", "train_recommender"]

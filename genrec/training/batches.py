@@ -7,7 +7,8 @@ windows are new offsets over the same items: nothing is copied.
 
 The order is a pure function of (seed, epoch). Rows are shuffled, sorted by length within pools of ``POOL`` updates, and
 the updates shuffled again: short histories meet short ones (little padding) and every epoch mixes anew. What one
-optimizer update sees depends on ``batch_size * accumulation`` only, so 1 x 8 and 8 x 1 see the same users.
+optimizer update sees depends on ``batch_size * accumulation`` only, so 1 x 8 and 8 x 1 see the same users; and so do
+one process and several, which divide each batch.
 """
 
 import signal
@@ -19,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from genrec.data.histories import Histories, pad_histories
+from genrec.training.world import World
 
 POOL = 64
 
@@ -75,10 +77,14 @@ class EpochBatches(Sampler[np.ndarray]):
         batch_size: Rows per batch.
         accumulation: Batches per optimizer update.
         seed: Seed of the run.
+        world: The processes that share each batch: every one takes its own rows of it, alike in length.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, accumulation: int, seed: int) -> None:
+    def __init__(
+        self, lengths: np.ndarray, batch_size: int, accumulation: int, seed: int, world: World | None = None
+    ) -> None:
         self.lengths, self.batch_size, self.accumulation, self.seed = lengths, batch_size, accumulation, seed
+        self.world = world or World()
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -95,7 +101,8 @@ class EpochBatches(Sampler[np.ndarray]):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for rows in update_rows(self.lengths, self.batch_size * self.accumulation, self.seed, self.epoch):
-            yield from np.split(rows, range(self.batch_size, len(rows), self.batch_size))
+            for batch in np.split(rows, range(self.batch_size, len(rows), self.batch_size)):
+                yield batch[self.world.rank :: self.world.size]
 
 
 class WindowDataset(Dataset[dict[str, torch.Tensor]]):
@@ -146,6 +153,11 @@ class EpochLoader(DataLoader[dict[str, torch.Tensor]]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives."""
         self.batches.set_epoch(epoch)
+
+    def stand_in(self) -> dict[str, torch.Tensor]:
+        """A window that weighs nothing, for a process to which a short batch leaves none: the others wait for it."""
+        size = cast(WindowDataset, self.dataset).size
+        return {"items": torch.zeros(1, size, dtype=torch.int64), "lengths": torch.tensor([size])}
 
 
 def _unchanged(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

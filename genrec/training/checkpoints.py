@@ -5,6 +5,7 @@ Layout of ``checkpoint-STEP/``: ``model.safetensors``, ``optimizer.safetensors``
 (transformers), ``manifest.json``. The folder of the best step is kept as long as a kept checkpoint refers to it.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
-from genrec.artifacts import read_json, verify_artifact, write_artifact, write_json
+from genrec.artifacts import MANIFEST, read_json, verify_artifact, write_artifact, write_json
 from genrec.errors import ArtifactError, ConfigError
 
 STAGE = "checkpoint"
@@ -25,7 +26,10 @@ TRAINER_FILE = "trainer_state.json"
 MODEL_FILE = "model.safetensors"
 KEPT = 2
 # Keys that may differ between the runs that write and continue a checkpoint: they choose no number of the training.
-SAFE_KEYS = frozenset({"training.num_workers", "training.max_minutes", "training.patience", "training.save_steps"})
+SAFE_KEYS = frozenset(
+    f"training.{key}"
+    for key in ("num_workers", "max_minutes", "patience", "save_steps", "skip_nonfinite", "gradient_checkpointing")
+) | {"alignment.max_minutes", "alignment.patience"}
 
 
 class CheckpointStore:
@@ -53,7 +57,7 @@ class CheckpointStore:
     def save(
         self, step: int, model: nn.Module, tensors: Mapping[str, dict[str, Tensor]], state: dict[str, Any], trainer: str
     ) -> None:
-        """Write the checkpoint of ``step``, then delete those that nothing needs any more.
+        """Write the checkpoint of ``step``; where it verifies, delete those that nothing needs any more.
 
         Args:
             step: Optimizer updates done.
@@ -63,7 +67,8 @@ class CheckpointStore:
             trainer: The text of ``trainer_state.json``.
 
         Raises:
-            ArtifactError: If the disk is full or not writable; the older checkpoints are as they were.
+            ArtifactError: If the disk is full or not writable, or what was written reads back otherwise; the older
+                checkpoints are as they were.
         """
         with (
             write_artifact(self.path(step), STAGE, config=self.config, inputs=self.inputs, seed=self.seed) as folder,
@@ -75,6 +80,7 @@ class CheckpointStore:
             write_json(folder.path / STATE_FILE, state)
             (folder.path / TRAINER_FILE).write_text(trainer, encoding="utf-8")
             folder.counts["step"] = step
+        verify_artifact(self.path(step), STAGE)
         self._prune()
 
     def newest(self) -> tuple[int | None, list[str]]:
@@ -85,10 +91,9 @@ class CheckpointStore:
 
         Raises:
             ConfigError: If it was written under other settings, naming them.
-            ArtifactError: If it was written for another model or data set.
+            ArtifactError: If it was written for another model or data set, or by another program.
         """
-        for leftover in [*self.folder.glob(".checkpoint-*.part"), *self.folder.glob(".checkpoint-*.old")]:
-            shutil.rmtree(leftover, ignore_errors=True)
+        self._tidy()
         skipped = []
         for step in reversed(self.steps()):
             try:
@@ -97,6 +102,7 @@ class CheckpointStore:
                 if best not in (None, step):
                     verify_artifact(self.path(best), STAGE)
             except ArtifactError as error:
+                self._refuse_foreign(self.path(step))
                 skipped.append(f"skipped checkpoint-{step}: {error.what} ({error.where})")
                 continue
             self._check_belongs(manifest.config, manifest.inputs)
@@ -132,6 +138,28 @@ class CheckpointStore:
                 where=f"{self.path(step)}: {error}",
                 fix="delete this checkpoint and run the same command again",
             ) from error
+
+    def _tidy(self) -> None:
+        """Clear away what a kill while writing left behind."""
+        for unfinished in self.folder.glob(".checkpoint-*.part"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        for aside in self.folder.glob(".checkpoint-*.old"):
+            place = self.folder / aside.name.split(".")[1]
+            # Between its going aside and its successor's coming in there was no other checkpoint of this step.
+            if place.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                os.replace(aside, place)
+
+    def _refuse_foreign(self, path: Path) -> None:
+        found = {inner.name for inner in path.iterdir()} if path.is_dir() else set()
+        if found and not found & {MANIFEST, STATE_FILE}:
+            raise ArtifactError(
+                f"{path.name} is no checkpoint of genrec",
+                where=str(path),
+                expected="the folder of this run, or an empty one",
+                fix="give another --out",
+            )
 
     def _prune(self) -> None:
         kept = set(self.steps()[-KEPT:])

@@ -16,10 +16,11 @@ class MetricsLog:
 
     Args:
         path: The file; made on the first record.
+        silent: Whether nothing is written, in processes that do not lead.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, silent: bool = False) -> None:
+        self.path, self.silent = path, silent
 
     def rewind(self, step: int) -> None:
         """Drop the records after ``step`` (they will be written again) and a last line that was cut off."""
@@ -41,6 +42,8 @@ class MetricsLog:
         Raises:
             ArtifactError: If the disk is full or not writable.
         """
+        if self.silent:
+            return
         # NaN is no JSON; it becomes null.
         record = json.loads(json.dumps(record), parse_constant=lambda _: None)
         with reporting_write_errors(self.path):

@@ -1,21 +1,38 @@
 """One training run: its parts, what it knows, and what its steps ask: validate, stop, is this the best so far?"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from genrec.config import TrainingConfig
 from genrec.errors import ConfigError
+from genrec.signals import StopNow, StopSignals
 from genrec.training.batches import EpochLoader
 from genrec.training.checkpoints import CheckpointStore
+from genrec.training.launch import Launch
 from genrec.training.log import Display, MetricsLog
-from genrec.training.signals import StopSignals
+from genrec.training.world import World
 
 Validation = Callable[[nn.Module], dict[str, float]]
 StopReason = Literal["epochs", "patience", "time", "guard"]
+
+
+@runtime_checkable
+class DividedValidation(Protocol):
+    """A validation whose users several processes can share."""
+
+    def part(self, model: nn.Module, world: World) -> Any:
+        """What this process finds out."""
+
+    def join(self, parts: list[Any]) -> dict[str, float]:
+        """Metrics from what all processes found, by rank."""
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Do it alone."""
 
 
 @dataclass
@@ -29,6 +46,8 @@ class RunState:
         without_improvement: Validations since the best one.
         seconds: Time spent, over all sessions.
         users: Training samples seen.
+        pieces: Into how many pieces micro-batches are cut since memory ran out.
+        skipped: Updates that were left out because their loss was no number.
         history: One record per validation.
     """
 
@@ -38,11 +57,19 @@ class RunState:
     without_improvement: int = 0
     seconds: float = 0.0
     users: int = 0
+    pieces: int = 1
+    skipped: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Run:
     """The parts of one training run and the decisions that steps ask for.
+
+    Attributes:
+        section: Of the recipe that its settings are in.
+        user_ids: External ids of all users, for what people read; empty where nobody knows them.
+        launch: How the processes were started.
+        world: The processes that train together.
 
     Args:
         config: The recipe's section.
@@ -53,6 +80,11 @@ class Run:
         display: What people see.
         signals: Entered by the caller.
     """
+
+    section = "training"
+    user_ids: Sequence[str] = ()
+    launch = Launch()
+    world = World()
 
     def __init__(
         self,
@@ -69,6 +101,48 @@ class Run:
         self.state = RunState()
         self.total_steps = loader.batches.updates * config.epochs
         self.started = time.monotonic()
+        self._agreed: float | None = None
+
+    def agree(self) -> None:
+        """Let all processes know of one signal and one clock, so that they decide alike."""
+        if self.world.size > 1:
+            found = self.world.gather_numbers(self.signals.number or 0, time.monotonic() - self.started).amax(0)
+            self.signals.number, self._agreed = int(found[0]) or None, float(found[1])
+
+    def measure(self, network: nn.Module) -> dict[str, float] | None:
+        """Validate, each process a part of the users where the validation can be divided.
+
+        Returns:
+            Metrics, the same in all processes; None where a signal came to any of them.
+        """
+        network.eval()
+        part: Any = None
+        try:
+            self.signals.raising = True
+            if self.signals.number is None:
+                with torch.no_grad():
+                    part = self._validate_part(network)
+            self.signals.raising = False
+        except StopNow:
+            part = None
+        finally:
+            self.signals.raising = False
+        parts = self.world.gather(part)
+        self.agree()
+        if any(part is None for part in parts):
+            return None
+        found = self.validate.join(parts) if isinstance(self.validate, DividedValidation) else parts[0]
+        return {name: float(value) for name, value in found.items()}
+
+    def _validate_part(self, network: nn.Module) -> Any:
+        if isinstance(self.validate, DividedValidation):
+            return self.validate.part(network, self.world)
+        return self.validate(network)
+
+    def note(self, step: int, text: str) -> None:
+        """Say something that stays, on the terminal and in the log."""
+        self.display.say(text)
+        self.log.write({"step": step, "note": text})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a saved :class:`RunState`."""
@@ -78,7 +152,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """Time spent, over all sessions."""
-        return time.monotonic() - self.started
+        return time.monotonic() - self.started if self._agreed is None else self._agreed
 
     @property
     def seconds_left(self) -> float | None:

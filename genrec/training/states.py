@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import set_seed
 
 Tensors = dict[str, Tensor]
 
@@ -57,6 +58,11 @@ def capture_random() -> tuple[Tensors, dict[str, Any]]:
         "numpy": [name, int(position), int(has_gauss), float(gauss)],
         "python": [version, next_gauss],
     }
+
+
+def reseed(seed: int, rank: int, step: int) -> None:
+    """Give a process generators of its own, for one that has none to take up."""
+    set_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1)[0]))
 
 
 def restore_random(tensors: Tensors, rest: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Train a recommender on a data set: the one entry point, for every family and for the SASRec baseline alike."""
 
 import importlib.util
-import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,14 +15,19 @@ from transformers.integrations import TensorBoardCallback
 from genrec.artifacts import fingerprint, reporting_write_errors
 from genrec.config import DecodingConfig, TrainingConfig
 from genrec.data.histories import Histories
-from genrec.errors import ConfigError, DataError, InterruptedRun, MemoryExhaustedError
+from genrec.errors import DataError, InterruptedRun, NonFiniteLossError
+from genrec.signals import StopNow, StopSignals
 from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cut_windows
 from genrec.training.checkpoints import CheckpointStore
+from genrec.training.launch import Launch
 from genrec.training.log import Display, MetricsLog
+from genrec.training.memory import is_memory_error, memory_error
 from genrec.training.run import Run, StopReason, Validation
-from genrec.training.signals import StopSignals
+from genrec.training.states import reseed
 from genrec.training.trainer import RecommenderTrainer
 from genrec.training.validation import ValidationData, decoding_validation
+from genrec.training.world import World
+from genrec.training.wrapping import recomputed
 
 LOGS_PER_EPOCH = 10
 MAX_STEPS_BETWEEN_LOGS = 100
@@ -78,6 +83,8 @@ def train_recommender(
 ) -> TrainingResult:
     """Train, validate by real decoding, keep the best weights in the model; rerun to continue exactly.
 
+    Where a launcher started several processes, all of them must call this with equal arguments.
+
     Args:
         model: Takes ``items [B, T]`` and ``lengths [B]``, returns an output with ``loss``, the mean over its targets;
             has ``max_history``. ``count_targets(lengths)`` says how many targets a batch has if that is not every item.
@@ -91,26 +98,29 @@ def train_recommender(
 
     Raises:
         ConfigError: If the settings changed since the checkpoints were written, the selecting metric is unknown, or
-            several processes were started.
+            the processes cannot follow their launcher or do not train together.
         DataError: If there is no training history.
         ArtifactError: If checkpoints cannot be written or belong to another model or data set.
         NonFiniteLossError: Before the update that a non-finite loss or gradient would have spoilt.
         InterruptedRun: After SIGINT or SIGTERM, when a checkpoint is saved.
         MemoryExhaustedError: If memory runs out.
     """
-    refuse_processes()
-    out = out.absolute()
-    display = Display(console or Console(stderr=True), config.metric)
+    launch = Launch.from_environment()
+    launch.check(config)
+    world, out = launch.join(), out.absolute()
+    display = Display((console or Console(stderr=True)) if world.leads else Console(quiet=True), config.metric)
     with StopSignals() as signals:
         run = Run(
             config,
-            _loader(model, dataset, config),
+            make_loader(model, dataset, config, world),
             validate or decoding_validation(dataset, config, decoding),
             _store(model, dataset, config, decoding, out),
-            MetricsLog(log or out / "metrics.jsonl"),
+            MetricsLog(log or out / "metrics.jsonl", silent=not world.leads),
             display,
             signals,
         )
+        run.user_ids = getattr(dataset, "user_ids", ())
+        run.launch, run.world = launch, world
         return continue_run(model, run)
 
 
@@ -144,23 +154,47 @@ def continue_run(model: nn.Module, run: Run) -> TrainingResult:
 
 
 def _train(model: nn.Module, run: Run, resumed: int | None, out: Path) -> int:
-    trainer = RecommenderTrainer(model, _arguments(run, out), run, _tracking(run.log.path.parent, resumed))
+    if resumed is not None:
+        run.store.load_weights(resumed, model)
+    callbacks = _tracking(run.log.path.parent, resumed) if run.world.leads else []
+    with run.launch.told_to_accelerate():
+        trainer = RecommenderTrainer(model, _arguments(run, out), run, callbacks)
+    if run.world.rank:
+        # Trainer gave every process the same generators, and so the same dropout.
+        reseed(run.config.seed, run.world.rank, 0)
     trainer.resumed_step = resumed
     trainer.args.eval_on_start = resumed is not None and run.validation_due(resumed)
     run.display.begin(epochs=run.config.epochs, total=run.total_steps, step=resumed or 0)
     try:
-        trainer.train(resume_from_checkpoint=str(run.store.path(resumed)) if resumed is not None else None)
-    except (RuntimeError, MemoryError) as error:
-        if not _is_memory(error):
+        with recomputed(trainer.wrapping.trained, run.config.gradient_checkpointing):
+            trainer.train(resume_from_checkpoint=str(run.store.path(resumed)) if resumed is not None else None)
+    except (StopNow, NonFiniteLossError) as error:
+        trainer.give_up_update()
+        if isinstance(error, NonFiniteLossError):
             raise
-        raise _memory_error(run.config, trainer.state.global_step + 1, validating=not model.training) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error):
+            raise
+        step, size = trainer.state.global_step + 1, run.config.batch_size
+        raise memory_error(run.section, size, step, validating=not model.training) from error
     finally:
         run.display.end()
         run.state.seconds = run.seconds
     return trainer.state.global_step
 
 
-def _loader(model: nn.Module, dataset: TrainingData, config: TrainingConfig) -> EpochLoader:
+def make_loader(model: nn.Module, dataset: TrainingData, config: TrainingConfig, world: World) -> EpochLoader:
+    """The training samples of a model in their order.
+
+    Args:
+        model: Has ``max_history``.
+        dataset: Only its training part is looked at.
+        config: The recipe's section.
+        world: The processes that share each batch.
+
+    Raises:
+        DataError: If there is no training history.
+    """
     size = int(model.max_history) + 1  # type: ignore[arg-type]
     windows = cut_windows(dataset.train(), size)
     if len(windows) == 0:
@@ -169,7 +203,7 @@ def _loader(model: nn.Module, dataset: TrainingData, config: TrainingConfig) -> 
             expected="at least one interaction in the training part",
             fix="give more interactions, or lower data.k_core",
         )
-    batches = EpochBatches(windows.lengths, config.batch_size, config.gradient_accumulation_steps, config.seed)
+    batches = EpochBatches(windows.lengths, config.batch_size, config.gradient_accumulation_steps, config.seed, world)
     return EpochLoader(WindowDataset(windows, size), batches, config.num_workers)
 
 
@@ -200,9 +234,16 @@ def _describe(model: nn.Module) -> str:
 
 
 def _restore(run: Run) -> tuple[int | None, list[str]]:
-    step, notes = run.store.newest()
+    step, notes = run.world.from_leader(partial(_find_newest, run))
     if step is not None:
         run.restore(run.store.state(step)["run"])
+    run.agree()
+    return step, notes
+
+
+def _find_newest(run: Run) -> tuple[int | None, list[str]]:
+    step, notes = run.store.newest()
+    if step is not None:
         notes.append(f"continuing from checkpoint-{step} of {run.total_steps} steps")
     elif notes:
         notes.append("no checkpoint is usable: training starts anew")
@@ -218,7 +259,7 @@ def _arguments(run: Run, out: Path) -> TrainingArguments:
     steps = run.loader.batches.updates
     arguments = TrainingArguments(
         output_dir=str(out),
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=config.batch_size // run.world.size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         num_train_epochs=config.epochs,
         learning_rate=config.learning_rate,
@@ -234,10 +275,21 @@ def _arguments(run: Run, out: Path) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        **_device_arguments(run.launch),
     )
     # Several visible GPUs would mean nn.DataParallel; one process uses one.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def _device_arguments(launch: Launch) -> dict[str, Any]:
+    if launch.alone:
+        return {}
+    # Each forward pass would send all tables of items; what moves while training is kept equal where it moves.
+    arguments: dict[str, Any] = {"ddp_broadcast_buffers": False}
+    if launch.wrapper == "deepspeed":
+        return arguments | ({"ddp_backend": "gloo"} if launch.cpu else {})
+    return arguments | {"use_cpu": launch.cpu}
 
 
 def _tracking(folder: Path, resumed: int | None) -> list[TrainerCallback]:
@@ -263,46 +315,4 @@ def _result(model: nn.Module, run: Run, step: int, notes: list[str]) -> Training
         stopped=run.stop_reason(step) or "epochs",
         history=state.history,
         notes=notes,
-    )
-
-
-def refuse_processes() -> None:
-    """Refuse to be one of several processes.
-
-    Raises:
-        ConfigError: If a launcher started more than one.
-    """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1:
-        raise ConfigError(
-            f"training was started in {world} processes",
-            where="WORLD_SIZE",
-            expected="one process",
-            fix="start it without a launcher, or with one process",
-        )
-
-
-def _is_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    known = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in known)
-
-
-def _memory_error(config: TrainingConfig, step: int, *, validating: bool) -> MemoryExhaustedError:
-    cut = next((factor for factor in range(2, config.batch_size + 1) if config.batch_size % factor == 0), None)
-    if validating:
-        fix = "lower decoding.batch_size and run again: it continues from the last checkpoint"
-    elif cut is not None:
-        pieces = config.gradient_accumulation_steps * cut
-        fix = (
-            f"run again with training.batch_size={config.batch_size // cut}"
-            f" training.gradient_accumulation_steps={pieces}:"
-            " the same updates with less memory, from the last checkpoint on"
-        )
-    else:
-        fix = "lower recommender.max_history, recommender.hidden_size or recommender.num_layers"
-    return MemoryExhaustedError(
-        f"memory ran out while {'validating' if validating else 'training'}",
-        where=f"step {step}, training.batch_size={config.batch_size}",
-        fix=fix,
     )

@@ -1,7 +1,7 @@
 """Validation by real decoding: the lists that a user would get, scored over the full catalogue."""
 
 import re
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
@@ -12,6 +12,7 @@ from genrec.data.histories import Histories
 from genrec.decoding import generate_lists
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.metrics import evaluate_lists
+from genrec.training.world import World
 
 if TYPE_CHECKING:
     from genrec.models.base import RecommenderModel
@@ -49,7 +50,7 @@ def selecting_k(metric: str) -> int:
 
 def decoding_validation(
     dataset: ValidationData, config: TrainingConfig, decoding: DecodingConfig
-) -> Callable[[nn.Module], dict[str, float]]:
+) -> "DecodingValidation":
     """The default validation: lists by ``generate_lists`` for the validation users, item-level metrics.
 
     Args:
@@ -74,8 +75,41 @@ def decoding_validation(
         rows = np.sort(rng.choice(len(histories), config.eval_users, replace=False))
         histories, targets = histories.select(rows), targets.select(rows)
 
-    def validate(model: nn.Module) -> dict[str, float]:
-        lists, _ = generate_lists(cast("RecommenderModel", model), histories, decoding=decoding, top_k=ks[-1])
-        return evaluate_lists(lists, targets, num_items=dataset.num_items, ks=ks).metrics
+    return DecodingValidation(histories, targets, decoding, dataset.num_items, ks)
 
-    return validate
+
+@dataclass(frozen=True, eq=False)
+class DecodingValidation:
+    """Lists for some users and their metrics; several processes share the users.
+
+    Attributes:
+        histories: What the lists are written for.
+        targets: Held-out items, rows aligned.
+        decoding: How lists are written.
+        num_items: N.
+        ks: List lengths that are measured, in rising order.
+    """
+
+    histories: Histories
+    targets: Histories
+    decoding: DecodingConfig
+    num_items: int
+    ks: list[int]
+
+    def part(self, model: nn.Module, world: World) -> np.ndarray:
+        """Lists of the users of this process, int32 ``[R, k]``."""
+        rows = np.arange(world.rank, len(self.histories), world.size)
+        model = cast("RecommenderModel", model)
+        lists, _ = generate_lists(model, self.histories.select(rows), decoding=self.decoding, top_k=self.ks[-1])
+        return lists
+
+    def join(self, parts: list[np.ndarray]) -> dict[str, float]:
+        """Metrics of all lists, given those of each process by rank."""
+        lists = np.empty((len(self.histories), self.ks[-1]), dtype=np.int32)
+        for rank, part in enumerate(parts):
+            lists[rank :: len(parts)] = part
+        return evaluate_lists(lists, self.targets, num_items=self.num_items, ks=self.ks).metrics
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Write and score all lists."""
+        return self.join([self.part(model, World())])

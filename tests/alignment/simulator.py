@@ -65,13 +65,14 @@ class World:
         lists, _ = generate_lists(model, histories, decoding=DECODING, top_k=10)
         return float(self.reward(Prompts(histories, histories), lists).mean())
 
-    def supervised(self, epochs: int = 40, seed: int = 0) -> GenerativeRecommender:
+    def supervised(self, epochs: int = 40, seed: int = 0, family: str = "depth") -> GenerativeRecommender:
         """A small recommender that learned what comes next, and nothing of what is liked."""
         codes = np.stack([np.arange(ITEMS) // PER_GENRE, np.arange(ITEMS) % 5, np.arange(ITEMS) % PER_GENRE // 5], 1)
         index = ItemIndex(codes[self.item_of].astype(np.int32), (GENRES, 5, 4), self.dataset.item_ids)
         torch.manual_seed(seed)
-        settings = {"hidden_size": 16, "num_layers": 1, "num_heads": 1, "max_history": STEPS, "use_features": False}
-        config = RecommenderConfig(name="depth", dropout=0.1, **settings)
+        settings = {"hidden_size": 16, "num_layers": 1, "num_heads": 1, "max_history": STEPS}
+        settings |= {"use_features": False} if family == "depth" else {}
+        config = RecommenderConfig(name=family, dropout=0.1, **settings)
         model = build_recommender(config, num_items=ITEMS, index=index)
         assert isinstance(model, GenerativeRecommender)
         train = self.dataset.train()

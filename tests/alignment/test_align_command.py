@@ -78,6 +78,10 @@ def test_a_run_aligns_where_the_recipe_says_so(tmp_path, capsys):
     metrics = json.loads((run / "metrics.json").read_text())
     assert "before alignment" in metrics["baselines"]
     assert main(["run", str(recipe), "--out", str(run), "--until", "aligned"]) == 0
+    assert main(["run", str(recipe), "--out", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    for shown in ('<section id="alignment">', "Before", "After", "KL to the reference", "Margin"):
+        assert shown in page
     assert "aligned: fresh" in capsys.readouterr().err
 
 

@@ -48,7 +48,7 @@ def test_it_learns_what_users_take_and_like(world):
     every = np.tile(np.arange(len(world.item_of)), (len(histories), 1))
     good = np.argsort(-world.reward(prompts, every), axis=1)[:, :5]
     drawn = np.random.default_rng(1).integers(every.shape[1], size=good.shape)
-    assert (reward.values(prompts, good) > reward.values(prompts, drawn)).mean() > 0.85
+    assert (reward.whole(prompts, good) > reward.whole(prompts, drawn)).mean() > 0.85
 
 
 def test_equal_seeds_learn_equal_rewards_and_leave_torch_alone(world):
@@ -66,7 +66,7 @@ def test_a_place_is_credited_with_what_the_list_would_lose():
     prompts = Prompts(Histories.from_lists([[1, 2]]), Histories.from_lists([[]]))
     lists = np.array([[3, 4, 5]])
     found = reward(prompts, lists)
-    whole, without = reward.values(prompts, lists)[0], reward.values(prompts, np.array([[3, 5]]))[0]
+    whole, without = reward.whole(prompts, lists)[0], reward.whole(prompts, np.array([[3, 5]]))[0]
     assert found[0, 1] == pytest.approx(whole - without, abs=1e-6)
     assert np.isfinite(reward(prompts, np.array([[3, -1, -1]]))).all()
 

@@ -12,6 +12,16 @@ SMALL = {
     "depth": {"hidden_size": 16, "num_layers": 1, "num_heads": 1, "use_features": False},
     "decoder": {"hidden_size": 16, "num_layers": 1, "num_heads": 1},
     "seq2seq": {"hidden_size": 16, "num_layers": 1, "num_heads": 1, "head_size": 16, "feed_forward_size": 32},
+    "parallel": {"hidden_size": 16, "num_layers": 1, "num_heads": 1, "use_features": False},
+    "discrec": {
+        "hidden_size": 16,
+        "num_layers": 1,
+        "num_heads": 1,
+        "head_size": 16,
+        "feed_forward_size": 32,
+        "branch_heads": 1,
+        "branch_feed_forward_size": 16,
+    },
 }
 
 

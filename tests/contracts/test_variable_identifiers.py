@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_recommenders import DRAWING, EXTRA, NUM_ITEMS, SMALL
+from test_recommenders import DRAWING, EXTRA, NEXT_ITEM, NUM_ITEMS, SMALL, TEXTS
 
 from genrec.config import RecommenderConfig
 from genrec.decoding import beam_search, exhaustive_search, sample_items, trie_of
@@ -28,7 +28,7 @@ def make_model(family: str, **settings):
     features = np.random.default_rng(5).standard_normal((NUM_ITEMS, 12)).astype(np.float32)
     torch.manual_seed(0)
     config = RecommenderConfig(name=family, **{**SMALL, **EXTRA.get(family, {}), **settings})
-    return build_recommender(config, num_items=NUM_ITEMS, index=make_index(), features=features)
+    return build_recommender(config, num_items=NUM_ITEMS, index=make_index(), features=features, texts=TEXTS)
 
 
 def scores_one_by_one(model, items: torch.Tensor, lengths: torch.Tensor, targets=range(NUM_ITEMS)) -> np.ndarray:
@@ -77,8 +77,7 @@ def test_beams_find_what_scoring_every_item_finds(family, histories):
 
 
 def test_the_loss_is_the_probability_that_decoding_sees(family, histories):
-    settings = {"targets": "last"} if family in DRAWING else {}
-    model = make_model(family, **settings).eval()
+    model = make_model(family, **NEXT_ITEM.get(family, {})).eval()
     items, lengths = histories[0], histories[1].clamp(min=1)
     terms = []
     with torch.no_grad():

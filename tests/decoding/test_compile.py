@@ -8,6 +8,7 @@ from fake_models import FakeWriter, history_of, random_codes
 from genrec.config import RecommenderConfig
 from genrec.decoding import DeviceTrie, Options, trie_of
 from genrec.decoding.beam import find_leaves
+from genrec.decoding.guide import ItemGuide
 from genrec.models import build_recommender
 from genrec.tokenizers.index import ItemIndex
 from genrec.tokenizers.trie import build_trie
@@ -56,6 +57,23 @@ def test_every_search_is_one_graph(way):
     assert torch.equal(found.nodes, expected.nodes)
     torch.testing.assert_close(found.scores, expected.scores)
     torch.testing.assert_close(found.keys, expected.keys)
+
+
+def test_guided_beams_are_one_graph():
+    trie, model, options = DeviceTrie(build_trie(shortened_codes(), SIZES)), Plain(SIZES), Options(7, item_weight=2.0)
+    log_probs = torch.log_softmax(torch.randn(3, 90, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+    def search(context, exclude, seeds):
+        exclusion = trie.exclusion(exclude)
+        guide = ItemGuide(trie, log_probs, options.item_weight, exclusion)
+        return find_leaves(model, trie, context, options, exclusion, seeds, guide)
+
+    compiled = torch.compile(search, backend="eager", fullgraph=True)
+    exclude = torch.from_numpy(np.random.default_rng(0).integers(-1, 90, (3, 20)))
+    arguments = model.encode(*history_of([4, 5, 9])), exclude, torch.arange(3)
+    expected, found = search(*arguments), compiled(*arguments)
+    assert torch.equal(found.nodes, expected.nodes)
+    torch.testing.assert_close(found.scores, expected.scores)
 
 
 @pytest.mark.parametrize("family", ["decoder", "seq2seq"])

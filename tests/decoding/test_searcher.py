@@ -180,7 +180,7 @@ def test_identifiers_outside_the_vocabulary_are_refused():
         ({"mode": "nucleus", "beam_groups": 2}, "beam_groups are for mode: beam, not nucleus"),
         ({"mode": "stochastic", "item_weight": 0.5}, "length_penalty and item_weight rank what beams found"),
         ({"mode": "nucleus", "length_penalty": 1.0}, "length_penalty and item_weight rank what beams found"),
-        ({"mode": "exhaustve"}, "'beam', 'stochastic', 'nucleus', 'exhaustive' or 'items'"),
+        ({"mode": "exhaustve"}, "'beam', 'stochastic', 'nucleus', 'exhaustive', 'items' or 'session'"),
         ({"precision": "fp8"}, "'fp32', 'bf16' or 'fp16'"),
         ({"top_p": 0.0}, "greater than 0"),
     ],

@@ -9,7 +9,7 @@ import torch
 from tiny_run import copy_run, tiny_home
 
 from genrec import Recommender
-from genrec.artifacts import read_manifest, verify_artifact
+from genrec.artifacts import read_manifest, verify_artifact, write_manifest
 from genrec.cli import main
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.pipeline.new_items import Added, add_new_items
@@ -152,7 +152,7 @@ def resigned_without_encoder(folder):
     shutil.rmtree(folder / "encoder")
     manifest = read_manifest(folder)
     manifest.files = {name: record for name, record in manifest.files.items() if not name.startswith("encoder/")}
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    write_manifest(folder, manifest)
     return folder
 
 

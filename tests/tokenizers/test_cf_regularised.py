@@ -17,7 +17,7 @@ from genrec.tokenizers.cf_regularised import (
     LetterLoss,
     diversity_loss,
 )
-from genrec.tokenizers.contrastive import info_nce
+from genrec.tokenizers.parts.contrastive import info_nce
 from genrec.tokenizers.rqvae import QuantisedBatch
 
 NETWORK = {"hidden_sizes": (24,), "latent_size": 8, "batch_size": 40}

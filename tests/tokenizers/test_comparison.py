@@ -15,8 +15,8 @@ from genrec.data import make_dataset
 from genrec.errors import ArtifactError, ConfigError
 from genrec.features import ItemFeatures
 from genrec.tokenizers import fit_tokenizer
-from genrec.tokenizers.comparison import Candidate, compare_tokenizers, mean_ranks, reading_of
-from genrec.tokenizers.comparison_view import comparison_as_text, draw_comparison, sizes_in_words
+from genrec.tokenizers.quality.comparison import Candidate, compare_tokenizers, mean_ranks, reading_of
+from genrec.tokenizers.quality.comparison_view import comparison_as_text, draw_comparison, sizes_in_words
 
 PLAIN = Candidate("one", "rqkmeans", (4, 4), (1.0, 0.5), 0.2, 0.1, 3, 0.4, 0.3, 0.2, 0.01, 0.6, None, None, {})
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from genrec.tokenizers.contrastive import centred_directions, info_nce, mean_of_known, supervised_contrastive
+from genrec.tokenizers.parts.contrastive import centred_directions, info_nce, mean_of_known, supervised_contrastive
 
 
 def test_info_nce_by_loops():

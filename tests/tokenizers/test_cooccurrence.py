@@ -7,7 +7,7 @@ import pytest
 
 from genrec.data import Histories
 from genrec.errors import DataError
-from genrec.tokenizers.cooccurrence import cooccurrence, training_incidence
+from genrec.tokenizers.parts.cooccurrence import cooccurrence, training_incidence
 
 
 def test_counts_equal_those_of_a_loop_over_users(tiny_dataset):

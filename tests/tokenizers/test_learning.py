@@ -1,13 +1,19 @@
 """Early stopping, and that an interrupted fit ends where an uninterrupted one does."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from genrec.artifacts import fingerprint
 from genrec.config import TokenizerConfig
-from genrec.tokenizers import build_tokenizer, fit_tokenizer, learning
-from genrec.tokenizers.learning import Checkpoint, Learner, LearningSettings, learn
+from genrec.errors import ArtifactError, ConfigError, InterruptedRun
+from genrec.tokenizers import build_tokenizer, fit_tokenizer
+from genrec.tokenizers.parts import learning
+from genrec.tokenizers.parts.learning import Checkpoint, Learner, LearningSettings, learn
 
 CONFIGS = {
     "rqvae": {"codebook_size": 6, "hidden_sizes": (12,), "latent_size": 6},
@@ -15,10 +21,6 @@ CONFIGS = {
     "mpq": {"codebook_size": 6, "hidden_sizes": (12,), "latent_size": 6},
     "residual-fsq": {"grids": ((3, 3), (4, 2)), "hidden_sizes": (12,)},
 }
-
-
-class Interrupted(Exception):
-    """What stops a fit in these tests."""
 
 
 class Line(Learner):
@@ -77,13 +79,33 @@ def test_progress_lies_beside_the_folder_and_is_cleared(tiny_dataset, tiny_featu
     monkeypatch.setattr(Checkpoint, "save", watch)
     config = TokenizerConfig(name="rqvae", epochs=2, batch_size=16, **CONFIGS["rqvae"])
     fit_tokenizer(config, tiny_dataset, tiny_features, tmp_path / "tokenizer")
-    assert paths == [tmp_path / ".tokenizer.progress.safetensors"] * 2
+    # 38 rows in batches of 16: after each of the three and at the end of both epochs.
+    assert paths == [tmp_path / ".tokenizer.progress.safetensors"] * 8
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]
 
 
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Let a signal come at these points of all fits, counted over their batches and ends of epochs; returns where."""
+    places, train_epoch = [], learning._Run.train_epoch
+
+    def go(points, number=signal.SIGTERM):
+        def watched(run):
+            for _ in train_epoch(run):
+                places.append((run.epoch, run.place))
+                if len(places) in points:
+                    os.kill(os.getpid(), number)
+                yield
+
+        monkeypatch.setattr(learning._Run, "train_epoch", watched)
+        return places
+
+    return go
+
+
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_an_interrupted_fit_goes_on_to_the_same_bytes(name, tiny_dataset, tiny_features, tmp_path, monkeypatch):
-    config = TokenizerConfig(name=name, epochs=6, patience=6, batch_size=16, **CONFIGS[name])
+def test_a_fit_stopped_anywhere_goes_on_to_the_same_bytes(name, tiny_dataset, tiny_features, tmp_path, stop_at):
+    config = TokenizerConfig(name=name, epochs=3, patience=6, batch_size=16, **CONFIGS[name])
 
     def fit():
         tokenizer = build_tokenizer(config)
@@ -92,41 +114,111 @@ def test_an_interrupted_fit_goes_on_to_the_same_bytes(name, tiny_dataset, tiny_f
         return tokenizer.state()
 
     expected = fit()
-    monkeypatch.setattr(learning, "CHECKPOINT_SECONDS", 0.0)
-    epochs = []
-    train_epoch = learning._Run.train_epoch
-
-    def stop_in_the_fourth(run):
-        epochs.append(run.epoch)
-        if len(epochs) == 4:
-            raise Interrupted
-        train_epoch(run)
-
-    monkeypatch.setattr(learning._Run, "train_epoch", stop_in_the_fourth)
-    with pytest.raises(Interrupted):
-        fit()
+    points = (1, 4, 6, 7, 11)
+    places = stop_at(points)
+    for point in points:
+        with pytest.raises(InterruptedRun, match=f"fitting {name} was stopped by SIGTERM in epoch") as caught:
+            fit()
+        assert caught.value.exit_code == 143
+        assert len(places) == point, "it stopped after the batch"
     state = fit()
-    assert epochs == [0, 1, 2, 3, 3, 4, 5], "it went on with the fourth"
+    steps = [(epoch, place) for epoch in range(3) for place in (1, 2, 3)]
+    assert [step for step in places if step[1]] == steps, "no batch was repeated or left out"
     assert state.keys() == expected.keys()
     for array, other in zip(state.values(), expected.values(), strict=True):
         np.testing.assert_array_equal(array, other)
     assert not list(tmp_path.iterdir()), "nothing is left of it"
 
 
-def test_progress_of_other_settings_or_of_a_broken_file_is_ignored(tmp_path):
-    path = tmp_path / "progress.safetensors"
-    checkpoint = Checkpoint(path, "key")
+def test_a_killed_fit_repeats_what_was_not_saved(vectors, tmp_path, monkeypatch):
+    """Saved every so often without being asked; what came after the last save is done again."""
+
+    class Killed(Exception):
+        pass
+
+    class Killing(Line):
+        def error(self, vectors):
+            if len(self.kept) == 2:
+                raise Killed
+            return super().error(vectors)
+
+    monkeypatch.setattr(learning, "CHECKPOINT_SECONDS", 0.0)
+    checkpoint = Checkpoint(tmp_path / "progress.safetensors", {"epochs": 4}, {})
+    torch.manual_seed(1)
+    whole = Line([4.0, 3.0, 2.0, 1.0])
+    learn(whole, vectors, LearningSettings(epochs=4, batch_size=4), "test")
+    torch.manual_seed(1)
+    with pytest.raises(Killed):
+        learn(Killing([4.0, 3.0]), vectors, LearningSettings(epochs=4, batch_size=4), "test", checkpoint)
+    torch.manual_seed(1)
+    again = Line([2.0, 1.0])
+    learn(again, vectors, LearningSettings(epochs=4, batch_size=4), "test", checkpoint)
+    assert torch.equal(again.map.weight, whole.map.weight)
+
+
+def test_without_a_place_for_progress_signals_are_left_alone(vectors):
+    seen = []
+
+    class Asking(Line):
+        def loss(self, vectors, rows):
+            seen.append(signal.getsignal(signal.SIGTERM))
+            return super().loss(vectors, rows)
+
+    before = signal.getsignal(signal.SIGTERM)
+    learn(Asking([1.0]), vectors, LearningSettings(epochs=1), "test")
+    assert set(seen) == {before}
+
+
+SETTINGS = {"name": "rqvae", "learning_rate": 0.1, "epochs": 5}
+INPUTS = {"data set": "d", "features": "f"}
+
+
+@pytest.fixture
+def progress_file(tmp_path):
+    """Progress of a fit, and the file it is in."""
+    checkpoint = Checkpoint(tmp_path / "progress.safetensors", SETTINGS, INPUTS)
     assert checkpoint.load() is None
-    checkpoint.save({"now.weight": torch.ones(2)}, {"epoch": 3})
-    tensors, numbers = checkpoint.load()
-    assert torch.equal(tensors["now.weight"], torch.ones(2))
+    checkpoint.save({"now.weight": torch.arange(4.0)}, {"epoch": 3})
+    return checkpoint
+
+
+def test_progress_comes_back_and_is_cleared(progress_file):
+    tensors, numbers = progress_file.load()
+    assert torch.equal(tensors["now.weight"], torch.arange(4.0))
     assert numbers == {"epoch": 3}
-    assert Checkpoint(path, "another").load() is None
-    path.write_bytes(b"torn")
-    assert checkpoint.load() is None
-    checkpoint.clear()
-    checkpoint.clear()
-    assert not path.exists()
+    progress_file.clear()
+    progress_file.clear()
+    assert not progress_file.path.exists()
+
+
+def test_progress_of_which_any_bit_changed_is_skipped_and_said(progress_file, caplog):
+    whole = progress_file.path.read_bytes()
+    for place in range(len(whole)):
+        changed = whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :]
+        progress_file.path.write_bytes(changed)
+        caplog.clear()
+        assert progress_file.load() is None, place
+        assert f"skipped {progress_file.path}" in caplog.text
+        assert "fitting starts anew" in caplog.text
+    for length in range(0, len(whole), 7):
+        progress_file.path.write_bytes(whole[:length])
+        assert progress_file.load() is None
+
+
+def test_going_on_with_other_settings_is_refused_and_the_difference_shown(progress_file):
+    other = Checkpoint(progress_file.path, {**SETTINGS, "learning_rate": 0.2, "name": "mpq"}, INPUTS)
+    with pytest.raises(ConfigError, match=r"learning_rate: 0\.1 -> 0\.2; name: 'rqvae' -> 'mpq'") as caught:
+        other.load()
+    assert f"or delete {progress_file.path}" in caught.value.fix
+    safe = Checkpoint(progress_file.path, {**SETTINGS, "epochs": 9}, INPUTS)
+    assert safe.load()[1] == {"epoch": 3}
+
+
+def test_going_on_with_other_features_is_refused(progress_file):
+    other = Checkpoint(progress_file.path, SETTINGS, {**INPUTS, "features": "others"})
+    with pytest.raises(ArtifactError, match="the fit that was interrupted was of another features") as caught:
+        other.load()
+    assert "give another --out" in caught.value.fix
 
 
 def test_the_key_tells_settings_and_inputs_apart(tiny_dataset, tiny_features, with_vectors, tmp_path):
@@ -140,5 +232,6 @@ def test_the_key_tells_settings_and_inputs_apart(tiny_dataset, tiny_features, wi
         tokenizer = build_tokenizer(config)
         assert Checkpoint.of(tokenizer, tiny_dataset, features) is None
         tokenizer.checkpoint_path = tmp_path / "x"
-        keys.add(Checkpoint.of(tokenizer, tiny_dataset, features).key)
+        checkpoint = Checkpoint.of(tokenizer, tiny_dataset, features)
+        keys.add(fingerprint([checkpoint.settings, checkpoint.inputs]))
     assert len(keys) == 4

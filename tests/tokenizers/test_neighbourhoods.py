@@ -10,8 +10,8 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.neighbors import NearestNeighbors
 
 from genrec.data.histories import Histories
-from genrec.tokenizers import neighbourhoods
-from genrec.tokenizers.neighbourhoods import (
+from genrec.tokenizers.quality import neighbourhoods
+from genrec.tokenizers.quality.neighbourhoods import (
     Nearest,
     by_users,
     by_vectors,

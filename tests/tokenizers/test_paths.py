@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from genrec.tokenizers.paths import digits, digits_needed, fill_paths, tree_codes
+from genrec.tokenizers.parts.paths import digits, digits_needed, fill_paths, tree_codes
 
 
 def test_shorter_paths_go_on_with_the_end():

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from genrec.tokenizers import quality
-from genrec.tokenizers.quality import (
+from genrec.tokenizers.parts.sampling import draw_rows
+from genrec.tokenizers.quality import report as quality
+from genrec.tokenizers.quality.report import (
     bucket_sizes,
     gini,
     level_quality,
@@ -17,7 +18,6 @@ from genrec.tokenizers.quality import (
     relative_energy,
 )
 from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
-from genrec.tokenizers.sampling import draw_rows
 
 
 def test_a_level_by_hand():

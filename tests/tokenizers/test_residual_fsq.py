@@ -8,7 +8,7 @@ from vector_quantize_pytorch import ResidualFSQ
 from genrec.config import TokenizerConfig
 from genrec.errors import ConfigError, DataError
 from genrec.tokenizers import build_tokenizer, fit_tokenizer
-from genrec.tokenizers.autoencoder import Autoencoder
+from genrec.tokenizers.parts.autoencoder import Autoencoder
 from genrec.tokenizers.residual_fsq import (
     ResidualScalarQuantiser,
     ResidualScalarSettings,

@@ -4,9 +4,9 @@ import faiss
 import numpy as np
 import pytest
 
-from genrec.tokenizers.residual import nearest_codes, residual_step
+from genrec.tokenizers.parts.residual import nearest_codes, residual_step
+from genrec.tokenizers.parts.sampling import draw_rows
 from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer, kmeans
-from genrec.tokenizers.sampling import draw_rows
 
 
 def fitted(dataset, features, **settings) -> ResidualKMeansTokenizer:
@@ -45,7 +45,7 @@ def test_codes_equal_the_naive_reference(tiny_dataset, tiny_features, cloud, nor
 
 
 def test_nearest_codes_in_pieces_equal_all_distances(cloud, monkeypatch):
-    monkeypatch.setattr("genrec.tokenizers.residual.CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr("genrec.tokenizers.parts.residual.CHUNK_ELEMENTS", 100)
     distances = ((cloud[:, None].astype(np.float64) - cloud[None, :37]) ** 2).sum(axis=2)
     np.testing.assert_array_equal(nearest_codes(cloud, cloud[:37]), distances.argmin(axis=1))
 
@@ -127,5 +127,5 @@ def test_of_a_large_catalogue_a_sample_makes_the_centroids(tiny_dataset, tiny_fe
 def test_naming_in_blocks_changes_no_code(tiny_dataset, tiny_features, monkeypatch):
     tokenizer = fitted(tiny_dataset, tiny_features)
     whole = tokenizer.encode(tiny_features.values)
-    monkeypatch.setattr("genrec.tokenizers.sampling.BLOCK_ROWS", 7)
+    monkeypatch.setattr("genrec.tokenizers.parts.sampling.BLOCK_ROWS", 7)
     np.testing.assert_array_equal(tokenizer.encode(tiny_features.values), whole)

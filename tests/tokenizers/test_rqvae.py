@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from genrec.tokenizers import rqvae
-from genrec.tokenizers.autoencoder import Autoencoder, perceptron
+from genrec.tokenizers.parts.autoencoder import Autoencoder, perceptron
 from genrec.tokenizers.rqvae import (
     ResidualVAESettings,
     ResidualVAETokenizer,

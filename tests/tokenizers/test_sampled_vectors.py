@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from genrec.tokenizers import sampling
-from genrec.tokenizers.sampling import draw_rows, row_blocks
+from genrec.tokenizers.parts import sampling
+from genrec.tokenizers.parts.sampling import draw_rows, row_blocks
 
 
 def test_few_rows_are_all_taken_and_of_many_a_sample_without_repeats():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from vector_quantize_pytorch import FSQ
 
-from genrec.tokenizers.scalar import ScalarQuantiser
+from genrec.tokenizers.parts.scalar import ScalarQuantiser
 
 GRIDS = [(8, 8, 8, 6, 5), (3, 4), (7,)]
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.special import logsumexp
 
-from genrec.tokenizers import sinkhorn
-from genrec.tokenizers.sinkhorn import uniform_codes
+from genrec.tokenizers.parts import sinkhorn
+from genrec.tokenizers.parts.sinkhorn import uniform_codes
 
 
 def plan_by_logarithms(costs: np.ndarray, epsilon: float) -> np.ndarray:

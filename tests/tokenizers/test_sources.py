@@ -5,7 +5,7 @@ import pytest
 
 from genrec.errors import ConfigError
 from genrec.features import ItemFeatures
-from genrec.tokenizers.sources import Sources
+from genrec.tokenizers.parts.sources import Sources
 
 VALUES = np.arange(12, dtype=np.float32).reshape(2, 6)
 

@@ -6,8 +6,8 @@ from scipy.sparse import csr_array
 from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 
-from genrec.tokenizers import spectral
-from genrec.tokenizers.spectral import spectral_labels
+from genrec.tokenizers.parts import spectral
+from genrec.tokenizers.parts.spectral import spectral_labels
 
 
 def blocks(sizes: list[int], inside: float, outside: float, seed: int = 0) -> np.ndarray:

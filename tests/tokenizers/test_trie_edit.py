@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from genrec.errors import ArtifactError
 from genrec.tokenizers.index import ItemIndex
 from genrec.tokenizers.trie import Trie, build_trie
-from genrec.tokenizers.trie_edit import extend_trie, rank_in_leaf, shrink_trie
+from genrec.tokenizers.trie.edit import extend_trie, rank_in_leaf, shrink_trie
 
 
 def assert_equal_bytes(found: Trie, expected: Trie) -> None:

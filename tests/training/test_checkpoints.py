@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,44 @@ def test_leftovers_of_a_kill_are_removed(tmp_path: Path):
         (tmp_path / name / "model.safetensors").write_bytes(b"half")
     assert saved.newest() == (1, [])
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+def test_a_kill_between_going_aside_and_coming_in_loses_nothing(tmp_path: Path):
+    saved = store(tmp_path)
+    save(saved, 1)
+    save(saved, 2)
+    saved.path(2).rename(tmp_path / ".checkpoint-2.12ab34cd.old")
+    assert saved.newest() == (2, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_the_older_is_deleted_only_where_the_new_one_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    saved = store(tmp_path)
+    save(saved, 1)
+    save(saved, 2)
+    real = checkpoints.write_artifact
+
+    @contextmanager
+    def on_a_failing_disk(target: Path, *rest: object, **named: object):
+        with real(target, *rest, **named) as folder:
+            yield folder
+        (target / "model.safetensors").write_bytes(b"other than what was written")
+
+    monkeypatch.setattr(checkpoints, "write_artifact", on_a_failing_disk)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors was changed"):
+        save(saved, 3)
+    assert saved.steps() == [1, 2, 3]
+    step, skipped = saved.newest()
+    assert (step, len(skipped)) == (2, 1)
+
+
+def test_checkpoints_of_another_program_are_left_alone(tmp_path: Path):
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint-500" / "pytorch_model.bin").write_bytes(b"somebody's weeks of work")
+    with pytest.raises(ArtifactError, match="checkpoint-500 is no checkpoint of genrec") as caught:
+        store(tmp_path).newest()
+    assert caught.value.fix == "give another --out"
+    assert (tmp_path / "checkpoint-500" / "pytorch_model.bin").is_file()
 
 
 def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

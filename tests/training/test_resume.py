@@ -1,20 +1,22 @@
 """A run that was stopped anywhere and started again is bit for bit the run that was not."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_training import TinyModel, quality, settings
+from rich.console import Console
+from tiny_training import TinyData, TinyModel, quality, settings
 from torch import Tensor, nn
 
-from genrec.errors import ArtifactError, ConfigError, InterruptedRun
+from genrec.config import DecodingConfig
+from genrec.errors import ArtifactError, ConfigError, GenrecError, InterruptedRun
+from genrec.training import train_recommender
 
 PLAN: dict[str, Any] = {"epochs": 2, "batch_size": 8, "gradient_accumulation_steps": 2}
 STEPS = 10  # two epochs of five updates; the last update of an epoch has one micro-batch, the others have two
@@ -71,6 +73,62 @@ def test_resumes_bit_by_bit_from_every_step(train, tmp_path: Path, workers: int)
         assert logged(tmp_path / name) == logged(tmp_path / "whole"), call
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
         assert result.best_step == expected_result.best_step
+
+
+@pytest.mark.parametrize("workers", [0, 2, 4])
+def test_no_sample_is_lost_or_repeated(train, workers: int):
+    """What a stopped and a continued run saw, one after the other, is what the whole run saw, batch for batch."""
+
+    def watching(seen: list[list[list[int]]], stop: int | None = None) -> TinyModel:
+        class Watching(TinyModel):
+            def forward(self, items: Tensor, lengths: Tensor) -> Any:
+                seen.append([row[:length].tolist() for row, length in zip(items, lengths, strict=True)])
+                if len(seen) == stop:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return super().forward(items, lengths)
+
+        return Watching()
+
+    whole: list[list[list[int]]] = []
+    train("whole", model=watching(whole), num_workers=workers, **PLAN)
+    parts: list[list[list[int]]] = []
+    # In the middle of an update of the first epoch; the update is finished. Then in the second epoch.
+    for stop in (3, 13):
+        with pytest.raises(InterruptedRun):
+            train("parts", model=watching(parts, stop), num_workers=workers, **PLAN)
+    train("parts", model=watching(parts), num_workers=workers, **PLAN)
+    assert parts == whole
+    epoch = sorted(row for batch in whole[:9] for row in batch)
+    assert epoch == sorted(row for batch in whole[9:] for row in batch)
+    lists = TinyData().lists
+    assert sum(map(len, epoch)) == sum(map(len, lists)), "every item is a target once per epoch"
+
+
+def test_a_mean_that_was_begun_is_logged_as_if_nothing_had_been(train, tmp_path: Path):
+    """With several updates per record, the record after a stop is the mean of updates before and behind it."""
+    plan = {"epochs": 2, "batch_size": 2, "data": TinyData(users=60)}
+    train("whole", **plan)
+    records = [record["step"] for record in logged(tmp_path / "whole") if "loss" in record]
+    assert records[:2] == [3, 6] or records[1] - records[0] > 1
+    for call in (records[0] + 1, records[3] - 1):
+        with pytest.raises(InterruptedRun):
+            train(f"cut-{call}", model=stopping_at(call), **plan)
+        train(f"cut-{call}", **plan)
+        assert logged(tmp_path / f"cut-{call}") == logged(tmp_path / "whole")
+
+
+def test_a_long_update_is_given_up_between_micro_batches(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("genrec.training.trainer.PATIENCE_AFTER_SIGNAL", 0.0)
+    plan = {"epochs": 2, "batch_size": 4, "gradient_accumulation_steps": 4}
+    train("whole", **plan)
+    for call, step in ((1, 0), (6, 1), (8, 2), (21, 5)):
+        model = stopping_at(call)
+        with pytest.raises(InterruptedRun, match=f"at step {step} and saved"):
+            train(f"cut-{call}", model=model, **plan)
+        assert model.calls == call
+        train(f"cut-{call}", **plan)
+        assert end_state(tmp_path / f"cut-{call}") == end_state(tmp_path / "whole")
+        assert logged(tmp_path / f"cut-{call}") == logged(tmp_path / "whole")
 
 
 def test_stopped_again_and_again_it_still_arrives(train, tmp_path: Path):
@@ -235,47 +293,76 @@ def test_a_larger_time_budget_continues_a_run_that_time_ended(train):
     assert (result.stopped, result.steps) == ("epochs", STEPS)
 
 
-CHILD = """
-import sys, time
-sys.path[:0] = {paths!r}
-from tiny_training import TinyData, TinyModel, quality, settings
-from pathlib import Path
-from genrec.config import DecodingConfig
-from genrec.errors import GenrecError
-from genrec.training import train_recommender
+class Child:
+    """A training in a process of its own, which tells of every step; a group, as Ctrl-C reaches loader workers, too."""
 
-class Slow(TinyModel):
-    def forward(self, items, lengths):
-        print("step", flush=True)
-        time.sleep(0.2)
-        return super().forward(items, lengths)
+    def __init__(self, folder: Path, workers: int, pause: float) -> None:
+        context = multiprocessing.get_context("fork")
+        self.told, tell = context.Pipe(duplex=False)
+        self.process = context.Process(target=self._work, args=(tell, folder, workers, pause))
+        self.process.start()
+        tell.close()
 
-try:
-    config = settings(epochs=100, num_workers={workers})
-    train_recommender(Slow(), TinyData(), config, DecodingConfig(), Path({out!r}), validate=quality)
-except GenrecError as error:
-    print(error, flush=True)
-    sys.exit(error.exit_code)
-"""
+    @staticmethod
+    def _work(tell: Any, folder: Path, workers: int, pause: float) -> None:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+
+        class Slow(TinyModel):
+            def forward(self, items: Tensor, lengths: Tensor) -> Any:
+                tell.send("step")
+                time.sleep(pause)
+                return super().forward(items, lengths)
+
+        config, console = settings(epochs=100, num_workers=workers), Console(quiet=True)
+        try:
+            train_recommender(Slow(), TinyData(), config, DecodingConfig(), folder, validate=quality, console=console)
+        except GenrecError as error:
+            tell.send(str(error))
+            os._exit(error.exit_code)
+
+    def signalled(self, number: int) -> None:
+        pid = self.process.pid
+        assert pid is not None
+        os.killpg(pid, number)
+
+    def ended(self, seconds: float) -> int | None:
+        # Not by joining: the loader's workers hold what that waits for, and see only after a while that they are alone.
+        end = time.monotonic() + seconds
+        while self.process.is_alive() and time.monotonic() < end:
+            time.sleep(0.02)
+        return self.process.exitcode
 
 
 @pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 0)])
 def test_a_process_saves_and_exits(tmp_path: Path, number: int, code: int, workers: int):
-    code_text = CHILD.format(paths=[str(Path(__file__).parent)], out=str(tmp_path / "run"), workers=workers)
-    # A group of its own, signalled as a whole: that is what Ctrl-C does to the loader's workers, too.
-    command = [sys.executable, "-c", code_text]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment) as child:
-        assert child.stdout is not None
-        for _ in range(3):
-            assert child.stdout.readline() == "step\n"
-        os.killpg(child.pid, number)
-        output = child.stdout.read()
-        assert child.wait(timeout=60) == code
-    assert f"training was stopped by {signal.Signals(number).name} at step" in output
+    child = Child(tmp_path / "run", workers, pause=0.05)
+    for _ in range(3):
+        assert child.told.recv() == "step"
+    child.signalled(number)
+    assert child.ended(30) == code
+    last = "step"
+    while last == "step":
+        last = child.told.recv()
     checkpoints = [path.name for path in (tmp_path / "run").glob("checkpoint-*")]
     assert len(checkpoints) == 1
-    assert f"at step {checkpoints[0].split('-')[1]} and saved" in output
+    step = checkpoints[0].split("-")[1]
+    assert f"training was stopped by {signal.Signals(number).name} at step {step} and saved" in last
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path, number: int):
+    """In the middle of a step that would take a minute, with loader workers that ignore signals."""
+    child = Child(tmp_path / "run", workers=2, pause=60)
+    assert child.told.recv() == "step"
+    child.signalled(number)
+    assert child.ended(0.3) is None, "the first asks to finish the step"
+    began = time.monotonic()
+    child.signalled(number)
+    assert child.ended(20) == -number  # a shell says 128 + number
+    assert time.monotonic() - began < 5
+    assert not list(tmp_path.glob("run/checkpoint-*"))
 
 
 def test_a_second_signal_acts_at_once(train):

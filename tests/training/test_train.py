@@ -222,31 +222,6 @@ def test_a_broken_gradient_of_a_sound_loss_stops_too(train):
     assert torch.isfinite(weights(model)).all()
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate memory"),
-        MemoryError(),
-    ],
-)
-def test_running_out_of_memory_says_what_to_change(train, error: Exception):
-    def before_loss(call: int, loss: torch.Tensor) -> torch.Tensor:
-        raise error
-
-    model = TinyModel()
-    model.before_loss = before_loss
-    with pytest.raises(MemoryExhaustedError, match="memory ran out while training") as caught:
-        train(model=model)
-    assert "training.batch_size=4 training.gradient_accumulation_steps=2" in caught.value.fix
-    with pytest.raises(MemoryExhaustedError) as caught:
-        train("odd", model=model, batch_size=15, gradient_accumulation_steps=2)
-    assert "training.batch_size=5 training.gradient_accumulation_steps=6" in caught.value.fix
-    with pytest.raises(MemoryExhaustedError) as caught:
-        train("one", model=model, batch_size=1)
-    assert "lower recommender.max_history" in caught.value.fix
-
-
 def test_running_out_of_memory_in_validation_names_the_decoding(train):
     def validate(model: nn.Module) -> dict[str, float]:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -276,13 +251,6 @@ def test_a_data_set_without_training_histories_is_refused(train):
     with pytest.raises(DataError, match="no user has a training history") as caught:
         train(data=data)
     assert "data.k_core" in caught.value.fix
-
-
-def test_several_processes_are_refused(train, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="training was started in 2 processes") as caught:
-        train()
-    assert "without a launcher" in caught.value.fix
 
 
 def test_a_folder_that_cannot_be_made_is_refused(train, tmp_path: Path):

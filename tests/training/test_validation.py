@@ -20,6 +20,7 @@ from genrec.models.base import RecommenderModel
 from genrec.models.registry import build_recommender
 from genrec.tokenizers.index import ItemIndex
 from genrec.training import decoding_validation, train_recommender
+from genrec.training.world import World
 
 NUM_ITEMS = 27
 SMALL = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "max_history": 6}
@@ -73,6 +74,16 @@ def test_is_what_scoring_by_hand_gives(metric: str, k: int):
     assert metrics[f"recall@{k}"] == pytest.approx(recall)
     assert metrics[f"ndcg@{k}"] == pytest.approx(gain)
     assert metrics["recall@5"] > 0
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_that_share_the_users_find_what_one_finds(count: int):
+    model = model_of("sasrec").eval()
+    validation = decoding_validation(Data(), settings(metric="ndcg@10"), DecodingConfig())
+    with torch.no_grad():
+        parts = [validation.part(model, World(rank, count)) for rank in range(count)]
+        assert validation.join(parts) == validation(model)
+    assert sum(map(len, parts)) == 60
 
 
 def test_a_sample_of_users_is_drawn_by_seed(monkeypatch: pytest.MonkeyPatch):

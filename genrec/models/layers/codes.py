@@ -30,8 +30,9 @@ class CodeEmbedding(nn.Module):
         return embedded.masked_fill((codes == NO_CODE).unsqueeze(-1), 0)
 
     def level(self, level: int, codes: Tensor) -> Tensor:
-        """Embed codes of one level, ``[...]`` as ``[..., D]``."""
-        return self.table(codes + sum(self.level_sizes[:level]))
+        """Embed codes of one level, ``[...]`` as ``[..., D]``; -1 behind the end of a shorter identifier as zeros."""
+        embedded = self.table(codes.clamp(min=0) + sum(self.level_sizes[:level]))
+        return embedded.masked_fill((codes == NO_CODE).unsqueeze(-1), 0) if self.variable_length else embedded
 
     def starts(self, like: Tensor) -> Tensor:
         """The first row of each level, ``[L]``, on the device and in the dtype of ``like``."""

@@ -23,3 +23,13 @@ def gather_targets(hidden: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tens
 def state_at(hidden: Tensor, lengths: Tensor) -> Tensor:
     """The state after the last real item, ``[B, D]``, from ``hidden [B, 1 + T, D]``."""
     return hidden[torch.arange(len(lengths), device=lengths.device), lengths]
+
+
+def draw_cuts(lengths: Tensor) -> Tensor:
+    """A place drawn evenly in each history of ``lengths [n]`` among those with items before them, int64 ``[n]``.
+
+    It is 0 in a history of one item.
+    """
+    choices = (lengths - 1).clamp_min(1)
+    drawn = (torch.rand(len(lengths), device=lengths.device) * choices).long().minimum(choices - 1)
+    return torch.where(lengths > 1, drawn + 1, 0)

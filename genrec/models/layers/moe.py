@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import dropout, linear, relu, silu
 
 from genrec.config import Section
@@ -197,8 +197,17 @@ class MixtureOfExperts(nn.Module):
         if settings.balance == "aux":
             self.auxiliary = self.auxiliary + settings.balance_weight * balance_loss(scores, counts)
         if self.selection_bias is not None:
-            wanted = counts.float().mean()
-            self.selection_bias.add_(torch.sign(wanted - counts), alpha=settings.bias_step)
+            counts = _everywhere(counts)
+            self.selection_bias.add_(torch.sign(counts.float().mean() - counts), alpha=settings.bias_step)
+
+
+def _everywhere(counts: Tensor) -> Tensor:
+    """The sum over all processes that train together, so that their biases stay equal."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return counts
+    counts = counts.clone()
+    distributed.all_reduce(counts)
+    return counts
 
 
 def grouped_linear(x: Tensor, weights: Tensor, counts: Tensor) -> Tensor:

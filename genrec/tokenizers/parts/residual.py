@@ -8,7 +8,7 @@ import numpy as np
 from genrec.features.base import unit_rows
 from genrec.features.progress import progress
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
-from genrec.tokenizers.sampling import row_blocks
+from genrec.tokenizers.parts.sampling import row_blocks
 
 CHUNK_ELEMENTS = 1 << 22
 

@@ -8,9 +8,9 @@ import numpy as np
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer, Kind
 from genrec.tokenizers.collisions import prefix_groups
-from genrec.tokenizers.neighbourhoods import measure_likeness, shared_codes
-from genrec.tokenizers.sampling import draw_rows
-from genrec.tokenizers.words import first_codes
+from genrec.tokenizers.parts.sampling import draw_rows
+from genrec.tokenizers.quality.neighbourhoods import measure_likeness, shared_codes
+from genrec.tokenizers.quality.words import first_codes
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -135,11 +135,12 @@ def measure_quality(
 
     Returns:
         ``items``, ``kind``, ``levels`` (see :func:`level_quality`), ``prefixes`` (see :func:`prefix_quality`),
-        ``likeness`` (see :func:`genrec.tokenizers.neighbourhoods.measure_likeness`), ``residual_norm`` (root mean
-        squared distance to what the first 0..L codes stand for, the mean for none), ``residual_energy`` (its square as
-        a share of the first), ``reconstruction_error`` (squared error as a share of the vectors' variance),
-        ``first_codes`` (see :func:`genrec.tokenizers.words.first_codes`), ``neighbours`` and ``stability`` (null until
-        :func:`genrec.tokenizers.stability.measure_stability` says it); null where the family has no such thing.
+        ``likeness`` (see :func:`~genrec.tokenizers.quality.neighbourhoods.measure_likeness`), ``residual_norm`` (root
+        mean squared distance to what the first 0..L codes stand for, the mean for none), ``residual_energy`` (its
+        square as a share of the first), ``reconstruction_error`` (squared error as a share of the vectors' variance),
+        ``first_codes`` (see :func:`~genrec.tokenizers.quality.words.first_codes`), ``neighbours`` and ``stability``
+        (null until :func:`~genrec.tokenizers.quality.stability.measure_stability` says it); null where the family has
+        no such thing.
         Distances are measured on MAX_MEASURED items at most.
     """
     rows = draw_rows(len(codes), MAX_MEASURED, SEED)

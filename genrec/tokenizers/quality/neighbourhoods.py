@@ -13,7 +13,7 @@ import polars as pl
 from genrec.features.base import unit_rows
 from genrec.tokenizers.base import Kind
 from genrec.tokenizers.collisions import prefix_groups
-from genrec.tokenizers.sampling import draw_rows
+from genrec.tokenizers.parts.sampling import draw_rows
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -14,8 +14,8 @@ from genrec.data.histories import Histories
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer, Kind
-from genrec.tokenizers.neighbourhoods import by_vectors, groups_of, neighbour_recall
-from genrec.tokenizers.sampling import draw_rows
+from genrec.tokenizers.parts.sampling import draw_rows
+from genrec.tokenizers.quality.neighbourhoods import by_vectors, groups_of, neighbour_recall
 
 if TYPE_CHECKING:
     from genrec.tokenizers.base import TokenizerSettings
@@ -77,8 +77,8 @@ def measure_stability(
         ``items`` that took part; ``other_seed`` and ``more_items``: the adjusted Rand index of the groups per level (1:
         the same groups, 0: as alike as chance), the second between a fit with and a fit without ``NEW_SHARE`` of the
         items, over the others; ``new_items``: the recall of new items' nearest vectors, named by the fit that
-        never saw them (see :func:`genrec.tokenizers.neighbourhoods.neighbour_recall`). null where the family cannot be
-        fitted on fewer items or cannot name new ones.
+        never saw them (see :func:`~genrec.tokenizers.quality.neighbourhoods.neighbour_recall`). null where the family
+        cannot be fitted on fewer items or cannot name new ones.
     """
     rows = draw_rows(dataset.num_items, MAX_ITEMS, SEED)
     part = _part(dataset, features, rows)

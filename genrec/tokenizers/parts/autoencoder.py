@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.tokenizers.base import TokenizerSettings
-from genrec.tokenizers.learning import LearningSettings
-from genrec.tokenizers.residual import ResidualTokenizer
+from genrec.tokenizers.parts.learning import LearningSettings
+from genrec.tokenizers.parts.residual import ResidualTokenizer
 
 ENCODE_ROWS = 8192
 NETWORK = "network."

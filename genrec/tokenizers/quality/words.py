@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from genrec.tokenizers.collisions import group_of
-from genrec.tokenizers.sampling import draw_rows
+from genrec.tokenizers.parts.sampling import draw_rows
 
 FIRST_CODES = 12
 SECOND_CODES = 4

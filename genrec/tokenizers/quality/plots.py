@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genrec.tokenizers.canvas import (
+from genrec.tokenizers.quality.canvas import (
     ACCENT,
     INK,
     MUTED,
@@ -71,7 +71,7 @@ def draw_bucket_sizes(buckets: dict[str, list[int]], path: Path) -> None:
     """How many items share a prefix of each length, from the largest bucket to the smallest.
 
     Args:
-        buckets: See :func:`genrec.tokenizers.quality.bucket_sizes`.
+        buckets: See :func:`genrec.tokenizers.quality.report.bucket_sizes`.
         path: PNG file to write.
     """
     from matplotlib import colormaps
@@ -121,7 +121,8 @@ def draw_likeness(likeness: dict[str, Any], kind: str, path: Path) -> None:
     """Do an item's nearest items share its codes: bars per number of codes, with what chance would give.
 
     Args:
-        likeness: See :func:`genrec.tokenizers.neighbourhoods.measure_likeness`; ``vectors`` or ``users`` is there.
+        likeness: See :func:`~genrec.tokenizers.quality.neighbourhoods.measure_likeness`; ``vectors`` or ``users`` is
+            there.
         kind: ``sequence`` or ``set``.
         path: PNG file to write.
     """
@@ -155,7 +156,7 @@ def draw_first_codes(nodes: list[dict[str, Any]], items: int, path: Path) -> Non
     """A tree of the most frequent first codes and, of each, the most frequent second codes, in the words of titles.
 
     Args:
-        nodes: See :func:`genrec.tokenizers.words.first_codes`.
+        nodes: See :func:`genrec.tokenizers.quality.words.first_codes`.
         items: N, the size of the catalogue.
         path: PNG file to write.
     """
@@ -217,9 +218,9 @@ def draw_quality(report: dict[str, Any], codes: np.ndarray, buckets: dict[str, l
     """Write every plot that the report has numbers for.
 
     Args:
-        report: See :func:`genrec.tokenizers.quality.measure_quality`.
+        report: See :func:`genrec.tokenizers.quality.report.measure_quality`.
         codes: int ``[N, L]``, before the collision policy.
-        buckets: See :func:`genrec.tokenizers.quality.bucket_sizes`.
+        buckets: See :func:`genrec.tokenizers.quality.report.bucket_sizes`.
         folder: Folder to write the PNG files into.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@ import numpy as np
 
 from genrec.artifacts import reporting_write_errors
 from genrec.errors import ConfigError
-from genrec.tokenizers.canvas import ACCENT, INK, MUTED, SECOND, new_figure, write_figure
-from genrec.tokenizers.comparison import Candidate, Comparison
+from genrec.tokenizers.quality.canvas import ACCENT, INK, MUTED, SECOND, new_figure, write_figure
+from genrec.tokenizers.quality.comparison import Candidate, Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def comparison_as_text(comparison: Comparison) -> str:
     """The table, below it the reading and what to bear in mind.
 
     Args:
-        comparison: See :func:`genrec.tokenizers.comparison.compare_tokenizers`.
+        comparison: See :func:`genrec.tokenizers.quality.comparison.compare_tokenizers`.
     """
     from rich.console import Console
 
@@ -62,7 +62,7 @@ def comparison_table(comparison: Comparison) -> "Table":
     """One row per tokenizer, the most promising first, the best of a column in bold; without columns that are empty.
 
     Args:
-        comparison: See :func:`genrec.tokenizers.comparison.compare_tokenizers`.
+        comparison: See :func:`genrec.tokenizers.quality.comparison.compare_tokenizers`.
     """
     from rich import box
     from rich.table import Table
@@ -102,7 +102,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     """Bars per tokenizer for what tells them apart, and the use of every level.
 
     Args:
-        comparison: See :func:`genrec.tokenizers.comparison.compare_tokenizers`.
+        comparison: See :func:`genrec.tokenizers.quality.comparison.compare_tokenizers`.
         path: PNG file to write.
 
     Raises:

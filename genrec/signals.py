@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -9,11 +10,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopNow(BaseException):
-    """Raised out of a validation by a signal; whoever catches it saves and stops."""
+    """Raised by a signal out of work that may be abandoned; whoever catches it saves and stops."""
 
 
 class StopSignals:
-    """While entered, notes the first signal in ``number`` and gives the second one back to Python.
+    """While entered, notes the first signal in ``number`` and gives the second one back to the operating system.
 
     Set ``raising`` around work that may be abandoned half-way: there the signal raises :class:`StopNow`. Outside the
     main thread, where Python accepts no handlers, it does nothing.
@@ -22,6 +23,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.number: int | None = None
         self.raising = False
+        self.came = float("inf")
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -39,8 +41,12 @@ class StopSignals:
         """The name of the signal that came, or an empty string."""
         return signal.Signals(self.number).name if self.number is not None else ""
 
+    def waited(self, seconds: float) -> bool:
+        """Whether the signal came at least so many seconds ago."""
+        return time.monotonic() - self.came >= seconds
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
+        self.number, self.came = number, time.monotonic()
         self._restore()
         if self.raising:
             raise StopNow

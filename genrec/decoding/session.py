@@ -1,0 +1,229 @@
+"""Lists written as one sequence: every item given the history and the items before it in the list.
+
+The session-wise generation of OneRec (Deng et al. 2025, section 3.2): beams are whole lists that grow code by code
+through the catalogue's trie; behind the last code of an item they stand at its root again. A beam never writes an item
+twice: what stands in its list is excluded for it exactly as seen items are excluded for a user, so no beam runs into a
+dead end.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from genrec.config import DecodingConfig
+from genrec.decoding.beam import (
+    CodeWriter,
+    NonFiniteLogitsError,
+    ban_edges,
+    log_probabilities,
+    refuse_other_codebook,
+    with_end_edge,
+)
+from genrec.decoding.device_trie import DeviceTrie, Exclusion
+from genrec.decoding.ranking import RankedItems
+from genrec.decoding.search import check_options
+from genrec.decoding.selection import NEGATIVE_INFINITY, Options, legal
+from genrec.errors import ConfigError
+from genrec.models.base import BackboneSettings
+from genrec.models.layers.codes import NO_CODE
+
+USUAL_SIZE = 5
+
+
+class Sessions(NamedTuple):
+    """Lists of each user, the most probable first.
+
+    Attributes:
+        items: Dense items, int64 ``[B, M, m]``; -1 where nothing is left that the list may hold.
+        scores: Natural log-probability of each list up to and including this item, float32 ``[B, M, m]``; -inf where
+            there is no item.
+    """
+
+    items: Tensor
+    scores: Tensor
+
+
+class _Beams(NamedTuple):
+    """Lists that grow.
+
+    Attributes:
+        sessions: What is finished of them, ``[B, M, i]``.
+        totals: Their log-probabilities, float32 ``[B, M]``; -inf where a beam is dead.
+        prefix: All codes written, int64 ``[B, M, i * L]``.
+        slots: Slot of each beam in the model's last call, int64 ``[B, M]``; None before the first.
+    """
+
+    sessions: Sessions
+    totals: Tensor
+    prefix: Tensor
+    slots: Tensor | None
+
+
+def session_size_of(decoding: DecodingConfig, family: str, settings: BackboneSettings) -> int:
+    """How many items lists of a model are written as one sequence: 1 but in mode ``session``.
+
+    Args:
+        decoding: How lists are written.
+        family: Name of the model's family.
+        settings: The model's.
+
+    Raises:
+        ConfigError: If the model does not write so many.
+    """
+    if decoding.mode != "session":
+        return 1
+    most = settings.longest_session
+    size = decoding.session_size or min(most, USUAL_SIZE)
+    if most == 1 or size > most:
+        raise ConfigError(
+            f"this {family!r} model writes {f'sessions of at most {most} items' if most > 1 else 'single items'}",
+            where=f"decoding.mode: session, decoding.session_size: {size}",
+            expected="a decoder, or a seq2seq that was trained with recommender.session_size of as many items",
+            fix=f"set decoding.session_size to at most {most}" if most > 1 else "set decoding.mode: beam",
+        )
+    return size
+
+
+@torch.no_grad()
+def list_by_sessions(
+    model: CodeWriter,
+    trie: DeviceTrie,
+    items: Tensor,
+    lengths: Tensor,
+    options: Options,
+    *,
+    session_size: int,
+    top_k: int,
+    exclude: Tensor | None = None,
+) -> RankedItems:
+    """The k items of the best session; where k is more than a session, further sessions without the items before.
+
+    Args:
+        model: Encodes histories and writes the codes of several items.
+        trie: The items that may be recommended.
+        items: Dense item ids, int64 ``[B, T]``, right-padded.
+        lengths: Items per user, int64 ``[B]``; 0 allowed.
+        options: Beams, temperature, and whether to renormalise.
+        session_size: m, items written as one sequence.
+        top_k: k.
+        exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
+
+    Returns:
+        Items in the order in which they were written; a score is the log-probability of the list so far.
+
+    Raises:
+        ConfigError: If a number is out of range.
+        NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
+    """
+    check_options(options, top_k)
+    found = RankedItems.nothing(len(items), top_k, items.device)
+    if not trie.num_leaves or not len(items):
+        return found
+    context = model.encode(items, lengths)
+    before = torch.zeros(len(items), device=items.device)
+    excluded = items[:, :0] if exclude is None else exclude.to(items.device)
+    for first in range(0, top_k, session_size):
+        size = min(session_size, top_k - first)
+        banned = torch.cat([excluded, found.items[:, :first]], dim=1)
+        sessions = write_sessions(model, trie, context, options, size, banned)
+        found.items[:, first : first + size] = sessions.items[:, 0]
+        found.scores[:, first : first + size] = before.unsqueeze(1) + sessions.scores[:, 0]
+        before = found.scores[:, first + size - 1]
+    return found
+
+
+@torch.no_grad()
+def write_sessions(
+    model: CodeWriter, trie: DeviceTrie, context: Any, options: Options, size: int, exclude: Tensor
+) -> Sessions:
+    """The most probable lists of ``size`` different items by beam search, as many as there are beams.
+
+    With at least as many beams as there are lists the ranking is that of scoring every list. A user who may get fewer
+    items has shorter lists.
+
+    Args:
+        model: Writes the codes of several items.
+        trie: The items that may be recommended.
+        context: Of the histories.
+        options: Beams, temperature, and whether to renormalise over what a list may still hold.
+        size: Items of a list.
+        exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
+
+    Raises:
+        NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
+    """
+    nothing = exclude.new_zeros(len(exclude), 1, 0)
+    totals = torch.zeros(len(exclude), 1, device=exclude.device)
+    beams, broken = _Beams(Sessions(nothing, totals.unsqueeze(-1)[..., :0]), totals, nothing, None), []
+    for _ in range(size):
+        beams, steps = _write_item(model, trie, context, options, beams, exclude)
+        broken.append(steps)
+    wrong = torch.cat(broken, dim=1)
+    if wrong.any():
+        row, step = wrong.nonzero()[0].tolist()
+        raise NonFiniteLogitsError(row, step)
+    return beams.sessions
+
+
+def _write_item(
+    model: CodeWriter, trie: DeviceTrie, context: Any, options: Options, beams: _Beams, exclude: Tensor
+) -> tuple[_Beams, Tensor]:
+    """Lists with one item more, and the steps ``[B, L]`` at which a user's logits were NaN or infinite."""
+    users, width = beams.totals.shape
+    taken = torch.cat([exclude.unsqueeze(1).expand(-1, width, -1), beams.sessions.items], dim=2)
+    exclusion = trie.exclusion(taken.flatten(0, 1))
+    first = width * torch.arange(users, device=exclude.device).unsqueeze(1)
+    # The list that each beam goes on from.
+    origin = torch.arange(width, device=exclude.device).expand(users, -1)
+    nodes, totals, prefix, slots = torch.zeros_like(origin), beams.totals, beams.prefix, beams.slots
+    broken = []
+    for depth, level in enumerate(trie.levels):
+        logits = model.next_code_logits(context, prefix, slots)
+        refuse_other_codebook(logits, trie, depth)
+        values = log_probabilities(logits, options.temperature)
+        broken.append(values[..., 0].isnan().any(dim=1))
+        own = None if exclusion is None else exclusion.select((origin + first).flatten())
+        values = with_end_edge(values, level).flatten(0, 1).unsqueeze(1)
+        values = ban_edges(values, nodes.view(-1, 1), depth, own).view(*nodes.shape, -1)
+        grown = legal(level, nodes, values, options.renormalise) + totals.unsqueeze(-1)
+        totals, numbers = grown.flatten(1).topk(min(options.num_beams, grown[0].numel()))
+        slots = numbers // level.choices
+        nodes, codes = level.follow(nodes.gather(1, slots), numbers % level.choices)
+        codes = codes.masked_fill(codes == trie.level_sizes[depth], NO_CODE)
+        prefix = torch.cat([_of_slots(prefix, slots), codes.unsqueeze(-1)], dim=2)
+        origin = origin.gather(1, slots)
+    own = None if exclusion is None else exclusion.select((origin + first).flatten())
+    items = _first_items(trie, nodes, own).masked_fill(totals.isneginf(), -1)
+    earlier = (_of_slots(part, origin) for part in beams.sessions)
+    sessions = (torch.cat([old, new.unsqueeze(-1)], dim=2) for old, new in zip(earlier, (items, totals), strict=True))
+    return _keep_ended(_Beams(Sessions(*sessions), totals, prefix, slots), beams), torch.stack(broken, dim=1)
+
+
+def _keep_ended(grown: _Beams, before: _Beams) -> _Beams:
+    """Where nothing is left that a user may get, the lists before, with a place that stays empty."""
+    ended = grown.totals[:, :1].isneginf()
+    more = grown.totals.shape[1] - before.totals.shape[1]
+    items = pad(before.sessions.items, (0, 1, 0, more), value=-1)
+    scores = pad(before.sessions.scores, (0, 1, 0, more), value=NEGATIVE_INFINITY)
+    totals = pad(before.totals, (0, more), value=NEGATIVE_INFINITY)
+    sessions = Sessions(
+        torch.where(ended.unsqueeze(-1), items, grown.sessions.items),
+        torch.where(ended.unsqueeze(-1), scores, grown.sessions.scores),
+    )
+    return grown._replace(sessions=sessions, totals=torch.where(ended, totals, grown.totals))
+
+
+def _first_items(trie: DeviceTrie, leaves: Tensor, exclusion: Exclusion | None) -> Tensor:
+    """The first item of each of ``leaves [B, M]`` that its list may hold, int64 ``[B, M]``."""
+    items = trie.items_at(leaves, trie.leaf_width)
+    allowed = items >= 0
+    if exclusion is not None:
+        allowed &= ~exclusion.contains(items.flatten(0, 1)).view_as(items)
+    return items.gather(2, allowed.byte().argmax(dim=2, keepdim=True)).squeeze(2)
+
+
+def _of_slots(part: Tensor, slots: Tensor) -> Tensor:
+    """Rows ``slots [B, M']`` of ``part [B, M, n]``."""
+    return part.gather(1, slots.unsqueeze(-1).expand(-1, -1, part.shape[2]))

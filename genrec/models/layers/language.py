@@ -1,0 +1,192 @@
+"""Causal language models of ``transformers`` as backbones: loaded or made, read on vectors, stepped by beams.
+
+Nothing here knows one architecture. The beams of a user are positions of one sequence behind the history, and an
+explicit mask lets each see the history and its own codes only; so keys and values of the history exist once per user,
+in the model's own cache, and every attention that takes a mask, positions and a cache can be used. ``check_backbone``
+tries whether that holds.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel
+
+from genrec.errors import ConfigError
+from genrec.models.layers.transformer import KeyValue
+from genrec.models.layers.words import first_line, locate_backbone
+
+# Relative differences of float32 states: of the same positions before another future, and by another way through.
+CAUSAL, SHARED = 1e-5, 1e-3
+
+
+def load_language_model(source: str) -> PreTrainedModel:
+    """A pretrained causal language model in float32, by folder, GGUF file or name.
+
+    Raises:
+        ConfigError: If there is none, or beams cannot share a history in it.
+    """
+    folder, file = locate_backbone(source)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **file)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ConfigError(
+            f"the backbone {source!r} cannot be loaded: {first_line(error)}",
+            where="recommender.backbone",
+            expected="a causal language model: a folder, a GGUF file or a name of the Hugging Face hub",
+            fix="check the name or the path" + (", or pip install 'genrec[gguf]'" if "gguf_file" in file else ""),
+        ) from error
+    check_backbone(model, source)
+    return cast(PreTrainedModel, model)
+
+
+def small_language_model(*, words: int, hidden_size: int, num_layers: int, num_heads: int, inner: int) -> LlamaConfig:
+    """The configuration of a Llama made from nothing, input and output vectors tied."""
+    return LlamaConfig(
+        vocab_size=words,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        intermediate_size=inner,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+
+
+def language_model_like(config: dict[str, Any]) -> PreTrainedModel:
+    """A language model of this configuration, with weights drawn anew, in float32."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
+    return cast(PreTrainedModel, model)
+
+
+def input_vectors(model: PreTrainedModel) -> Tensor:
+    """The vectors ``[V, D]`` of the words that the model reads."""
+    return cast(Tensor, model.get_input_embeddings().weight)
+
+
+def output_vectors(model: PreTrainedModel) -> Tensor:
+    """The vectors ``[V, D]`` that states are compared with to write a word."""
+    return cast(Tensor, model.get_output_embeddings().weight)
+
+
+def longest_sequence(model: PreTrainedModel) -> int | None:
+    """Positions that the model can read and all of whose past it sees; None where it has no bound."""
+    config = model.config
+    bounds = [getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window")]
+    known = [bound for bound in bounds if bound]
+    return min(known) if known else None
+
+
+def read_vectors(model: PreTrainedModel, vectors: Tensor, *, keep: bool = False) -> tuple[Tensor, list[KeyValue]]:
+    """Run the model over right-padded vectors.
+
+    Causality keeps real positions from seeing the padding behind them, so that no mask is needed.
+
+    Args:
+        model: A causal language model.
+        vectors: ``[B, S, D]``.
+        keep: Whether to keep keys and values.
+
+    Returns:
+        States ``[B, S, D]`` as its head reads them, and keys and values ``[B, H, S, d]`` per layer; none without
+        ``keep``.
+    """
+    cache = DynamicCache() if keep else None
+    output = model.base_model(inputs_embeds=vectors, past_key_values=cache, use_cache=keep)
+    return output.last_hidden_state, [] if cache is None else _kept(cache)
+
+
+def step_beams(
+    model: PreTrainedModel,
+    vectors: Tensor,
+    positions: Tensor,
+    history: list[KeyValue],
+    visible: Tensor,
+    own: list[list[KeyValue]] | None,
+) -> tuple[Tensor, list[list[KeyValue]]]:
+    """Move beams one position on.
+
+    Args:
+        model: A causal language model.
+        vectors: Inputs of the new position, ``[B, M, D]``.
+        positions: Its number per user, int64 ``[B]``.
+        history: Keys and values ``[B, H, T, d]`` per layer, shared by a user's beams.
+        visible: bool ``[B, T]`` over the history's positions.
+        own: Keys and values ``[B, M, H, d]`` of the beams' earlier positions, per layer; None at the first.
+
+    Returns:
+        States ``[B, M, D]`` and the beams' own keys and values, the new position included.
+    """
+    batch, beams = vectors.shape[:2]
+    earlier = own or [[] for _ in history]
+    cache = DynamicCache()
+    for layer, shared in enumerate(history):
+        parts = [[part.transpose(1, 2) for part in position] for position in earlier[layer]]
+        keys, values = (torch.cat([shared[side], *(part[side] for part in parts)], dim=2) for side in (0, 1))
+        cache.update(keys, values, layer)
+    itself = torch.eye(beams, dtype=torch.bool, device=vectors.device).repeat(1, len(earlier[0]) + 1)
+    mask = torch.cat([visible.unsqueeze(1).expand(-1, beams, -1), itself.expand(batch, -1, -1)], dim=2).unsqueeze(1)
+    output = model.base_model(
+        inputs_embeds=vectors,
+        attention_mask=_as_the_model_adds_it(model, mask, vectors.dtype),
+        position_ids=positions.unsqueeze(1).expand(-1, beams),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    grown = [
+        [*before, KeyValue(*(part[:, :, -beams:].transpose(1, 2) for part in layer))]
+        for before, layer in zip(earlier, _kept(cache), strict=True)
+    ]
+    return output.last_hidden_state, grown
+
+
+def _kept(cache: DynamicCache) -> list[KeyValue]:
+    layers: list[Any] = cache.layers
+    return [KeyValue(layer.keys, layer.values) for layer in layers]
+
+
+def _as_the_model_adds_it(model: PreTrainedModel, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Fused attention takes bool masks; the plain one adds what it is given."""
+    if model.config._attn_implementation == "sdpa":
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+@torch.no_grad()
+def check_backbone(model: PreTrainedModel, source: str) -> None:
+    """Try on a few tokens whether the model is causal and whether beams that share a history get what each gets alone.
+
+    Raises:
+        ConfigError: If not: the model sees the future, keeps a state instead of keys and values, or takes no mask.
+    """
+    was_training = model.training
+    model.eval()
+    table = input_vectors(model)
+    first, second = table[[3, 5, 7, 9]].unsqueeze(0), table[[3, 5, 9, 7]].unsqueeze(0)
+    problem = "its states differ"
+    try:
+        states, history = read_vectors(model, table[[3, 5, 2]].unsqueeze(0), keep=True)
+        visible = torch.tensor([[True, True, False]], device=table.device)
+        two = torch.tensor([2], device=table.device)
+        _, own = step_beams(model, torch.cat([first, second], dim=1)[:, [2, 6]], two, history, visible, None)
+        last = torch.cat([first, second], dim=1)[:, [3, 7]]
+        found, _ = step_beams(model, last, two + 1, history, visible, own)
+        whole = torch.cat([read_vectors(model, vectors)[0] for vectors in (first, second)])
+        fits = _close(found[0], whole[:, 3], SHARED) and _close(states[0, :2], whole[:, :2], CAUSAL)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError) as error:
+        fits, problem = False, first_line(error)
+    model.train(was_training)
+    if not fits:
+        raise ConfigError(
+            f"beams cannot share a history in the backbone {source!r}: {problem}",
+            where="recommender.backbone",
+            expected="a causal language model with attention and a cache, such as Llama, Qwen, Mistral or GPT-2",
+            fix="choose another backbone",
+        )
+
+
+def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool((found - expected).norm() <= tolerance * expected.norm())

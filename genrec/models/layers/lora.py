@@ -1,0 +1,89 @@
+"""Low-rank adapters on a language model, through ``peft``, which is an optional extra."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+from genrec.artifacts import read_json
+from genrec.errors import ArtifactError, ConfigError
+from genrec.models.layers.words import first_line
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+def add_lora(model: PreTrainedModel, rank: int, alpha: float) -> None:
+    """Put trainable low-rank matrices (LoRA, Hu et al. 2021) beside every linear layer, and freeze the rest.
+
+    Args:
+        model: A language model; its head and its tables of vectors get none.
+        rank: Of each matrix.
+        alpha: Scale of what they add, divided by the rank.
+
+    Raises:
+        ConfigError: If ``peft`` is not installed.
+    """
+    peft = _peft()
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
+    peft.inject_adapter_in_model(config, model)
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Add a trained adapter to the weights that it was trained for.
+
+    Raises:
+        ArtifactError: If the folder holds no adapter, or one for another language model.
+        ConfigError: If ``peft`` is not installed.
+    """
+    _check_adapter(model, folder)
+    peft = _peft()
+    try:
+        return cast(PreTrainedModel, peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload())
+    except (RuntimeError, ValueError) as error:
+        raise _another(f"{folder}: {first_line(error)}") from error
+
+
+def _peft() -> Any:
+    try:
+        return import_module("peft")
+    except ImportError as error:
+        raise ConfigError(
+            "LoRA needs the package peft",
+            where="recommender.lora_rank, recommender.adapter",
+            expected="it to be installed",
+            fix="pip install 'genrec[peft]', or train all weights: recommender.lora_rank=0",
+        ) from error
+
+
+def _check_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Compare the adapter's matrices with the layers that they are for."""
+    read_json(folder / ADAPTER_CONFIG)
+    layers = dict(model.named_modules())
+    try:
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as weights:
+            shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(
+            "the adapter cannot be read", where=f"{folder / ADAPTER_WEIGHTS}: {error}", expected="a LoRA of peft"
+        ) from error
+    for name, shape in shapes.items():
+        if ".lora_A." not in name:
+            continue
+        layer = layers.get(name.removeprefix(PREFIX).partition(".lora_A.")[0])
+        width = layer.in_features if isinstance(layer, nn.Linear) else getattr(layer, "nx", None)
+        if width != shape[1]:
+            found = "no such layer" if width is None else f"a layer of width {width}"
+            raise _another(f"{folder}: {name} is {shape[1]} wide, the backbone has {found}")
+
+
+def _another(where: str) -> ArtifactError:
+    return ArtifactError(
+        "the adapter is for another language model",
+        where=where,
+        expected="an adapter that was trained on recommender.backbone",
+        fix="give the language model that the adapter was trained on, or leave recommender.adapter out",
+    )

@@ -1,0 +1,63 @@
+"""What recommenders with a vocabulary of words share: the subword tokenizer lives in the model's folder."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from genrec.errors import ConfigError
+from genrec.models.base import BackboneSettings, GenerativeRecommender, GenrecConfig
+from genrec.models.layers.words import open_words
+
+WORDS_FOLDER = "words"
+
+
+class Worded(GenerativeRecommender):
+    """A recommender that reads and writes words beside codes."""
+
+    words: PreTrainedTokenizerBase | None = None
+
+    def like(self, config: GenrecConfig) -> GenerativeRecommender:
+        """A model for another catalogue, with the same words."""
+        model = cast(Worded, super().like(config))
+        model.words = self.words
+        return model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Write the model and, in the folder ``words`` beside its weights, the subword tokenizer."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.words is not None:
+            self.words.save_pretrained(str(Path(save_directory) / WORDS_FOLDER))
+
+    @classmethod
+    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> "Worded":  # type: ignore[override]
+        """Load a model folder with its words.
+
+        Raises:
+            ArtifactError: If the words are missing or damaged.
+        """
+        model = super().from_pretrained(source, *args, **kwargs)
+        model.words = open_words(Path(source) / WORDS_FOLDER)
+        return model
+
+
+def check_sizes(settings: BackboneSettings, sizes: dict[str, int], source: str) -> None:
+    """Refuse sizes in a recipe that are not those of the pretrained backbone.
+
+    Args:
+        settings: A size that is left at its default is not looked at.
+        sizes: Setting: what the backbone has.
+        source: The backbone's name or path.
+
+    Raises:
+        ConfigError: On the first that differs.
+    """
+    for name, found in sizes.items():
+        wanted = getattr(settings, name)
+        if wanted not in (found, type(settings).model_fields[name].default):
+            raise ConfigError(
+                f"{name} {wanted} does not fit the backbone {source!r}, which has {found}",
+                where=f"recommender.{name}",
+                expected=str(found),
+                fix=f"leave recommender.{name} out, or choose another backbone",
+            )
