@@ -260,18 +260,3 @@ def test_settings_of_single_items_are_refused():
             parse_settings(DecodingConfig, {"mode": "session", setting: 1.0}, where="here")
     with pytest.raises(ConfigError, match="session_size above 1 is for the recommender seq2seq"):
         parse_recommender(RecommenderConfig(name="discrec", session_size=2))
-
-
-def test_learned_sessions_are_written_again():
-    """A dozen users whose last three items are learned as a session: the best list is that session, in its order."""
-    random = np.random.default_rng(0)
-    items = torch.from_numpy(np.stack([random.permutation(7)[:6] for _ in range(12)]))
-    model = make_model("seq2seq", targets="last", dropout=0.0, hidden_size=32).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(120):
-        optimizer.zero_grad()
-        model(items, torch.full((12,), 6)).loss.backward()
-        optimizer.step()
-    decoding = DecodingConfig(mode="session", num_beams=4)
-    found = Searcher(model.eval(), decoding).search(items[:, :3], torch.full((12,), 3), 3)
-    assert (found.items == items[:, 3:]).float().mean() > 0.95
