@@ -1,0 +1,168 @@
+"""A recommender on catalogues that it never saw: trained on some domains, measured on others, from titles alone.
+
+    python scripts/benchmarks/zero_shot.py --train DIR [DIR ...] --test DIR [DIR ...] --out runs/zero-shot
+
+Each ``DIR`` holds ``interactions.*`` and ``items.*`` of one domain. The domains of ``--train`` are joined (their ids get
+the domain's name, their items keep the title) and ``configs/recgpt.yaml`` learns from them; every domain of ``--test``
+is then recommended as it is by the model's own encoder and tokenizer. Beside it stand what knows no more: lists drawn
+evenly (the expected recall, in closed form), and the items whose vectors are nearest to that of the last item. What
+learned from the new domain itself (popularity, item-kNN) is there to show how far there is to go. ``--set`` changes the
+recipe. The same command again continues after an interruption; ``zero-shot.json`` and ``zero-shot.md`` are written.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from genrec.artifacts import write_file, write_json
+from genrec.config import DataConfig, EvaluationConfig, load_recipe
+from genrec.data import Dataset, make_dataset
+from genrec.data.histories import Histories
+from genrec.decoding import generate_lists
+from genrec.evaluation.baselines import Baseline, fit_baseline
+from genrec.evaluation.protocol import Protocol, score_lists
+from genrec.pipeline.catalogue import on_catalogue
+from genrec.pipeline.model_folder import open_model
+from genrec.pipeline.run import run_recipe
+from genrec.pipeline.steps import protocol_of
+
+RECIPE = Path(__file__).resolve().parents[2] / "configs" / "recgpt.yaml"
+TITLES = "features.columns=[title]"
+KS = (5, 10)
+METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+
+
+class NearestItems(Baseline):
+    """Items whose vectors are nearest, by cosine, to that of the last item of a history.
+
+    Args:
+        vectors: float32 ``[N, D]``.
+    """
+
+    name = "nearest to the last item"
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.num_items = len(vectors)
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        self.vectors = vectors / np.where(length > 0, length, 1)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """There are none."""
+        return {}
+
+    def rank(self, histories: Histories, excluded: sparse.csr_array, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Lists for a block of rows; see :meth:`Baseline.rank`."""
+        last = histories.items[histories.offsets[1:] - 1]
+        scores = self.vectors[last] @ self.vectors.T
+        scores[excluded.nonzero()] = -np.inf
+        items = np.argsort(-scores, axis=1, kind="stable")[:, :top_k].astype(np.int32)
+        return items, np.take_along_axis(scores, items, axis=1)
+
+
+def main() -> None:
+    """Train once, measure every new domain, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=Path, nargs="+", required=True)
+    parser.add_argument("--test", type=Path, nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    arguments = parser.parse_args()
+    joined = arguments.out / "joined"
+    join_domains(arguments.train, joined)
+    recipe = load_recipe(RECIPE, [f"data.path={joined}", TITLES, *arguments.changes])
+    run_recipe(recipe, arguments.out / "run", until="model")
+    rows = []
+    for folder in arguments.test:
+        rows += measure_domain(arguments.out / "run" / "model", folder, arguments.out / folder.name)
+        write_table(arguments.out, rows)
+
+
+def join_domains(folders: Sequence[Path], out: Path) -> None:
+    """Write the tables of several domains as one, ids with the domain's name before them, items with their title."""
+    if (out / "interactions.parquet").is_file():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    named = [(folder.name, folder) for folder in folders]
+    items = [
+        pl.read_parquet(folder / "items.parquet").select(prefixed(name, "item_id"), "title") for name, folder in named
+    ]
+    interactions = [
+        pl.read_parquet(folder / "interactions.parquet").with_columns(
+            prefixed(name, "user_id"), prefixed(name, "item_id")
+        )
+        for name, folder in named
+    ]
+    pl.concat(items).write_parquet(out / "items.parquet")
+    with write_file(out / "interactions.parquet") as path:
+        pl.concat(interactions).write_parquet(path)
+
+
+def prefixed(domain: str, column: str) -> pl.Expr:
+    """A column of ids as ``DOMAIN:ID``."""
+    return pl.lit(f"{domain}:") + pl.col(column).cast(pl.String)
+
+
+def measure_domain(model: Path, domain: Path, out: Path) -> list[dict[str, Any]]:
+    """Measure the model and what stands beside it on the test part of one new domain.
+
+    Args:
+        model: The model folder.
+        domain: Its tables.
+        out: Where the prepared data set is kept.
+
+    Returns:
+        A row per system.
+    """
+    prepared = (out / "manifest.json").is_file()
+    dataset = Dataset.load(out) if prepared else make_dataset(*tables_of(domain), DataConfig(k_core=5), out)
+    trained = on_catalogue(open_model(model), dataset)
+    protocol = protocol_of(model, trained, dataset, "test", trained.decoding)
+    histories, targets = dataset.evaluation("test")
+    lists, _ = generate_lists(trained.model, histories, decoding=trained.decoding, top_k=max(KS), progress=True)
+    rows = [measured("recgpt, zero-shot", lists, dataset, protocol)]
+    nearest = NearestItems(trained.model.get_buffer("items.features").numpy())
+    beside = [nearest, *(fit_baseline(name, dataset) for name in ("popularity", "itemknn"))]
+    for baseline in beside:
+        found, _ = baseline.recommend(histories, top_k=max(KS))
+        rows.append(measured(baseline.name, found, dataset, protocol))
+    rows.append({"system": "drawn evenly (expected)", **expected_of_chance(histories, dataset.num_items)})
+    return [{"domain": domain.name, "users": len(targets), **row} for row in rows]
+
+
+def tables_of(domain: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Interactions and items of a domain."""
+    return pl.read_parquet(domain / "interactions.parquet"), pl.read_parquet(domain / "items.parquet")
+
+
+def measured(system: str, lists: np.ndarray, dataset: Dataset, protocol: Protocol) -> dict[str, Any]:
+    """One row of the table."""
+    result = score_lists(system, lists, dataset, protocol, EvaluationConfig(ks=KS, bootstrap_samples=0))
+    return {"system": system, **{name: result.evaluation.metrics[name] for name in METRICS}}
+
+
+def expected_of_chance(histories: Histories, num_items: int) -> dict[str, float]:
+    """Expected metrics of lists drawn evenly from the items that a user has not seen."""
+    share = float((1 / (num_items - histories.lengths)).mean())
+    gains = 1 / np.log2(np.arange(2, max(KS) + 2))
+    return {f"recall@{k}": k * share for k in KS} | {f"ndcg@{k}": float(gains[:k].sum()) * share for k in KS}
+
+
+def write_table(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Write ``zero-shot.json`` and ``zero-shot.md``."""
+    write_json(out / "zero-shot.json", rows)
+    lines = [f"| domain | system | {' | '.join(METRICS)} |", "|---|---|" + "---:|" * len(METRICS)]
+    for row in rows:
+        cells = [f"{row[name]:.4f}" for name in METRICS]
+        lines.append(f"| {row['domain']} | {row['system']} | {' | '.join(cells)} |")
+    with write_file(out / "zero-shot.md") as path:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
