@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
 from genrec.models.layers.history import gather_targets
+from genrec.models.layers.negatives import shared_candidates
 from genrec.tokenizers.base import Kind
 
 
@@ -28,6 +29,7 @@ class SETRecSettings(BackboneSettings):
     semantic_weight: float = Field(
         0.5, ge=0, le=1, description="b: items are ranked by (1 - b) of the collaborative and b of the semantic tokens"
     )
+    negatives: int = Field(0, ge=0, description="items that a batch shares in each softmax; 0 takes all items")
 
 
 class SETRec(ItemScorer):
@@ -63,10 +65,15 @@ class SETRec(ItemScorer):
         prefixes = torch.arange(items.shape[1], device=items.device).unsqueeze(0)
         states = self.read(self.embed(self.tokens[items[:, :-1]]), prefixes)
         states, targets = gather_targets(states, items, lengths)
-        table = self.embed(self.tokens)
-        losses = [
-            cross_entropy((states[:, slot] @ table[:, slot].T).float(), targets) for slot in range(self.num_tokens)
-        ]
+        tokens, correction = self.tokens, None
+        if self.settings.negatives:
+            candidates, targets, correction = shared_candidates(targets, len(tokens), self.settings.negatives)
+            tokens = tokens[candidates]
+        table = self.embed(tokens)
+        losses = []
+        for slot in range(self.num_tokens):
+            logits = (states[:, slot] @ table[:, slot].T).float()
+            losses.append(cross_entropy(logits if correction is None else logits - correction, targets))
         return self.training_output(torch.stack(losses).mean())
 
     def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:

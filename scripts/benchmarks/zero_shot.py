@@ -2,12 +2,13 @@
 
     python scripts/benchmarks/zero_shot.py --train DIR [DIR ...] --test DIR [DIR ...] --out runs/zero-shot
 
-Each ``DIR`` holds ``interactions.*`` and ``items.*`` of one domain. The domains of ``--train`` are joined (their ids get
-the domain's name, their items keep the title) and ``configs/recgpt.yaml`` learns from them; every domain of ``--test``
-is then recommended as it is by the model's own encoder and tokenizer. Beside it stand what knows no more: lists drawn
-evenly (the expected recall, in closed form), and the items whose vectors are nearest to that of the last item. What
-learned from the new domain itself (popularity, item-kNN) is there to show how far there is to go. ``--set`` changes the
-recipe. The same command again continues after an interruption; ``zero-shot.json`` and ``zero-shot.md`` are written.
+Each ``DIR`` holds ``interactions.parquet`` and ``items.parquet`` of one domain. The domains of ``--train`` are joined
+(their ids get the domain's name, their items keep the title) and ``configs/recgpt.yaml`` learns from them; every domain
+of ``--test`` is then recommended as it is by the model's own encoder and tokenizer. Beside it stand what knows no more:
+lists drawn evenly (the expected recall, in closed form), and the items whose vectors are nearest to that of the last
+item. What learned from the new domain itself (popularity, item-kNN) is there to show how far there is to go. ``--set``
+changes the recipe. The same command again continues after an interruption; ``zero-shot.json`` and ``zero-shot.md`` are
+written.
 """
 
 import argparse
@@ -105,7 +106,7 @@ def join_domains(folders: Sequence[Path], out: Path) -> None:
 
 def prefixed(domain: str, column: str) -> pl.Expr:
     """A column of ids as ``DOMAIN:ID``."""
-    return pl.lit(f"{domain}:") + pl.col(column).cast(pl.String)
+    return (pl.lit(f"{domain}:") + pl.col(column).cast(pl.String)).alias(column)
 
 
 def measure_domain(model: Path, domain: Path, out: Path) -> list[dict[str, Any]]:

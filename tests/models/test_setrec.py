@@ -164,3 +164,26 @@ def test_a_recipe_runs_to_its_lists(tiny_dataset, tmp_path):
 def test_a_tokenizer_without_tokens_is_named():
     with pytest.raises(ConfigError, match="'rqkmeans' has no continuous tokens"):
         load_tokens(tiny_home() / "run" / "tokenizer")
+
+
+def test_shared_negatives_are_the_corrected_softmax_over_the_candidates():
+    model, negatives = build(dropout=0.0, negatives=5), 5
+    torch.manual_seed(4)
+    drawn = torch.randint(NUM_ITEMS, (negatives,)).tolist()
+    torch.manual_seed(4)
+    with torch.no_grad():
+        loss = float(model(ITEMS, LENGTHS).loss)
+        rows = [(user, place) for user, length in enumerate(LENGTHS.tolist()) for place in range(length)]
+        targets = [int(ITEMS[row]) for row in rows]
+        candidates = sorted({*drawn, *targets})
+        expected = []
+        for (user, place), target in zip(rows, targets, strict=True):
+            states = model.read(model.embed(model.tokens[ITEMS[user : user + 1, :place]]), torch.tensor([[place]]))[
+                0, 0
+            ]
+            scores = torch.einsum("qd,nqd->nq", states, model.embed(model.tokens[candidates])).double()
+            often = torch.tensor([targets.count(item) + negatives / NUM_ITEMS for item in candidates])
+            scores = (scores - often.log().unsqueeze(1)).log_softmax(0)
+            expected.append(-scores[candidates.index(target)].mean().item())
+    assert len(candidates) < NUM_ITEMS
+    assert abs(loss - np.mean(expected)) < 1e-5

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout
 
 from genrec.models.layers.codes import CodeEmbedding
+from genrec.models.layers.negatives import shared_candidates
 
 
 class ItemEmbedding(nn.Module):
@@ -76,16 +77,13 @@ class ItemEmbedding(nn.Module):
             states: ``[n, D]``.
             targets: Dense items, int64 ``[n]``.
             bias: ``[N]``, added to the products.
-            negatives: Items drawn evenly that the whole batch shares beside its own targets, corrected by the logarithm
-                of how often each is expected (Yi et al. 2019); 0 takes the whole catalogue.
+            negatives: Items drawn evenly that the batch shares beside its own targets (:func:`shared_candidates`); 0
+                takes the whole catalogue.
             label_smoothing: On the candidates.
         """
         if negatives:
-            drawn = torch.randint(self.num_items, (negatives,), device=targets.device)
-            candidates = torch.cat([targets, drawn]).unique()
-            occurrences = torch.bincount(targets, minlength=self.num_items)[candidates].float()
-            correction = (occurrences + negatives / self.num_items).log()
-            vectors, targets = self(candidates), torch.searchsorted(candidates, targets)
+            candidates, targets, correction = shared_candidates(targets, self.num_items, negatives)
+            vectors = self(candidates)
             bias = None if bias is None else bias[candidates]
         else:
             vectors, correction = self.table(), None

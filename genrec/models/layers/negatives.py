@@ -1,4 +1,6 @@
-"""Items that a user does not have, for losses that compare an item with another."""
+"""Items that stand against the right ones in a loss."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -6,6 +8,34 @@ from torch import Tensor
 from genrec.models.layers.history import visible_positions
 
 DRAWS = 16
+
+
+class Candidates(NamedTuple):
+    """Items that share a softmax in place of the whole catalogue.
+
+    Attributes:
+        items: Dense items, int64 ``[C]``, each once.
+        places: Where the targets are among them, int64 ``[n]``.
+        correction: Logarithm of how often each is expected, float32 ``[C]``: to be taken from its logit.
+    """
+
+    items: Tensor
+    places: Tensor
+    correction: Tensor
+
+
+def shared_candidates(targets: Tensor, num_items: int, negatives: int) -> Candidates:
+    """The targets of a batch and items drawn evenly, which all of its rows are compared with (Yi et al. 2019).
+
+    Args:
+        targets: Dense items, int64 ``[n]``.
+        num_items: N.
+        negatives: Items drawn beside the targets, with replacement.
+    """
+    drawn = torch.randint(num_items, (negatives,), device=targets.device)
+    items = torch.cat([targets, drawn]).unique()
+    occurrences = torch.bincount(targets, minlength=num_items)[items].float()
+    return Candidates(items, torch.searchsorted(items, targets), (occurrences + negatives / num_items).log())
 
 
 def draw_unknown(items: Tensor, lengths: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
