@@ -183,3 +183,14 @@ def test_every_shipped_recipe_is_accepted_down_to_its_families(path):
     resolved = resolve_recipe(load_recipe(path))
     again = Recipe.model_validate(yaml.safe_load(yaml.safe_dump(resolved.model_dump(mode="json"))))
     assert resolve_recipe(again) == resolved
+
+
+def test_parts_of_features_are_checked_before_any_work():
+    from genrec.pipeline.resolve import resolve_recipe
+
+    parts = "[{encoder: lexical}, {encoder: lightgcn, dimm: 8}]"
+    recipe = load_recipe(None, [f"features={{encoder: concat, parts: {parts}}}"])
+    with pytest.raises(ConfigError, match="dimm") as caught:
+        resolve_recipe(recipe)
+    assert "did you mean 'dim'" in str(caught.value)
+    assert "features.parts.1" in str(caught.value)

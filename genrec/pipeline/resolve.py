@@ -5,7 +5,7 @@ from genrec.alignment.rewards import check_names
 from genrec.config import Recipe, RecommenderConfig, TrainingConfig, parse_settings
 from genrec.decoding.session import session_size_of
 from genrec.errors import ConfigError
-from genrec.features.registry import encoder_class
+from genrec.features.build import build_encoder
 from genrec.models import GenerativeRecommender, parse_recommender, recommender_class
 from genrec.tokenizers import tokenizer_class
 from genrec.training.validation import selecting_k
@@ -26,10 +26,9 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     Raises:
         ConfigError: On the first unknown name or unusable setting.
     """
-    encoder = encoder_class(recipe.features.encoder)
     tokenizer = tokenizer_class(recipe.tokenizer.name)
     filled = {
-        "features": parse_settings(encoder.Settings, recipe.features.settings, where="features"),
+        "features": build_encoder(recipe.features, where="features").settings,
         "tokenizer": parse_settings(tokenizer.Settings, recipe.tokenizer.settings, where="tokenizer"),
         "recommender": parse_recommender(recipe.recommender),
     }
