@@ -4,8 +4,8 @@
     python scripts/benchmarks/shelf.py ... rqkmeans rqvae rqkmeans:collisions=bucket --seeds 1 2 3 --max-minutes 8
 
 Each recipe of ``tokenizers/`` (or those named; ``NAME:KEY=VALUE,...`` changes settings) is fitted, one ``decoder`` of
-the same size is trained on its identifiers within the same budget, the weights of the best validation are kept, and
-test lists are measured once. A recipe with a section ``features`` gets those instead of ``--features``. The seed sets
+the same size is trained on its identifiers for the same number of epochs, the weights of the best validation are kept,
+and test lists are measured once. A recipe with a section ``features`` gets those instead of ``--features``. The seed sets
 tokenizer and training alike. What is done is skipped, so the same command continues after an interruption, and more
 recipes or seeds can be added later. After every run ``shelf.json`` and ``shelf.md`` are written anew; a recipe that
 cannot be used stands there with the reason, and is tried again the next time.
@@ -42,7 +42,7 @@ from genrec.tokenizers import tokenizer_class
 RECIPES = Path(__file__).resolve().parents[2] / "tokenizers"
 RESULT_FILE, FIT_FILE = "result.json", "fit.json"
 METRICS = ("recall@10", "ndcg@10")
-DECODER = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "dropout": 0.3, "max_history": 20}
+DECODER = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "dropout": 0.3, "max_history": 20}
 
 logger = logging.getLogger("genrec.shelf")
 
@@ -66,7 +66,8 @@ class Budget:
         training = TrainingConfig(
             epochs=self.epochs,
             max_minutes=self.max_minutes,
-            learning_rate=1e-3,
+            batch_size=64,
+            learning_rate=3e-3,
             scheduler="constant",
             eval_epochs=2,
             eval_users=self.validation_users,
@@ -112,8 +113,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--max-minutes", type=float, default=8.0, help="of training, per run")
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--validation-users", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--validation-users", type=int, default=1000)
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
