@@ -5,10 +5,10 @@
 
 Each recipe of ``tokenizers/`` (or those named; ``NAME:KEY=VALUE,...`` changes settings) is fitted, one ``decoder`` of
 the same size is trained on its identifiers for the same number of epochs, the weights of the best validation are kept,
-and test lists are measured once. A recipe with a section ``features`` gets those instead of ``--features``. The seed sets
-tokenizer and training alike. What is done is skipped, so the same command continues after an interruption, and more
-recipes or seeds can be added later. After every run ``shelf.json`` and ``shelf.md`` are written anew; a recipe that
-cannot be used stands there with the reason, and is tried again the next time.
+and test lists are measured once. A recipe with a section ``features`` gets those instead of ``--features``. The seed
+sets tokenizer and training alike. What is done is skipped, so the same command continues after an interruption, and
+more recipes or seeds can be added later. After every run ``shelf.json`` and ``shelf.md`` are written anew; a recipe
+that cannot be used stands there with the reason, and is tried again the next time.
 """
 
 import argparse
