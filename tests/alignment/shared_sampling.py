@@ -11,7 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
+from safetensors.torch import load_model, save_model
 from simulator import DECODING, World, recipe
 from torch import distributed
 
@@ -28,11 +30,18 @@ RECIPES = {
 }
 
 
-def pairs_of(folder: Path) -> tuple[dict[str, np.ndarray], list[int]]:
-    """Pairs and reference scores of all recipes, and the sizes of the blocks whose rewards this process computed."""
+def pairs_of(folder: Path, weights: Path) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Pairs and reference scores of all recipes, and the sizes of the blocks whose rewards this process computed.
+
+    Processes that share the work hold the same weights, as after a broadcast: ``weights`` is written if it is missing.
+    """
     generate.BLOCK_USERS = BLOCK
+    torch.set_num_threads(1)
     world = World(folder / "dataset", users=50)
     model, done = world.supervised(epochs=1), []
+    if not weights.exists():
+        save_model(model, str(weights))
+    load_model(model, str(weights))
 
     def reward(prompts, lists):
         done.append(len(lists))
@@ -65,7 +74,7 @@ def main() -> None:
     """Join the other, sample, write."""
     folder = Path(sys.argv[1])
     with together(folder, 1):
-        found, done = pairs_of(folder / "second")
+        found, done = pairs_of(folder / "second", folder / "weights.safetensors")
         np.savez(folder / "pairs.npz", **found)
         (folder / "done.json").write_text(json.dumps(done))
 

@@ -1,7 +1,6 @@
 """Sampling and scoring that several processes share: the pairs of one process, each block done once."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from subprocess import PIPE, STDOUT
 import numpy as np
 import pytest
 import shared_sampling
+import torch
 
 from genrec.alignment import sampling
 from genrec.decoding import generate
@@ -21,14 +21,14 @@ HERE = Path(__file__).resolve().parent
 
 def test_two_processes_make_the_pairs_of_one(tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "BLOCK_USERS", generate.BLOCK_USERS)
+    threads, weights = torch.get_num_threads(), tmp_path / "weights.safetensors"
+    alone, blocks = shared_sampling.pairs_of(tmp_path / "alone", weights)
     command = [sys.executable, str(HERE / "shared_sampling.py"), str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=PIPE, stderr=STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    ) as second:
-        alone, blocks = shared_sampling.pairs_of(tmp_path / "alone")
+    with subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, text=True) as second:
         with shared_sampling.together(tmp_path, 0):
-            first, mine = shared_sampling.pairs_of(tmp_path / "first")
+            first, mine = shared_sampling.pairs_of(tmp_path / "first", weights)
         output, _ = second.communicate(timeout=120)
+    torch.set_num_threads(threads)
     assert second.returncode == 0, output[-2000:]
     others = json.loads((tmp_path / "done.json").read_text())
     assert len(blocks) > 3
