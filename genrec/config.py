@@ -110,6 +110,9 @@ class PairsConfig(Section):
     )
     rejected: int = Field(1, ge=1, description="most rejected items of a pair")
     per_user: int = Field(8, ge=1, description="most pairs, or sampled lists, of a user")
+    users: int | None = Field(
+        None, ge=1, description="implicit, self-play and grpo: users that histories are taken of, drawn by seed; or all"
+    )
     list_size: int = Field(20, ge=2, description="items, or sessions, sampled per history (beams, self-play, grpo)")
     per_list: int = Field(
         1, ge=1, description="self-play: so many of a list's best are chosen, each in a pair of its own"

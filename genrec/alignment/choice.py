@@ -246,6 +246,7 @@ def _prompts(dataset: "Dataset", config: AlignmentConfig, model: GenerativeRecom
         horizon=config.hit_horizon,
         max_history=model.max_history,
         seed=seed,
+        users=config.pairs.users,
     )
 
 

@@ -32,20 +32,26 @@ class Prompts:
         return Prompts(self.histories.select(rows), self.targets.select(rows))
 
 
-def training_prompts(dataset: "Dataset", *, per_user: int, horizon: int, max_history: int, seed: int) -> Prompts:
-    """Cut every training history at a few positions drawn by seed; the held-out parts are never touched.
+def training_prompts(
+    dataset: "Dataset", *, per_user: int, horizon: int, max_history: int, seed: int, users: int | None = None
+) -> Prompts:
+    """Cut training histories at a few positions drawn by seed; the held-out parts are never touched.
 
     Args:
         dataset: Its training part is used.
         per_user: Most cuts of a user; all positions of shorter histories.
         horizon: Most targets after a cut.
         max_history: Most items before a cut.
-        seed: Draws the cuts, user by user.
+        seed: Draws the users, and the cuts of each.
+        users: Most users, of those with two interactions; all if None.
 
     Raises:
         DataError: If no user has two training interactions.
     """
     train = dataset.train()
+    if users is not None:
+        able = np.flatnonzero(train.lengths > 1)
+        train = train.select(np.sort(np.random.default_rng(seed).permutation(able)[:users]))
     cuts = [
         _draw(int(length) - 1, per_user, [seed, int(user)])
         for user, length in zip(train.users, train.lengths, strict=True)
@@ -58,12 +64,12 @@ def training_prompts(dataset: "Dataset", *, per_user: int, horizon: int, max_his
             fix="give more interactions, or lower data.k_core",
         )
     ends = np.concatenate(cuts)
-    starts, users = train.offsets[:-1][rows], train.users[rows]
+    starts, owners = train.offsets[:-1][rows], train.users[rows]
     known = np.minimum(ends, max_history)
     after = np.minimum(train.lengths[rows] - ends, horizon)
     return Prompts(
-        train.slice(users, starts + ends - known, known),
-        train.slice(users, starts + ends, after),
+        train.slice(owners, starts + ends - known, known),
+        train.slice(owners, starts + ends, after),
     )
 
 

@@ -4,11 +4,12 @@
     python scripts/benchmarks/beauty_alignment.py ... sdpo-beams sdpo-beams:beta=0.5,learning_rate=1e-4 control
 
 Every setting (a name below; ``NAME:KEY=VALUE,...`` changes keys of ``alignment``) aligns the model once per seed; the
-weights of the best validation are kept. Of the settings of one name the one with the best mean validation is chosen,
-and only that is measured on the test part, once. ``control`` trains as long by the next-item loss alone: what it gains
-is no merit of preferences. With one model per seed give as many folders to ``--model`` as seeds. What is done is
-skipped, so the same command continues after an interruption, and more settings can be added later; ``alignment.json``
-and ``alignment.md`` in the folder are written anew after every step.
+weights of the best validation are kept. Of the settings of one name that have results of all seeds the one with the
+best mean validation is chosen, and only that is measured on the test part, once; ``--no-test`` ends before that, while
+settings are being tried. ``control`` trains as long by the next-item loss alone: what it gains is no merit of
+preferences. With one model per seed give as many folders to ``--model`` as seeds. What is done is skipped, so the same
+command continues after an interruption, and more settings can be added later; ``alignment.json`` and ``alignment.md``
+in the folder are written anew after every step.
 """
 
 import argparse
@@ -32,7 +33,7 @@ SELECTING, METRICS = "ndcg@10", ("ndcg@10", "recall@10")
 WATCHED = ("ndcg@10", "recall@10", "coverage@10", "kl", "margin", "pair_accuracy", "reward@10")
 SEVERAL = ["pairs.rejected=8", "pairs.per_user=4"]
 METHODS = {
-    "control": ["method=dpo", "pairs.negatives=uniform", "preference_weight=1e-9"],
+    "control": ["method=dpo", "pairs.negatives=uniform", "preference_weight=1e-9", "share=0.02"],
     "dpo-beams": ["method=dpo"],
     "dpo-popular": ["method=dpo", "pairs.negatives=popular"],
     "sdpo-beams": ["method=sdpo", *SEVERAL],
@@ -80,6 +81,10 @@ class Setup:
         """Where one alignment is kept."""
         return self.out / setting.replace(":", "-").replace(",", "-").replace("=", "-") / f"seed-{seed}"
 
+    def before(self, model: Path) -> Path:
+        """Where the test part by a model folder as it was is kept."""
+        return self.out / "before" / read_manifest(model).fingerprint[:12] / TEST_FILE
+
 
 def main() -> None:
     """Align what is missing, measure what is chosen, write the tables."""
@@ -92,6 +97,7 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="of alignment, for all settings"
     )
+    parser.add_argument("--no-test", action="store_true", help="leave the test part alone")
     arguments = parser.parse_args()
     if len(arguments.model) not in (1, len(arguments.seeds)):
         parser.error("give one --model, or one for each of --seeds")
@@ -107,8 +113,10 @@ def main() -> None:
         for setting in settings:
             align_once(setup, setting, seed)
             write_tables(setup)
-    for seed, folder in models.items():
-        measure_once(setup, folder, setup.out / "before" / f"seed-{seed}" / TEST_FILE)
+    if arguments.no_test:
+        return
+    for folder in models.values():
+        measure_once(setup, folder, setup.before(folder))
     for setting in chosen_settings(setup):
         for seed in arguments.seeds:
             target = setup.folder(setting, seed)
@@ -170,7 +178,7 @@ def results_of(setup: Setup, setting: str) -> list[dict[str, Any]]:
         if not (folder / RESULT_FILE).is_file():
             continue
         result = read_json(folder / RESULT_FILE)
-        parts = {"test": folder / TEST_FILE, "test before": setup.out / "before" / f"seed-{seed}" / TEST_FILE}
+        parts = {"test": folder / TEST_FILE, "test before": setup.before(setup.models[seed])}
         found.append(result | {name: read_json(path) for name, path in parts.items() if path.is_file()})
     return found
 
@@ -182,11 +190,11 @@ def known_settings(setup: Setup) -> list[str]:
 
 
 def chosen_settings(setup: Setup) -> list[str]:
-    """Of the settings of each method the one with the best mean validation over seeds."""
+    """Of the settings of each method that have results of all seeds the one with the best mean validation."""
     best: dict[str, tuple[float, str]] = {}
     for setting in known_settings(setup):
         results = results_of(setup, setting)
-        if results and not any("refused" in result for result in results):
+        if len(results) == len(setup.models) and not any("refused" in result for result in results):
             value = mean(result["after"][SELECTING] for result in results)
             name = setting.partition(":")[0]
             best[name] = max(best.get(name, (float("-inf"), "")), (value, setting))

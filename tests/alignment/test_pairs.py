@@ -82,6 +82,20 @@ def test_prompts_are_cuts_of_the_training_part(rated):
     assert len(few) == 2
 
 
+def test_prompts_may_be_those_of_a_few_users(rated):
+    settings = {"per_user": 9, "horizon": 2, "max_history": 3}
+    everything = training_prompts(rated, **settings, seed=0)
+    drawn = {}
+    for seed in range(8):
+        one = training_prompts(rated, **settings, seed=seed, users=1)
+        (user,) = set(one.histories.users.tolist())
+        rows = everything.select(everything.histories.users == user)
+        np.testing.assert_array_equal(one.histories.items, rows.histories.items)
+        np.testing.assert_array_equal(one.targets.items, rows.targets.items)
+        drawn[user] = one
+    assert len(drawn) == 2
+
+
 def test_negatives_are_the_models_best_that_the_user_never_took(rated):
     prompts = training_prompts(rated, per_user=1, horizon=1, max_history=9, seed=3)
     lists = np.array([[5, 0, 6, 1, 5, -1], [6, 3, 3, 0, 5, 4]])
