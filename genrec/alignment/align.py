@@ -1,7 +1,8 @@
 """Alignment from start to end: rounds of gathering preferences and training, each an artefact, watched by guards.
 
 One round is the ordinary case. Several are OneRec's iterative preference alignment (2025, section 3.4): each samples
-from the model of the round before, which is also the reference, and starts from its weights.
+from the model of the round before, which is also the reference, and starts from its weights. Processes that a launcher
+started share the sampling, the batches and the validation; the first of them writes and speaks.
 """
 
 import copy
@@ -9,17 +10,19 @@ import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from genrec.alignment.batches import PairRows, PromptRows, mixed_loader
 from genrec.alignment.choice import Material, build_reward, check_recipe, gather, load_reference
-from genrec.alignment.guards import Guards, Watch, score_candidates
+from genrec.alignment.guards import Guards, Measured, Watch, score_candidates
 from genrec.alignment.learners import GroupLearner, Learner, PairLearner
 from genrec.alignment.rewards import Mixture
 from genrec.alignment.sampling import by_blocks
@@ -29,10 +32,12 @@ from genrec.models.base import GenerativeRecommender, RecommenderModel
 from genrec.signals import StopSignals
 from genrec.training.batches import EpochLoader, cut_windows
 from genrec.training.checkpoints import CheckpointStore
-from genrec.training.launch import refuse_processes
+from genrec.training.launch import Launch
 from genrec.training.log import Display, MetricsLog
+from genrec.training.memory import count_targets
 from genrec.training.run import Run, StopReason
 from genrec.training.train import TrainingResult, continue_run
+from genrec.training.world import World
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -107,6 +112,43 @@ class GuardedRun(Run):
         return super().stop_reason(step)
 
 
+@dataclass(frozen=True, eq=False)
+class GuardedValidation:
+    """Asks the guards, each process for its rows.
+
+    Attributes:
+        guards: What is measured.
+        policy: The model that is trained.
+    """
+
+    guards: Guards
+    policy: GenerativeRecommender
+
+    def part(self, model: nn.Module, world: World) -> Measured:
+        """What this process finds out."""
+        return self.guards.part(self.policy)
+
+    def join(self, parts: list[Measured]) -> dict[str, float]:
+        """All numbers, from what each process found, by rank."""
+        return self.guards.join(parts, self.policy)
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Do it alone."""
+        return self.guards.measure(self.policy)
+
+
+def join_processes(config: AlignmentConfig) -> tuple[Launch, World]:
+    """Meet the other processes that a launcher started, if there are any.
+
+    Raises:
+        ConfigError: If they cannot follow their launcher, do not divide the batch, or would shard the model.
+    """
+    launch = Launch.from_environment()
+    launch.refuse_shards()
+    launch.check(training_of(config), section="alignment")
+    return launch, launch.join()
+
+
 def align_recommender(
     model: RecommenderModel,
     dataset: "Dataset",
@@ -119,6 +161,8 @@ def align_recommender(
 ) -> AlignmentResult:
     """Align a trained recommender in place; rerun with the same folder to continue exactly.
 
+    Where a launcher started several processes, all of them must call this with equal arguments.
+
     Args:
         model: Writes sequence identifiers; it is left with the best weights, or as it was where nothing was better.
         dataset: Preferences and rewards are learned from its training part, selection is by its validation part.
@@ -129,15 +173,15 @@ def align_recommender(
         console: Where progress is shown; the standard error stream by default.
 
     Raises:
-        ConfigError: If the model or the recipe cannot be used.
+        ConfigError: If the model or the recipe cannot be used, or the processes cannot follow their launcher.
         DataError: If there is nothing to learn from, or a reward is NaN or constant.
         ArtifactError: If the reference does not match or the folder cannot be written.
         InterruptedRun: After SIGINT or SIGTERM, when a checkpoint is saved.
     """
-    refuse_processes()
+    launch, world = join_processes(config)
     check_recipe(config, model, dataset)
     assert isinstance(model, GenerativeRecommender)  # check_recipe refused everything else
-    out, console = out.absolute(), console or Console(stderr=True)
+    out, console = out.absolute(), (console or Console(stderr=True)) if world.leads else Console(quiet=True)
     reference = load_reference(Path(config.reference), model) if config.reference else copy.deepcopy(model)
     reward, quality = build_reward(config, dataset, model)
     identity = {**inputs, "dataset": dataset.fingerprint}
@@ -148,7 +192,7 @@ def align_recommender(
         key = {**identity, "previous": fingerprint([asdict(result) for result in rounds])}
         known = _finished(folder, config, key)
         if known is None:
-            task = Round(dataset, config, decoding, reward, number, console)
+            task = Round(dataset, config, decoding, reward, number, console, launch)
             known = task.run(model, reference, folder, key, first_start)
         else:
             load_model(model, str(folder / WEIGHTS_FILE))
@@ -172,6 +216,7 @@ class Round:
         reward: What items are worth; None without rewards.
         number: From 0.
         console: Where progress is shown.
+        launch: How the processes were started.
     """
 
     dataset: "Dataset"
@@ -180,6 +225,7 @@ class Round:
     reward: Mixture | None
     number: int
     console: Console
+    launch: Launch = field(default_factory=Launch)
 
     def run(
         self,
@@ -190,13 +236,13 @@ class Round:
         first_start: dict[str, float] | None,
     ) -> RoundResult:
         """Train one round and write its artefact; the model is left with what was kept."""
-        config, seed = self.config, self.config.seed + self.number
+        config, seed, world = self.config, self.config.seed + self.number, World.current()
         before = copy.deepcopy(model)
         material = gather(model, self.dataset, config, self.decoding, self.reward, seed)
         watch = Watch.of(self.dataset, config, self.decoding, material.measured, self.reward)
-        guards = Guards(watch, config, reference)
+        guards = Guards(watch, config, reference, world)
         start = guards.begin(model, first_start)
-        if self.number == 0:
+        if self.number == 0 and world.leads:
             self._say(start, material)
         learner, loader = self._learner(model, reference, material, seed)
         result = self._train(learner, loader, guards, start, folder, key)
@@ -207,11 +253,13 @@ class Round:
         reason = guards.broken(last) if result.stopped == "guard" else None
         best = next((r["validation"] for r in result.history if r["step"] == result.best_step), start)
         done = RoundResult(start, best, kept, result.stopped, reason, result.steps, result.seconds, result.history)
-        if reason:
+        if reason and world.leads:
             logger.warning("alignment was stopped at step %d: %s", result.steps, reason)
-        if not kept:
+        if not kept and world.leads:
             logger.warning("no step was better than the start by %s: the model is as it was", config.metric)
-        self._save(folder, model, material, done, key)
+        # The checkpoints go when it is saved, and all have read them by then.
+        world.gather(None)
+        world.from_leader(partial(self._save, folder, model, material, done, key))
         return done
 
     def _learner(
@@ -233,8 +281,13 @@ class Round:
         else:
             rows = self._pair_rows(reference, material)
             learner = PairLearner(model, config, self._item_weight)
-        loader = mixed_loader(windows, size, rows, batch_size=config.batch_size, share=config.share, seed=seed)
-        return learner, loader
+
+        def count(lengths: np.ndarray) -> int:
+            return count_targets(model, {"lengths": torch.from_numpy(lengths)})
+
+        return learner, mixed_loader(
+            windows, size, rows, count=count, batch_size=config.batch_size, share=config.share, seed=seed
+        )
 
     @property
     def _item_weight(self) -> float:
@@ -265,29 +318,17 @@ class Round:
         folder: Path,
         key: Mapping[str, str],
     ) -> TrainingResult:
-        config = self.config
+        config, world = self.config, World.current()
         private = folder.with_name(f"{folder.name}.checkpoints")
-        training = TrainingConfig(
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            max_minutes=config.max_minutes,
-            eval_epochs=config.eval_epochs,
-            patience=config.patience,
-            metric="selected",
-            seed=config.seed,
-        )
         settings = {f"alignment.{name}": value for name, value in _deciding(config).items()}
         store = CheckpointStore(private, settings, key, config.seed)
-
-        def validate(trained: nn.Module) -> dict[str, float]:
-            return guards.measure(learner.policy)
-
+        validate = GuardedValidation(guards, learner.policy)
+        log = MetricsLog(private / LOG_FILE, silent=not world.leads)
         with StopSignals() as signals:
             display = Display(self.console, config.metric)
-            run = GuardedRun(training, loader, validate, store, MetricsLog(private / LOG_FILE), display, signals)
+            run = GuardedRun(training_of(config), loader, validate, store, log, display, signals)
             run.guards, run.state.best_metric = guards, start["selected"]
-            run.user_ids = self.dataset.user_ids
+            run.user_ids, run.launch, run.world = self.dataset.user_ids, self.launch, world
             return continue_run(learner, run)
 
     def _save(
@@ -315,6 +356,20 @@ class Round:
         what = f"{len(pairs)} preferences ({pairs.source})" if pairs is not None else f"{len(prompts or ())} prompts"
         numbers = ", ".join(f"{name} {start[name]:.4f}" for name in {self.config.metric: 0, self.config.guard: 0})
         logger.info("aligning by %s from %s; at the start %s", self.config.method, what, numbers)
+
+
+def training_of(config: AlignmentConfig) -> TrainingConfig:
+    """How a round trains."""
+    return TrainingConfig(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        max_minutes=config.max_minutes,
+        eval_epochs=config.eval_epochs,
+        patience=config.patience,
+        metric="selected",
+        seed=config.seed,
+    )
 
 
 def _deciding(config: AlignmentConfig) -> dict[str, Any]:

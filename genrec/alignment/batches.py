@@ -4,7 +4,7 @@ Row numbers from W on, the number of windows, mean pairs or prompts; so the orde
 epoch), and training resumes exactly.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,9 @@ from genrec.alignment.preferences import Preferences
 from genrec.alignment.prompts import Prompts
 from genrec.data.histories import Histories, pad_histories
 from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset
+from genrec.training.world import World
+
+Count = Callable[[np.ndarray], int]
 
 
 class Extra(Protocol):
@@ -78,21 +81,34 @@ class PromptRows:
 class MixedWindows(WindowDataset):
     """Windows, and behind them the rows of something else.
 
+    Several processes are all asked for the whole batch, and each gives its part of both kinds of rows. ``shares`` then
+    says how much of the batch's targets and of its other rows that is. Where nothing of a kind is left for a process,
+    another's row stands in, with a share of 0: its gradients are waited for.
+
     Args:
         windows: Training samples of the next-item loss.
         size: Longest window.
         extra: What else a batch holds.
+        count: Targets of windows of some lengths, int64 ``[B]``.
+        world: The processes that share each batch.
     """
 
-    def __init__(self, windows: Histories, size: int, extra: Extra) -> None:
+    def __init__(self, windows: Histories, size: int, extra: Extra, count: Count, world: World) -> None:
         super().__init__(windows, size)
-        self.extra = extra
+        self.extra, self.count, self.world = extra, count, world
 
     def __getitems__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """A whole batch at once."""
+        """The part of a batch that this process learns from."""
         first = len(self.windows)
-        batch = super().__getitems__(rows[rows < first])
-        return batch | self.extra.batch(rows[rows >= first] - first, self.size - 1)
+        windows, others = rows[rows < first], rows[rows >= first] - first
+        if self.world.size == 1:
+            return super().__getitems__(windows) | self.extra.batch(others, self.size - 1)
+        own_windows, own_others = (part[self.world.rank :: self.world.size] for part in (windows, others))
+        lengths = self.windows.lengths
+        shares = [self.count(lengths[own_windows]) / self.count(lengths[windows]), len(own_others) / len(others)]
+        batch = super().__getitems__(own_windows if len(own_windows) else windows[:1])
+        batch |= self.extra.batch(own_others if len(own_others) else others[:1], self.size - 1)
+        return batch | {"shares": torch.tensor(shares, dtype=torch.float64)}
 
 
 class MixedBatches(EpochBatches):
@@ -119,20 +135,21 @@ class MixedBatches(EpochBatches):
 
 
 def mixed_loader(
-    windows: Histories, size: int, extra: Extra, *, batch_size: int, share: float, seed: int
+    windows: Histories, size: int, extra: Extra, *, count: Count, batch_size: int, share: float, seed: int
 ) -> EpochLoader:
-    """A loader of windows with extra rows.
+    """A loader of windows with extra rows, for this process among those that train together.
 
     Args:
         windows: Training samples of the next-item loss.
         size: Longest window.
         extra: What else a batch holds.
-        batch_size: Windows per batch.
+        count: Targets of windows of some lengths, int64 ``[B]``.
+        batch_size: Windows per batch, of all processes together.
         share: Extra rows per window of a batch.
         seed: Seed of the run.
     """
     batches = MixedBatches(windows.lengths, batch_size, len(extra), share, seed)
-    return EpochLoader(MixedWindows(windows, size, extra), batches, 0)
+    return EpochLoader(MixedWindows(windows, size, extra, count, World.current()), batches, 0)
 
 
 def _history(histories: Histories, rows: np.ndarray, size: int) -> dict[str, Tensor]:

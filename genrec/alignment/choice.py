@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from genrec.artifacts import read_manifest
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.models import GenerativeRecommender, ItemScorer, RecommenderModel, load_recommender
+from genrec.training.world import World
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -124,9 +126,11 @@ def build_reward(
     parts: list[tuple[str, float, Reward]] = []
     for name, weight in config.rewards.items():
         if name == "lists":
-            reward, measured = train_list_reward(dataset, config.objectives, seed=config.seed)
+            learn = partial(train_list_reward, dataset, config.objectives, seed=config.seed)
+            reward, measured = World.current().from_leader(learn)
             quality = asdict(measured)
-            _report(quality)
+            if World.current().leads:
+                _report(quality)
             parts.append((name, weight, reward))
             continue
         simple: dict[str, Callable[[], Reward]] = {

@@ -1,6 +1,7 @@
 """What is watched while a model is aligned, and when it must stop.
 
-Everything is measured on validation users and on preferences of users that nothing was learned from.
+Everything is measured on validation users and on preferences of users that nothing was learned from; processes that run
+together each measure some of them.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from genrec.decoding import DeviceTrie, generate_lists, trie_of
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.metrics import evaluate_lists
 from genrec.models.base import GenerativeRecommender
+from genrec.training.world import World
 
 if TYPE_CHECKING:
     from genrec.alignment.rewards import Reward
@@ -76,6 +78,23 @@ class Watch:
         return cls(prompts, pairs, reward, decoding, dataset.num_items)
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What one process found out of its rows.
+
+    Attributes:
+        lists: Of its r prompts, int32 ``[r, k]``.
+        rewards: What every place is worth, float ``[r, k]``; None without rewards.
+        paths: KL, entropy and legal mass of each prompt, float64 ``[r, 3]``.
+        scores: log p of the candidates of its pairs, float32 ``[p, 1 + C]``; None without pairs.
+    """
+
+    lists: np.ndarray
+    rewards: np.ndarray | None
+    paths: np.ndarray
+    scores: np.ndarray | None
+
+
 class Guards:
     """Measures a model beside the one that it started from.
 
@@ -83,12 +102,20 @@ class Guards:
         watch: What it is measured on.
         config: What selects, what must not fall, and by how much it may.
         reference: What the KL is measured to; asked once.
+        world: The processes that share the work; all of them must take part in whatever is asked here.
     """
 
-    def __init__(self, watch: Watch, config: AlignmentConfig, reference: GenerativeRecommender) -> None:
-        self.watch, self.config = watch, config
-        self.paths = _paths(reference, watch.prompts)
-        self.reference_scores = None if watch.pairs is None else self._score(reference)
+    def __init__(
+        self, watch: Watch, config: AlignmentConfig, reference: GenerativeRecommender, world: World | None = None
+    ) -> None:
+        self.watch, self.config, self.world = watch, config, world or World()
+        self.prompts = watch.prompts.select(_own_rows(len(watch.prompts), self.world))
+        self.levels = _measured_levels(trie_of(reference), reference.item_codes[_first_targets(watch.prompts)])
+        self.paths = _paths(reference, self.prompts)
+        self.pairs, self.reference_scores = None, None
+        if watch.pairs is not None:
+            self.pairs = watch.pairs.select(_own_rows(len(watch.pairs), self.world))
+            self.reference_scores = _joined(self.world.gather(self._score(reference)), len(watch.pairs))
         self.start: dict[str, float] = {}
 
     def begin(self, model: GenerativeRecommender, earlier: dict[str, float] | None = None) -> dict[str, float]:
@@ -114,20 +141,33 @@ class Guards:
                 )
         return now
 
-    @torch.no_grad()
     def measure(self, model: GenerativeRecommender) -> dict[str, float]:
         """All numbers of one evaluation; ``selected`` is the selecting metric, -inf where the guard fell too far."""
+        return self.join(self.world.gather(self.part(model)), model)
+
+    @torch.no_grad()
+    def part(self, model: GenerativeRecommender) -> Measured:
+        """What this process finds out of its rows."""
         model.eval()
-        watch = self.watch
-        lists, _ = generate_lists(model, watch.prompts.histories, decoding=watch.decoding, top_k=KS[-1])
+        lists, _ = generate_lists(model, self.prompts.histories, decoding=self.watch.decoding, top_k=KS[-1])
+        reward = self.watch.reward
+        rewards = None if reward is None else np.asarray(reward(self.prompts, lists.astype(np.int64)))
+        codes = model.item_codes[_first_targets(self.prompts).to(model.device)].long()
+        paths = _path_numbers(_paths(model, self.prompts), self.paths, trie_of(model), codes[:, : self.levels])
+        return Measured(lists, rewards, paths, None if self.pairs is None else self._score(model))
+
+    def join(self, parts: list[Measured], model: GenerativeRecommender) -> dict[str, float]:
+        """The numbers of :meth:`measure`, from what each process found, by rank."""
+        watch, rows = self.watch, len(self.watch.prompts)
+        lists = _joined([part.lists for part in parts], rows)
         found = evaluate_lists(lists, watch.prompts.targets, num_items=watch.num_items, ks=KS).metrics
         found["diversity@10"] = list_diversity(lists, model.item_codes.cpu().numpy())
-        if watch.reward is not None:
-            rewards = watch.reward(watch.prompts, lists.astype(np.int64))
-            found["reward@10"] = float(rewards[lists >= 0].mean())
-        found |= _path_numbers(_paths(model, watch.prompts), self.paths, trie_of(model), self._targets(model))
+        if rewards := [part.rewards for part in parts if part.rewards is not None]:
+            found["reward@10"] = float(_joined(rewards, rows)[lists >= 0].mean())
+        paths = _joined([part.paths for part in parts], rows).mean(axis=0).tolist()
+        found |= dict(zip(("kl", "entropy", "legal_mass"), paths, strict=True))
         if watch.pairs is not None and self.reference_scores is not None:
-            scores = self._score(model)
+            scores = _joined([part.scores for part in parts if part.scores is not None], len(watch.pairs))
             found |= pair_numbers(scores, self.reference_scores, watch.pairs, self.config.beta)
         value = found.get(self.config.metric, float("nan"))
         found["selected"] = value if not self.start or self._acceptable(found) else float("-inf")
@@ -157,12 +197,9 @@ class Guards:
         return None
 
     def _score(self, model: GenerativeRecommender) -> np.ndarray:
-        rows = self.watch.pairs
+        rows = self.pairs
         assert rows is not None  # asked only where there are pairs
         return score_candidates(model, rows.histories, rows.candidates, self.watch.decoding.item_weight)
-
-    def _targets(self, model: GenerativeRecommender) -> Tensor:
-        return model.item_codes[_first_targets(self.watch.prompts).to(model.device)].long()
 
 
 @torch.no_grad()
@@ -241,22 +278,46 @@ def _paths(model: GenerativeRecommender, prompts: Prompts) -> list[Tensor]:
     return [torch.cat(level)[back.to(level[0].device)] for level in zip(*parts, strict=True)]
 
 
-def _path_numbers(paths: list[Tensor], reference: list[Tensor], trie: DeviceTrie, codes: Tensor) -> dict[str, float]:
-    """KL to the reference and entropy (sums over levels), and the mean legal mass per level."""
+def _path_numbers(paths: list[Tensor], reference: list[Tensor], trie: DeviceTrie, codes: Tensor) -> np.ndarray:
+    """KL to the reference, entropy (sums over levels) and mean legal mass per level of each row, float64 ``[R, 3]``.
+
+    The mass is that of the levels of ``codes``; one level more adds to the sums where identifiers are longer.
+    """
     nodes = torch.zeros(len(codes), 1, dtype=torch.int64, device=codes.device)
-    kl, entropy, mass = 0.0, 0.0, []
+    kl, entropy, mass = (torch.zeros(len(codes), dtype=torch.float64, device=codes.device) for _ in range(3))
+    legal_levels = codes.shape[1]
     for depth, (own, other) in enumerate(zip(paths, reference, strict=True)):
-        probabilities = own.exp()
-        kl += float((probabilities * (own - other)).sum(-1).mean())
-        entropy -= float((probabilities * own).sum(-1).mean())
-        level = trie.levels[depth]
-        code = codes[:, depth : depth + 1]
-        if level.ends or (code < 0).any():
+        if depth > legal_levels:
             break
-        legal = level.candidates(nodes, own.unsqueeze(1))
-        mass.append(float(legal.exp().sum(-1).mean()))
-        nodes = _child(trie, depth, nodes, code)
-    return {"kl": kl, "entropy": entropy, "legal_mass": float(np.mean(mass)) if mass else 1.0}
+        probabilities = own.exp()
+        kl += (probabilities * (own - other)).sum(-1)
+        entropy -= (probabilities * own).sum(-1)
+        if depth < legal_levels:
+            mass += trie.levels[depth].candidates(nodes, own.unsqueeze(1)).exp().sum(-1)[:, 0]
+            nodes = _child(trie, depth, nodes, codes[:, depth : depth + 1])
+    mean = mass / legal_levels if legal_levels else torch.ones_like(mass)
+    return torch.stack([kl, entropy, mean], dim=1).cpu().numpy()
+
+
+def _measured_levels(trie: DeviceTrie, codes: Tensor) -> int:
+    """The levels that all of ``codes [R, L]`` have, before the first at which an identifier may end."""
+    for depth in range(codes.shape[1]):
+        if trie.levels[depth].ends or bool((codes[:, depth] < 0).any()):
+            return depth
+    return codes.shape[1]
+
+
+def _own_rows(count: int, world: World) -> np.ndarray:
+    """The rows of this process; of fewer rows than processes all, in each."""
+    return np.arange(count) if count < world.size else np.arange(world.rank, count, world.size)
+
+
+def _joined(parts: list[np.ndarray], count: int) -> np.ndarray:
+    """Undo :func:`_own_rows`, from what each process made of its rows, by rank."""
+    if count < len(parts):
+        return parts[0]
+    order = np.concatenate([np.arange(rank, count, len(parts)) for rank in range(len(parts))])
+    return np.concatenate(parts)[np.argsort(order)]
 
 
 def _child(trie: DeviceTrie, depth: int, nodes: Tensor, code: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from genrec.alignment.scoring import present, sequence_log_probs
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.models.base import GenerativeRecommender, TrainingOutput
 from genrec.training.memory import count_targets
+from genrec.training.world import World
 
 
 class Learner(nn.Module):
@@ -44,6 +45,13 @@ class Learner(nn.Module):
         self.policy.train()
         return scores
 
+    def combine(self, anchor: Tensor, preference: Tensor, shares: Tensor | None) -> TrainingOutput:
+        """The loss of a batch, or of a part of it that holds these ``shares`` of its targets and of its other rows."""
+        preference = self.recipe.preference_weight * preference
+        if shares is not None:
+            anchor, preference = anchor * float(shares[0]), preference * float(shares[1])
+        return TrainingOutput(loss=anchor + preference)
+
 
 class PairLearner(Learner):
     """Learns from pairs whose reference log-probabilities are known.
@@ -71,14 +79,13 @@ class PairLearner(Learner):
     ) -> TrainingOutput:
         """The anchor of ``items [B, T]`` and preferences among ``candidates [P, C]`` after ``histories [P, T']``.
 
-        In a piece of a batch (:meth:`cut_batch`) ``shares`` float64 ``[2]`` says how much of either it holds.
+        In a part of a batch, a piece (:meth:`cut_batch`) or what one of several processes has of it, ``shares`` float64
+        ``[2]`` says how much of either it holds.
         """
         scores = self.score(histories, history_lengths, candidates, self.item_weight)
-        preference = (preference_losses(self.recipe, scores, reference, candidates, self.policy) * weights).mean()
-        anchor, preference = self.anchor(items, lengths), self.recipe.preference_weight * preference
-        if shares is not None:
-            anchor, preference = anchor * float(shares[0]), preference * float(shares[1])
-        return TrainingOutput(loss=anchor + preference)
+        baseline = _baseline(scores - reference, shares) if self.recipe.method == "kto" else None
+        found = preference_losses(self.recipe, scores, reference, candidates, self.policy, baseline)
+        return self.combine(self.anchor(items, lengths), (found * weights).mean(), shares)
 
     def cut_batch(self, batch: dict[str, Tensor], pieces: int) -> list[tuple[dict[str, Tensor], float]]:
         """Divide a batch that does not fit into memory; the losses of its pieces add up to its own.
@@ -104,8 +111,21 @@ class PairLearner(Learner):
         return [(part, 1.0) for part in parts]
 
 
+def _baseline(ratios: Tensor, shares: Tensor | None) -> Tensor:
+    """The mean log-ratio of the last column over the rows of all processes, without gradient."""
+    mean, world = ratios[:, -1].detach().mean(), World.current()
+    if world.size == 1 or shares is None:
+        return mean
+    return world.gather_numbers(float(mean) * float(shares[1])).sum().to(mean)
+
+
 def preference_losses(
-    config: AlignmentConfig, scores: Tensor, reference: Tensor, candidates: Tensor, policy: GenerativeRecommender
+    config: AlignmentConfig,
+    scores: Tensor,
+    reference: Tensor,
+    candidates: Tensor,
+    policy: GenerativeRecommender,
+    baseline: Tensor | None = None,
 ) -> Tensor:
     """The method's loss of each row, ``[P]``.
 
@@ -116,10 +136,11 @@ def preference_losses(
         reference: log p by the reference, ``[P, 1 + C]``.
         candidates: Items, -1 where there is none.
         policy: For the number of codes per item.
+        baseline: With ``kto`` what its sides are measured from, a scalar.
     """
     beta, ratios, there = config.beta, scores - reference, present(candidates)
     if config.method == "kto":
-        baseline = ratios[:, -1].mean()
+        assert baseline is not None  # its callers know the rows of all processes
         return losses.kto(
             ratios[:, 0],
             ratios[:, 1:-1],
@@ -175,16 +196,25 @@ class GroupLearner(Learner):
         self._reference = (reference,)
 
     def forward(
-        self, items: Tensor, lengths: Tensor, histories: Tensor, history_lengths: Tensor, prompt_rows: Tensor
+        self,
+        items: Tensor,
+        lengths: Tensor,
+        histories: Tensor,
+        history_lengths: Tensor,
+        prompt_rows: Tensor,
+        shares: Tensor | None = None,
     ) -> TrainingOutput:
-        """The anchor of ``items [B, T]`` and the group loss of items sampled after ``histories [P, T']``."""
+        """The anchor of ``items [B, T]`` and the group loss of items sampled after ``histories [P, T']``.
+
+        Several processes draw what one would: a draw depends on the update and the history. ``shares`` float64 ``[2]``
+        says how much of the batch's targets and prompts one of them has.
+        """
+        seed = int(np.random.SeedSequence([self.recipe.seed, int(self.updates)]).generate_state(1)[0])
         if int(self.updates) % self.recipe.refresh_steps == 0:
             self._refresh()
         self.updates += 1
         config, size = self.recipe, self.recipe.pairs.list_size
         with torch.no_grad():
-            # Drawn from torch's generator, which checkpoints hold.
-            seed = int(torch.randint(2**31, ()))
             groups = sample_batch(self.sampler, histories, history_lengths, size, decoding=self.decoding, seed=seed)
             advantages = self._advantages(prompt_rows, groups)
             sampled = sequence_log_probs(self.sampler, histories, history_lengths, groups)
@@ -199,7 +229,7 @@ class GroupLearner(Learner):
             kl_weight=config.kl_weight,
             real=groups >= 0,
         )
-        return TrainingOutput(loss=self.anchor(items, lengths) + config.preference_weight * found.mean())
+        return self.combine(self.anchor(items, lengths), found.mean(), shares)
 
     def _advantages(self, prompt_rows: Tensor, groups: Tensor) -> Tensor:
         lists = groups.cpu().numpy()

@@ -140,10 +140,12 @@ def align(
     from genrec.data import Dataset
     from genrec.inspection import describe
     from genrec.pipeline.aligned import align_model
+    from genrec.training.world import World
 
     recipe = load_recipe(config, overrides or ())
     align_model(model, Dataset.load(dataset, verify=True), recipe.alignment, out)
-    typer.echo(describe(out))
+    if World.current().leads:
+        typer.echo(describe(out))
 
 
 @verb("upcycle")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from genrec.alignment.align import LOG_FILE, PAIRS_FILE, AlignmentResult, align_recommender
+from genrec.alignment.align import LOG_FILE, PAIRS_FILE, AlignmentResult, align_recommender, join_processes
 from genrec.alignment.plots import draw_curves
 from genrec.artifacts import MANIFEST, file_sha256, fingerprint, read_manifest, write_artifact, write_json
 from genrec.config import AlignmentConfig
@@ -37,6 +37,8 @@ def align_model(
 ) -> AlignmentResult:
     """Align a model folder and write the ``aligned`` folder; the same call again continues after an interruption.
 
+    Where a launcher started several processes, all of them must call this with equal arguments; the first one writes.
+
     Args:
         source: A ``model`` folder.
         dataset: What it was trained on.
@@ -49,9 +51,11 @@ def align_model(
         DataError: If there is nothing to learn from.
         ArtifactError: If folders do not match or cannot be written.
     """
+    # Before anything is put on a GPU: each process has its own.
+    _, world = join_processes(config)
     trained = open_model(source)
     trained.check_catalogue(dataset)
-    if trained.manifest.inputs.get("dataset") != dataset.fingerprint:
+    if trained.manifest.inputs.get("dataset") != dataset.fingerprint and world.leads:
         logger.warning("the model was trained on another preparation of these items: it may know what measures it")
     before = example_lists(trained.model, trained, dataset)
     iterations = out.with_name(out.name + ".iterations")
@@ -64,9 +68,13 @@ def align_model(
         {**told, "before": old["list"], "after": told.pop("list")}
         for old, told in zip(before, example_lists(trained.model, trained, dataset), strict=True)
     ]
-    save_aligned(out, source, trained, config, result, last, examples)
-    if config.iterations == 1:
-        shutil.rmtree(iterations, ignore_errors=True)
+
+    def finish() -> None:
+        save_aligned(out, source, trained, config, result, last, examples)
+        if config.iterations == 1:
+            shutil.rmtree(iterations, ignore_errors=True)
+
+    world.from_leader(finish)
     return result
 
 

@@ -43,7 +43,7 @@ def any_rank(bad: Tensor) -> bool:
 
 
 def users_of_update(batches: EpochBatches, dataset: WindowDataset, step: int) -> np.ndarray:
-    """Dense users whose windows this process saw in an update, int64, each once.
+    """Dense users whose windows this process, or with alignment any of them, saw in an update, int64, each once.
 
     Args:
         batches: At the epoch of the update.

@@ -83,8 +83,15 @@ class Launch:
         """Whether there is nobody to meet and nothing to wrap."""
         return self.wrapper == "none"
 
-    def check(self, config: TrainingConfig, environment: Mapping[str, str] = os.environ) -> None:
+    def check(
+        self, config: TrainingConfig, environment: Mapping[str, str] = os.environ, *, section: str = "training"
+    ) -> None:
         """Check that the recipe can be followed by so many processes.
+
+        Args:
+            config: How it trains.
+            environment: Where the launcher's orders are.
+            section: Of the recipe that its settings are in.
 
         Raises:
             ConfigError: If they do not divide the batch, or the launcher's file asks for another precision.
@@ -92,18 +99,34 @@ class Launch:
         if config.batch_size % self.size:
             near = max(1, round(config.batch_size / self.size)) * self.size
             raise ConfigError(
-                f"training.batch_size {config.batch_size} cannot be divided among {self.size} processes",
-                where="training.batch_size",
+                f"{section}.batch_size {config.batch_size} cannot be divided among {self.size} processes",
+                where=f"{section}.batch_size",
                 expected="a multiple of the number of processes: it counts the users of all processes together",
-                fix=f"set training.batch_size={near}, or start another number of processes",
+                fix=f"set {section}.batch_size={near}, or start another number of processes",
             )
         asked = environment.get("ACCELERATE_MIXED_PRECISION", "no")
         if asked not in ("no", config.precision):
             raise ConfigError(
                 f"the launcher asks for {asked} and the recipe for {config.precision}",
-                where="training.precision",
+                where=f"{section}.precision",
                 expected="mixed_precision: 'no' in the accelerate file: the recipe decides",
-                fix=f"set training.precision={asked}" if asked == "bf16" else "set mixed_precision: 'no' there",
+                fix="set training.precision=bf16"
+                if (section, asked) == ("training", "bf16")
+                else "set mixed_precision: 'no' there",
+            )
+
+    def refuse_shards(self) -> None:
+        """Refuse wrappers that leave no process a whole model, for work that reads the weights between two updates.
+
+        Raises:
+            ConfigError: If the launcher asks for FSDP or DeepSpeed.
+        """
+        if self.wrapper in ("fsdp2", "deepspeed"):
+            raise ConfigError(
+                f"alignment does not run under {self.wrapper}",
+                where="the launcher and its file",
+                expected="the whole model in every process: it samples and scores beside the updates",
+                fix="use configs/accelerate/ddp.yaml with accelerate launch, or torchrun",
             )
 
     def join(self) -> World:
@@ -128,7 +151,7 @@ class Launch:
             os.environ.update({name: kept[name] for name in ORDERS if name in kept})
 
 
-def refuse_processes(what: str = "alignment") -> None:
+def refuse_processes(what: str) -> None:
     """Refuse to be one of several processes, for work that one does.
 
     Raises:
@@ -140,7 +163,7 @@ def refuse_processes(what: str = "alignment") -> None:
             f"{what} was started in {size} processes",
             where="WORLD_SIZE",
             expected="one process",
-            fix="start it without a launcher; scripts/train_recommender.py and scripts/generate.py take several",
+            fix="start it without a launcher; the scripts that train, align and generate take several",
         )
 
 

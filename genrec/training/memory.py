@@ -149,13 +149,13 @@ def memory_error(section: str, batch_size: int, step: int, *, validating: bool) 
     """
     if validating:
         fix = "lower decoding.batch_size and run again: it continues from the last checkpoint"
+    elif section == "alignment":
+        fix = "lower alignment.batch_size or alignment.pairs.list_size, and align into another folder"
     elif batch_size > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         fix = (
             "run again with a smaller training.batch_size and as much more training.gradient_accumulation_steps: the"
             " same updates with less memory, from the last checkpoint on"
         )
-    elif section == "alignment":
-        fix = "lower alignment.batch_size or alignment.pairs.list_size, and align into another folder"
     else:
         fix = (
             "one user at a time is still too much: lower recommender.max_history, recommender.hidden_size or"

@@ -147,7 +147,9 @@ class RecommenderTrainer(Trainer):
         model.train()
         run.state.users += len(inputs["lengths"]) + self._users_elsewhere
         self._users_elsewhere = 0
-        share = 1.0 if num_items_in_batch is None else self._targets(inputs) / float(num_items_in_batch)
+        # A batch of several kinds of rows says itself what share of each it holds.
+        weighed = num_items_in_batch is None or "shares" in inputs
+        share = 1.0 if weighed else self._targets(inputs) / float(cast("Tensor | int", num_items_in_batch))
         loss = self._update.add(inputs, share, partial(self._forward_backward, model))
         if self._update.pieces != run.state.pieces:
             run.state.pieces = self._update.pieces

@@ -32,9 +32,10 @@ class World:
         folder: Where the data set is written.
         seed: Of everything that is drawn.
         users: How many there are.
+        dataset: The same world's, if it was prepared before.
     """
 
-    def __init__(self, folder: Path, seed: int = 0, users: int = 160) -> None:
+    def __init__(self, folder: Path, seed: int = 0, users: int = 160, dataset: Dataset | None = None) -> None:
         random = np.random.default_rng(seed)
         self.quality = random.random(ITEMS)
         self.favourite = random.integers(GENRES, size=users)
@@ -47,7 +48,7 @@ class World:
                 rows.append((f"u{user:03d}", f"i{item:02d}", 1_600_000_000 + 86_400 * step, liked))
         items = pl.DataFrame({"item_id": [f"i{item:02d}" for item in range(ITEMS)]})
         table = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "liked"], orient="row")
-        self.dataset: Dataset = make_dataset(table, items, DataConfig(k_core=0), folder)
+        self.dataset: Dataset = dataset or make_dataset(table, items, DataConfig(k_core=0), folder)
         self.item_of = np.array([int(name[1:]) for name in self.dataset.item_ids])
         self.user_of = np.array([int(name[1:]) for name in self.dataset.user_ids])
 
@@ -65,14 +66,16 @@ class World:
         lists, _ = generate_lists(model, histories, decoding=DECODING, top_k=10)
         return float(self.reward(Prompts(histories, histories), lists).mean())
 
-    def supervised(self, epochs: int = 40, seed: int = 0, family: str = "depth") -> GenerativeRecommender:
+    def supervised(
+        self, epochs: int = 40, seed: int = 0, family: str = "depth", dropout: float = 0.1
+    ) -> GenerativeRecommender:
         """A small recommender that learned what comes next, and nothing of what is liked."""
         codes = np.stack([np.arange(ITEMS) // PER_GENRE, np.arange(ITEMS) % 5, np.arange(ITEMS) % PER_GENRE // 5], 1)
         index = ItemIndex(codes[self.item_of].astype(np.int32), (GENRES, 5, 4), self.dataset.item_ids)
         torch.manual_seed(seed)
         settings = {"hidden_size": 16, "num_layers": 1, "num_heads": 1, "max_history": STEPS}
-        settings |= {"use_features": False} if family == "depth" else {}
-        config = RecommenderConfig(name=family, dropout=0.1, **settings)
+        settings |= {"use_features": False, "depth_dropout": dropout} if family == "depth" else {}
+        config = RecommenderConfig(name=family, dropout=dropout, **settings)
         model = build_recommender(config, num_items=ITEMS, index=index)
         assert isinstance(model, GenerativeRecommender)
         train = self.dataset.train()

@@ -112,9 +112,9 @@ def test_accelerate_hears_what_it_can_follow_and_the_rest_is_kept(monkeypatch: p
 
 def test_work_of_one_process_is_refused_in_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="alignment was started in 2 processes") as caught:
-        refuse_processes()
-    assert "scripts/train_recommender.py" in caught.value.fix
+    with pytest.raises(ConfigError, match="the shelf was started in 2 processes") as caught:
+        refuse_processes("the shelf")
+    assert "scripts that train, align and generate" in caught.value.fix
     with pytest.raises(ConfigError, match="genrec run was started in 2 processes"):
         run_recipe(Recipe(), tmp_path)
 
