@@ -13,9 +13,11 @@ from genrec.config import load_recipe
 from genrec.data import Dataset
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.pipeline.ledger import LEDGER_FILE
+from genrec.pipeline.model_folder import EXPERTS_FILE
 from genrec.pipeline.stages import CONFIG_FILE, Work
 from genrec.reports.console import print_examples, print_results
 from genrec.reports.content import Example, Listed
+from genrec.reports.experts import experts_sentence
 
 SHOWN_USERS = 3
 WIDTH = 120
@@ -167,8 +169,14 @@ def _model_words(manifest: Manifest, path: Path) -> str:
     return (
         f"a trained recommender ({manifest.config['recommender']['name']}) of {counts['parameters'] / 1e6:.2f} M"
         f" parameters for {counts['items']} items,"
-        f" {training['epochs']:.3g} epochs in {training['seconds']:.0f} s{reached}{_alignment_words(path)}"
+        f" {training['epochs']:.3g} epochs in {training['seconds']:.0f} s{reached}{_expert_words(path)}{_alignment_words(path)}"
     )
+
+
+def _expert_words(path: Path) -> str:
+    if not (path / EXPERTS_FILE).is_file():
+        return ""
+    return f"; {experts_sentence(read_json(path / EXPERTS_FILE)).rstrip('.')}"
 
 
 def _alignment_words(path: Path) -> str:

@@ -49,7 +49,9 @@ class Size:
     @property
     def name(self) -> str:
         """As in tables and folders."""
-        return f"experts-{self.width}-{self.experts_per_token}of{self.experts}" if self.experts else f"dense-{self.width}"
+        return (
+            f"experts-{self.width}-{self.experts_per_token}of{self.experts}" if self.experts else f"dense-{self.width}"
+        )
 
     def settings(self, arguments: argparse.Namespace) -> dict[str, Any]:
         """Those of the recommender."""

@@ -210,6 +210,19 @@ class RecommenderModel(PreTrainedModel):
                     loss = loss + layer.auxiliary
         return TrainingOutput(loss=loss)
 
+    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Pass every layer of experts once, and say what each position that they route reads.
+
+        Args:
+            items: Histories, int64 ``[B, T]``, right-padded.
+            lengths: int64 ``[B]``.
+            targets: An item that follows each, int64 ``[B]``, for families whose experts write.
+
+        Returns:
+            Item and place within it (0 where an item is one position), int64 ``[n]`` each; -1 at starts.
+        """
+        raise TypeError(f"{type(self).__name__} must define route")
+
     def take_tokens(self, tokens: Tensor) -> None:
         """Keep the catalogue's continuous tokens float32 ``[N, Q, C]``; only where ``reads_tokens``."""
         raise TypeError(f"{type(self).__name__} reads no tokens")

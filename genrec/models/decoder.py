@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.layers.codes import CodeEmbedding, CodeHead, code_loss
-from genrec.models.layers.history import gather_targets, prepend, state_at, visible_positions
+from genrec.models.layers.history import gather_targets, positions_read, prepend, state_at, visible_positions
 
 
 class DecoderSettings(BackboneSettings):
@@ -56,6 +56,11 @@ class Decoder(GenerativeRecommender):
         visible = visible_positions(positions + 1, tokens.shape[1] + 1)
         hidden, history = self.transformer(prepend(self.start, tokens), visible)
         return Context(state_at(hidden, positions), history, visible, positions + 1)
+
+    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Experts read codes."""
+        self.encode(items, lengths)
+        return positions_read(items, lengths, codes=self.num_levels)
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``, counted on in a session."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.layers.codes import CodeHead
-from genrec.models.layers.history import gather_targets, prepend, visible_positions
+from genrec.models.layers.history import gather_targets, positions_read, prepend, visible_positions
 from genrec.models.layers.items import ItemEmbedding
 
 
@@ -77,6 +77,11 @@ class ItemBackbone(GenerativeRecommender):
         real = visible_positions(lengths + 1, items.shape[1] + 1)
         hidden, _ = self.transformer(prepend(self.start, self.items(items, self.item_codes)), real)
         return hidden
+
+    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Experts read items, one position each."""
+        self.read(items, lengths)
+        return positions_read(items, lengths)
 
     @abstractmethod
     def codes_loss(self, states: Tensor, codes: Tensor) -> Tensor:

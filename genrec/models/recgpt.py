@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.layers.codes import code_loss
-from genrec.models.layers.history import gather_targets, state_at, visible_positions
+from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
 
 
 class RecGPTSettings(BackboneSettings):
@@ -72,6 +72,11 @@ class RecGPT(GenerativeRecommender):
         """Read each history once; there is nothing to attend to afterwards."""
         ones = torch.ones_like(lengths)
         return Context(state_at(self.read(items, lengths), lengths), [], ones.bool().unsqueeze(1), ones)
+
+    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Experts read codes."""
+        self.read(items, lengths)
+        return positions_read(items, lengths, codes=self.num_levels, starts=self.num_levels)
 
     def all_code_logits(self, context: Context) -> list[Tensor]:
         """Logits of every level at once, ``[B, K_l]`` each."""

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
-from genrec.models.layers.history import gather_targets, prepend, state_at, visible_positions
+from genrec.models.layers.history import gather_targets, positions_read, prepend, state_at, visible_positions
 from genrec.models.layers.items import ItemEmbedding
 
 
@@ -63,6 +63,11 @@ class SASRec(ItemScorer):
     def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Score the whole catalogue after each history, float32 ``[B, N]``."""
         return (state_at(self.read(items, lengths), lengths) @ self.items.table().T + self.item_bias).float()
+
+    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Experts read items, one position each."""
+        self.read(items, lengths)
+        return positions_read(items, lengths)
 
     def read(self, items: Tensor, lengths: Tensor) -> Tensor:
         """States ``[B, 1 + T, D]`` before the first and after each of ``items [B, T]``; ``lengths [B]`` are real."""

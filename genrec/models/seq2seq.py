@@ -22,7 +22,7 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5DenseActDense
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.layers.codes import NO_CODE, code_loss
-from genrec.models.layers.history import draw_cuts
+from genrec.models.layers.history import draw_cuts, positions_read
 from genrec.models.layers.moe import MixtureOfExperts
 from genrec.models.layers.transformer import KeyValue, own_mixture, own_scores
 
@@ -180,6 +180,14 @@ class Seq2Seq(GenerativeRecommender):
         context.state = self._decode_token(context, start)[:, 0]
         context.first = context.own
         return context
+
+    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Experts are in the decoder, which reads a start and the codes of a target but the last."""
+        tokens, mask = self.history_tokens(items, lengths)
+        self.writing_loss(self._read_history(tokens, mask), mask, targets)
+        read = positions_read(targets.unsqueeze(1), torch.ones_like(targets), codes=self.num_levels)
+        written, places = (part.view(len(targets), -1)[:, :-1].flatten() for part in read)
+        return written, places
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``; in a session an item's last one and the next start."""

@@ -20,7 +20,7 @@ from genrec.config import AlignmentConfig
 from genrec.data import Dataset
 from genrec.decoding import generate_lists
 from genrec.models import RecommenderModel
-from genrec.pipeline.model_folder import STAGE, TrainedModel, open_model, quietly
+from genrec.pipeline.model_folder import EXPERTS_FILE, STAGE, TrainedModel, open_model, quietly
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ CURVES_FILE = "curves.png"
 EXAMPLES_FILE = "examples.json"
 SHOWN_USERS, SHOWN_ITEMS = 5, 10
 # Written anew, or about the model that was there before.
-NOT_COPIED = (MANIFEST, "config.json", "model.safetensors", "README.md")
+NOT_COPIED = (MANIFEST, "config.json", "model.safetensors", "README.md", EXPERTS_FILE)
 
 
 def align_model(

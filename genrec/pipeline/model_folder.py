@@ -2,7 +2,8 @@
 
 ``config.json`` and ``model.safetensors`` (transformers), ``items.parquet`` (row i is dense item i: item_id, title and
 the columns of the data set's items, so that lists can be filtered by them; very large columns are there but empty),
-``decoding.json`` (how lists are written), ``training.json`` (how it learned), ``tokenizer/`` (a copy of the item
+``decoding.json`` (how lists are written), ``training.json`` (how it learned), ``experts.json`` (which of them serve what, where
+there are experts), ``tokenizer/`` (a copy of the item
 tokenizer), ``encoder/`` (a copy of the feature encoder, where it is small). The model card ``README.md`` is
 written after the evaluation and may be edited: it is the one file that the manifest does not name.
 """
@@ -24,6 +25,7 @@ from genrec.data.arrow import write_parquet
 from genrec.data.dataset import titles_of
 from genrec.decoding import use_index
 from genrec.errors import ArtifactError, ConfigError
+from genrec.evaluation.experts import measure_experts
 from genrec.models import GenerativeRecommender, RecommenderModel, load_recommender
 from genrec.tokenizers import ItemIndex
 
@@ -34,6 +36,7 @@ STAGE = "model"
 ITEMS_FILE = "items.parquet"
 DECODING_FILE = "decoding.json"
 TRAINING_FILE = "training.json"
+EXPERTS_FILE = "experts.json"
 TOKENIZER_FOLDER = "tokenizer"
 ENCODER_FOLDER = "encoder"
 MAX_ENCODER_BYTES = 64 * 2**20
@@ -116,7 +119,7 @@ def save_model(
     Raises:
         ArtifactError: If the place cannot be written or the disk is full.
     """
-    inputs = {"dataset": dataset.fingerprint}
+    inputs, experts = {"dataset": dataset.fingerprint}, measure_experts(model, dataset)
     if companions.features is not None:
         settings = settings | {"features": read_manifest(companions.features).config}
     if companions.tokenizer is not None:
@@ -127,6 +130,8 @@ def save_model(
         write_parquet(catalogue_of(dataset.items), folder.path / ITEMS_FILE)
         write_json(folder.path / DECODING_FILE, decoding.model_dump(mode="json"))
         write_json(folder.path / TRAINING_FILE, asdict(result))
+        if experts is not None:
+            write_json(folder.path / EXPERTS_FILE, experts)
         if companions.tokenizer is not None:
             shutil.copytree(companions.tokenizer, folder.path / TOKENIZER_FOLDER)
         if companions.features is not None:

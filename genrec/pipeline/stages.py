@@ -23,7 +23,7 @@ from genrec.features import build_features
 from genrec.models import recommender_class
 from genrec.pipeline.aligned import ALIGNMENT_FILE, EXAMPLES_FILE, align_model
 from genrec.pipeline.ledger import Ledger
-from genrec.pipeline.model_folder import Companions, TrainedModel, open_model
+from genrec.pipeline.model_folder import EXPERTS_FILE, Companions, TrainedModel, open_model
 from genrec.pipeline.resolve import (
     LEARNED_BASELINE,
     baseline_recommender,
@@ -289,7 +289,7 @@ def make_report(work: Work) -> str:
 def report_content(work: Work) -> ReportContent:
     """Everything that a report of this run shows."""
     folder = work.folder
-    quality = folder / "tokenizer" / "quality.json"
+    quality, experts = folder / "tokenizer" / "quality.json", folder / "model" / EXPERTS_FILE
     return ReportContent(
         name=folder.name,
         system=work.recipe.recommender.name,
@@ -297,6 +297,7 @@ def report_content(work: Work) -> ReportContent:
         statistics=work.dataset.statistics,
         training=read_records(folder / LOG_FILE),
         quality=read_json(quality) if needs_identifiers(work.recipe) else {},
+        experts=read_json(experts) if experts.is_file() else {},
         examples=examples(work),
         **_alignment_content(work),
         environment=read_json(folder / ENVIRONMENT_FILE),

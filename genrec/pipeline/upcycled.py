@@ -8,10 +8,10 @@ from genrec.artifacts import MANIFEST, write_artifact
 from genrec.config import load_recipe
 from genrec.errors import ConfigError
 from genrec.models.upcycle import upcycle_recommender
-from genrec.pipeline.model_folder import STAGE, open_model, quietly
+from genrec.pipeline.model_folder import EXPERTS_FILE, STAGE, open_model, quietly
 
 CARD_FILE = "README.md"
-NOT_COPIED = {MANIFEST, CARD_FILE, "config.json", "model.safetensors"}
+NOT_COPIED = {MANIFEST, CARD_FILE, EXPERTS_FILE, "config.json", "model.safetensors"}
 
 
 def upcycle_model(source: Path, overrides: Sequence[str], out: Path) -> None:

@@ -89,6 +89,7 @@ class ReportContent:
         statistics: ``statistics.json`` of the data set.
         training: Records of ``metrics.jsonl``.
         quality: ``quality.json`` of the item tokenizer.
+        experts: ``experts.json`` of a model with sparse experts.
         examples: Users with their lists.
         alignment: ``alignment.json`` of an aligned model.
         changes: Users with their lists before and after alignment.
@@ -104,6 +105,7 @@ class ReportContent:
     statistics: Mapping[str, Any] = field(default_factory=dict)
     training: Sequence[Mapping[str, Any]] = ()
     quality: Mapping[str, Any] = field(default_factory=dict)
+    experts: Mapping[str, Any] = field(default_factory=dict)
     examples: Sequence[Example] = ()
     alignment: Mapping[str, Any] = field(default_factory=dict)
     changes: Sequence[Change] = ()

@@ -11,6 +11,7 @@ from genrec.evaluation.protocol import Protocol
 from genrec.evaluation.tables import DEFAULT_METRICS, ResultsTable, metric_name, side_by_side, with_system_names
 from genrec.reports.alignment import alignment_facts, alignment_figures, alignment_sentence
 from genrec.reports.content import ReportContent
+from genrec.reports.experts import expert_curves, expert_maps, experts_sentence
 from genrec.reports.plots import Bar, Figure, Line, bar_chart, grouped_bars, line_chart, thinned
 
 NO_BREAK = "\u00a0"
@@ -62,6 +63,9 @@ def render_report(content: ReportContent) -> str:
         ],
         slices=_slices(content, k),
         training=_training(content.training),
+        expert_curves=expert_curves(content.training) if content.experts else [],
+        expert_maps=expert_maps(content.experts),
+        experts_sentence=experts_sentence(content.experts),
         alignment=alignment_figures(content.alignment),
         alignment_sentence=alignment_sentence(content.alignment),
         alignment_facts=alignment_facts(content.alignment),

@@ -214,6 +214,39 @@ def line_chart(
     return _svg(rows, PLOT_HEIGHT, f"{title} over {x_label}: {said}")
 
 
+def heat_map(rows: Sequence[str], columns: Sequence[str], shares: Sequence[Sequence[float]], *, title: str) -> Markup:
+    """Cells whose colour is a share; in percent where there is room.
+
+    Args:
+        rows: Names, from top to bottom.
+        columns: Names, from left to right.
+        shares: From 0 to 1, a value per row and column.
+        title: What is drawn.
+    """
+    size, height, largest = (WIDTH - LABELS - MARGIN) / len(columns), 22, max(map(max, shares)) or 1.0
+    drawn = [
+        _text(LABELS + (index + 0.5) * size, MARGIN + 12, name, "tick middle")
+        for index, name in enumerate(columns)
+        if size >= 22 or index % 8 == 0
+    ]
+    for row, (name, values) in enumerate(zip(rows, shares, strict=True)):
+        top = MARGIN + 20 + row * height
+        drawn.append(_text(LABELS - 10, top + 15, _short(name, 20), "label end"))
+        for index, value in enumerate(values):
+            left, tip = LABELS + index * size, f"{name}, {columns[index]}: {value:.1%}"
+            drawn.append(
+                Markup(
+                    '<rect class="cell" x="{}" y="{}" width="{}" height="{}" opacity="{}"><title>{}</title></rect>'
+                ).format(_at(left), _at(top), _at(size - 1), height - 1, f"{0.04 + 0.96 * value / largest:.3f}", tip)
+            )
+            if size >= 22:
+                over = " over" if value > 0.55 * largest else ""
+                drawn.append(_text(left + size / 2, top + 15, f"{100 * value:.0f}", f"cell-text middle{over}"))
+    peaks = ((name, max(range(len(values)), key=values.__getitem__)) for name, values in zip(rows, shares, strict=True))
+    said = "; ".join(f"{name} mostly {columns[peak]}" for name, peak in peaks)
+    return _svg(drawn, 2 * MARGIN + 20 + len(rows) * height, f"{title}: {said}")
+
+
 def thinned(points: Sequence[tuple[float, float]], most: int = 300) -> tuple[tuple[float, float], ...]:
     """Means of neighbouring points, so that a long log is a small drawing; short ones stay as they are."""
     size = math.ceil(len(points) / most)

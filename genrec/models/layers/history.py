@@ -25,6 +25,24 @@ def state_at(hidden: Tensor, lengths: Tensor) -> Tensor:
     return hidden[torch.arange(len(lengths), device=lengths.device), lengths]
 
 
+def positions_read(items: Tensor, lengths: Tensor, *, codes: int = 1, starts: int = 1) -> tuple[Tensor, Tensor]:
+    """What every real position of such histories reads, row after row.
+
+    Args:
+        items: int64 ``[B, T]``, right-padded.
+        lengths: int64 ``[B]``.
+        codes: Positions of one item.
+        starts: Positions before the first item.
+
+    Returns:
+        Its item and its place within the item, int64 ``[n]`` each; -1 at starts.
+    """
+    places = torch.arange(codes, device=items.device).repeat(items.shape[1]).expand(len(items), -1)
+    padded = [torch.nn.functional.pad(x, (starts, 0), value=-1) for x in (items.repeat_interleave(codes, 1), places)]
+    real = visible_positions(lengths * codes + starts, padded[0].shape[1])
+    return padded[0][real], padded[1][real]
+
+
 def draw_cuts(lengths: Tensor) -> Tensor:
     """A place drawn evenly in each history of ``lengths [n]`` among those with items before them, int64 ``[n]``.
 

@@ -58,11 +58,13 @@ class Routing:
         counts: Positions that chose each expert, dropped ones included, int64 ``[E]``.
         dropped: Choices that were dropped for want of capacity, int64 scalar.
         entropy: Mean entropy of the router's distribution in nats, float32 scalar; ``log E`` if it knows nothing.
+        chosen: Experts of every routed position, the strongest first, int64 ``[n, k]``.
     """
 
     counts: Tensor
     dropped: Tensor
     entropy: Tensor
+    chosen: Tensor
 
 
 class MixtureOfExperts(nn.Module):
@@ -188,7 +190,7 @@ class MixtureOfExperts(nn.Module):
         counts = torch.bincount(chosen.flatten(), minlength=self.settings.experts)
         with torch.no_grad():
             entropy = torch.special.entr(scores).sum(-1).mean()
-            self.routing = Routing(counts, counts.sum() - computed, entropy)
+            self.routing = Routing(counts, counts.sum() - computed, entropy, chosen)
         self.auxiliary = None
         if not (self.training and torch.is_grad_enabled()):
             return

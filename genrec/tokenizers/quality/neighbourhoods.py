@@ -178,7 +178,7 @@ def category_agreement(codes: np.ndarray, kind: Kind, items: pl.DataFrame) -> di
     """
     from sklearn.metrics import normalized_mutual_info_score
 
-    labels = _categories(items)
+    labels = item_categories(items)
     if labels is None:
         return None
     rows = np.flatnonzero(labels.is_not_null().to_numpy())
@@ -248,7 +248,12 @@ def _users_by_items(histories: "Histories", num_items: int) -> "csr_matrix":
     return had
 
 
-def _categories(items: pl.DataFrame) -> pl.Series | None:
+def item_categories(items: pl.DataFrame) -> pl.Series | None:
+    """The category of every item, null where it has none; None without a column of them.
+
+    Args:
+        items: Table of the catalogue; see :func:`category_agreement`.
+    """
     lower = {column.lower(): column for column in reversed(items.columns)}
     names = [lower[name] for name in CATEGORY_COLUMNS if name in lower]
     if not names:
