@@ -169,7 +169,8 @@ def _model_words(manifest: Manifest, path: Path) -> str:
     return (
         f"a trained recommender ({manifest.config['recommender']['name']}) of {counts['parameters'] / 1e6:.2f} M"
         f" parameters for {counts['items']} items,"
-        f" {training['epochs']:.3g} epochs in {training['seconds']:.0f} s{reached}{_expert_words(path)}{_alignment_words(path)}"
+        f" {training['epochs']:.3g} epochs in {training['seconds']:.0f} s{reached}"
+        f"{_expert_words(path)}{_alignment_words(path)}"
     )
 
 

@@ -163,7 +163,7 @@ def _levels(places: np.ndarray) -> _Groups | None:
 def _pass(
     model: RecommenderModel, layers: list[MixtureOfExperts], histories: Any, targets: Any
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], list[float]]:
-    """Item and place ``[n]`` that every routed position reads, and per layer its choices ``[n, k]`` and mean entropy."""
+    """Item and place ``[n]`` that every routed position reads; per layer its choices ``[n, k]`` and mean entropy."""
     training, read, places = model.training, [], []
     chosen: list[list[np.ndarray]] = [[] for _ in layers]
     nats = np.zeros(len(layers))

@@ -85,7 +85,8 @@ def _without_each(x: np.ndarray) -> list[np.ndarray]:
 def _best(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     from scipy.optimize import minimize_scalar
 
-    grid = np.linspace(*np.log(EXPONENTS), GRID)
+    low, high = np.log(EXPONENTS).tolist()
+    grid = np.linspace(low, high, GRID)
     place = int(np.argmin([_solve(x, y, c)[2] for c in np.exp(grid)]))
     bounds = grid[max(place - 1, 0)], grid[min(place + 1, GRID - 1)]
     found = minimize_scalar(

@@ -34,7 +34,8 @@ def training_flops(model: RecommenderModel, lengths: np.ndarray) -> int:
     Raises:
         ConfigError: If the model has products that the rule does not know.
     """
-    if model.config.family not in COUNTED or getattr(model.settings, "item_loss", 0):
+    item_loss = bool(getattr(model.settings, "item_loss", None))
+    if model.config.family not in COUNTED or item_loss:
         raise ConfigError(
             f"the operations of this {model.config.family!r} model are not counted",
             where="recommender",

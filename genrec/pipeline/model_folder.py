@@ -2,10 +2,10 @@
 
 ``config.json`` and ``model.safetensors`` (transformers), ``items.parquet`` (row i is dense item i: item_id, title and
 the columns of the data set's items, so that lists can be filtered by them; very large columns are there but empty),
-``decoding.json`` (how lists are written), ``training.json`` (how it learned), ``experts.json`` (which of them serve what, where
-there are experts), ``tokenizer/`` (a copy of the item
-tokenizer), ``encoder/`` (a copy of the feature encoder, where it is small). The model card ``README.md`` is
-written after the evaluation and may be edited: it is the one file that the manifest does not name.
+``decoding.json`` (how lists are written), ``training.json`` (how it learned), ``experts.json`` (which experts serve
+what, where there are any), ``tokenizer/`` (a copy of the item tokenizer), ``encoder/`` (a copy of the feature encoder,
+where it is small). The model card ``README.md`` is written after the evaluation and may be edited: it is the one file
+that the manifest does not name.
 """
 
 import shutil

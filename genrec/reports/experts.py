@@ -25,8 +25,8 @@ def experts_sentence(values: Mapping[str, Any]) -> str:
     idle = sum(layer["idle"] for layer in layers)
     loads = _range([layer["max_load"] for layer in layers], ".2f")
     said = (
-        f"{values['experts']} experts in {_count(len(layers), 'layer')}, {values['experts_per_token']} for each position;"
-        f" on {values['users']:,} validation users the busiest of a layer does {loads} times the mean,"
+        f"{values['experts']} experts in {_count(len(layers), 'layer')}, {values['experts_per_token']} for each"
+        f" position; on {values['users']:,} validation users the busiest of a layer does {loads} times the mean,"
         f" {f'{idle} of {total} are idle' if idle else 'none is idle'}."
     )
     parts = [_told(kind, layers) for kind in KINDS if values.get(kind)]
@@ -65,8 +65,8 @@ def expert_maps(values: Mapping[str, Any]) -> list[Figure]:
                 title=name,
             )
             caption = (
-                "Percent of a row's choices; an equal share is"
-                f" {100 / values['experts']:.3g}. Specialisation {told['nmi']:.3f}, by chance {told['nmi_by_chance']:.3f}:"
+                f"Percent of a row's choices; an equal share is {100 / values['experts']:.3g}."
+                f" Specialisation {told['nmi']:.3f}, by chance {told['nmi_by_chance']:.3f}:"
                 " mutual information with the expert that is chosen first, over the smaller entropy."
             )
             figures.append(Figure(chart, name, caption))

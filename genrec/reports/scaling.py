@@ -193,14 +193,10 @@ def _comparison(study: Study) -> list[str]:
         f" ({size.mean_loss - dense:+.3f}){_worth(study, size)}."
         for size, dense in inside
     ]
-    if not won:
-        verdict = "Experts do not win at any size"
-    elif len(won) == len(inside):
-        verdict = "Experts win at every size"
-    else:
-        verdict = f"Experts win at {', '.join(size.name for size, _ in won)} and lose at the others"
+    names = f" ({', '.join(size.name for size, _ in won)})" if won else ""
     doubt = "; with one seed, how much of it is chance is not known" if len(study.sizes[0].loss) == 1 else ""
-    return [f"{verdict} that lies between two dense ones{doubt}.", *said]
+    verdict = f"Experts win at {len(won)} of {len(inside)} sizes that lie between two dense ones{names}{doubt}."
+    return [verdict, *said]
 
 
 def _worth(study: Study, size: SizeResult) -> str:

@@ -83,6 +83,42 @@ def test_every_parameter_learns_and_loads_are_told(model, histories):
     assert told["expert_max_load"] >= 1
 
 
+def test_routing_tells_what_each_position_reads(family, histories):
+    """Where another item stands last (or is written), the positions that read it come to the experts changed."""
+    items, lengths = histories
+    model = make_quiet(family, experts=4).eval()
+    seen = []
+    (first, *_) = expert_layers(model.modules())
+    first.register_forward_pre_hook(lambda _, given: seen.append(given))
+    writes = family in DRAWING
+    targets, replaced = items[:, 0].clone(), items.clone()
+    if writes:
+        targets = torch.arange(6)
+    else:
+        replaced[0, lengths[0] - 1] = other_item(model, int(items[0, lengths[0] - 1]))
+    changed_targets = targets.clone()
+    changed_targets[0] = other_item(model, int(targets[0]))
+    with torch.no_grad():
+        read, places = model.route(items, lengths, targets)
+        again, _ = model.route(replaced, lengths, changed_targets if writes else targets)
+    before, after = (given[0][given[1]] if len(given) > 1 else given[0].flatten(0, 1) for given in seen)
+    assert len(before) == len(read) == len(places)
+    moved = (before - after).abs().amax(-1) > 1e-6
+    assert moved.any()
+    assert torch.equal(moved, read != again)
+    starts = read < 0
+    assert torch.equal(starts, places < 0)
+    assert int(starts.sum()) == len(items) * (model.num_levels if family == "recgpt" else 1)
+
+
+def other_item(model, item: int) -> int:
+    """An item that shares no code with this one."""
+    if isinstance(model, ItemScorer):
+        return (item + 1) % 40
+    different = (model.item_codes != model.item_codes[item]).all(1)
+    return int(different.nonzero()[0, 0])
+
+
 def test_saved_and_loaded_it_is_the_same(model, histories, tmp_path):
     model(*histories)
     model.eval().save_pretrained(tmp_path)
