@@ -13,6 +13,9 @@ from genrec.models.setrec import SETRec
 from genrec.tokenizers.index import ItemIndex
 
 NUM_ITEMS, LEVEL_SIZES = 40, (8, 8, 5)
+MEMORISING_STEPS = 200
+# Two small projections in front of a frozen model, and a language model that starts with small weights.
+LARGER_STEPS = {"allmrec": 1e-2, "llm": 8e-3}
 SMALL = {"hidden_size": 32, "num_heads": 2}
 SMALL_T5 = {"num_layers": 2, "head_size": 16, "feed_forward_size": 64}
 EXTRA = {
@@ -203,13 +206,15 @@ def test_it_memorises_a_few_users(family):
     if family == "allmrec":
         settings["prompt_items"] = 1
     model = make_model(family, dropout=0.0, **settings).train()
-    # Two small projections in front of a frozen model take larger steps.
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2 if family == "allmrec" else 4e-3)
-    for _ in range(150):
+    optimizer = torch.optim.Adam(model.parameters(), lr=LARGER_STEPS.get(family, 4e-3))
+    # Steps that end at nothing, so that the last ones do not undo what is known.
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, MEMORISING_STEPS)
+    for _ in range(MEMORISING_STEPS):
         optimizer.zero_grad()
         loss = model(items, lengths).loss
         loss.backward()
         optimizer.step()
+        schedule.step()
         if loss < 0.02:
             break
     model.eval()
