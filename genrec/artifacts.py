@@ -237,7 +237,8 @@ def reporting_write_errors(target: Path) -> Iterator[None]:
             raise ArtifactError(
                 f"the disk is full while writing {target}", fix="free some space and run the same command again"
             ) from error
-        if error.errno in (EACCES, EPERM, EROFS) or isinstance(error, NotADirectoryError | FileExistsError):
+        wrong_place = isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError)
+        if wrong_place or error.errno in (EACCES, EPERM, EROFS):
             raise ArtifactError(
                 f"{target} cannot be written: {error.strerror}", fix="choose another --out or change its permissions"
             ) from error

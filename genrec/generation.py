@@ -24,6 +24,7 @@ from genrec.data.readers import read_table
 from genrec.decoding import Block, Names, Shards, Written, commit_blocks, generate_blocks, schema_of
 from genrec.decoding.explain import writes_identifiers
 from genrec.decoding.generate import BLOCK_USERS, count_blocks
+from genrec.decoding.searcher import items_per_sequence
 from genrec.errors import ConfigError, DataError
 from genrec.recommender import Recommender, Unknown
 
@@ -124,6 +125,8 @@ class Job:
             writes_identifiers(recommender.model)
         values = {**recommender.decoding.model_dump(), **request.decoding}
         decoding = parse_settings(DecodingConfig, values, where="the command line")
+        # Refused here, before anything is written.
+        items_per_sequence(recommender.model, decoding)
         lists = (_read_items(path) for path in (request.allow_items, request.block_items))
         allowed = recommender.filter_items(*lists, where=request.allow_where)
         users, histories = _read_histories(recommender, request)
@@ -172,11 +175,13 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
         How many users there are, and how many lists are shorter than asked for; None in processes other than the first.
 
     Raises:
-        ConfigError: If not exactly one of table and data set is given, or a setting cannot be used, or the model cannot
-            take another catalogue.
+        ConfigError: If ``out`` is a folder, not exactly one of table and data set is given, a setting cannot be used,
+            or the model cannot take another catalogue.
         DataError: If the table or a list of items cannot be used.
         ArtifactError: If the model cannot be used or the file cannot be written.
     """
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder", where="--out", expected="a file", fix=f"write {out / 'lists.parquet'}")
     if request.features is not None and request.catalogue is None:
         raise ConfigError("--features is for --catalogue", expected="both or neither", fix="leave out --features")
     if request.catalogue is not None and request.histories is None and request.dataset is None:

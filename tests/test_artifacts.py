@@ -190,6 +190,13 @@ def test_a_place_below_a_file_cannot_be_written(tmp_path):
         write_json(tmp_path / "file" / "a.json", {})
 
 
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        write_json(tmp_path / "a.json", {})
+    assert leftovers(tmp_path) == []
+
+
 def test_other_errors_of_the_system_pass_through(tmp_path):
     with pytest.raises(OSError, match="odd"), reporting_write_errors(tmp_path):
         raise OSError(errno.EIO, "odd")

@@ -148,6 +148,30 @@ def test_a_filter_that_leaves_nothing_gives_every_user_an_empty_list(tmp_path, c
     assert "60 of 60 users get fewer items than asked for, 60 of them none" in caplog.text
 
 
+def test_a_filter_may_leave_nothing_for_some_users_only(tmp_path, recommender, caplog):
+    """Of the three allowed items a user has seen none, one, two or all: empty lists and short ones side by side."""
+    seen = {"none": ["i20"], "one": ["i00", "i20"], "two": ["i01", "i00"], "all": ["i02", "i00", "i01"]}
+    rows = [(user, item, time) for user, items in seen.items() for time, item in enumerate(items)]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "log.csv")
+    request = {"histories": tmp_path / "log.csv", "allow_where": "item_id IN ('i00', 'i01', 'i02')"}
+    found = write(tmp_path / "lists.parquet", **request, decoding={"top_k": 3, "exclude_seen": True})
+    for user, items in seen.items():
+        own = found.filter(pl.col("user_id") == user)
+        left = {"i00", "i01", "i02"} - set(items)
+        assert set(own["item_id"].drop_nulls()) == left
+        assert own["short_by"].unique().to_list() == [3 - len(left)]
+    assert "3 of 4 users get fewer items than asked for, 1 of them none" in caplog.text
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
+    run = tiny_home() / "run"
+    with pytest.raises(ConfigError, match="is a folder"):
+        write(tmp_path, dataset=run / "dataset")
+    with pytest.raises(ConfigError, match="writes single items"):
+        write(tmp_path / "lists.parquet", dataset=run / "dataset", decoding={"mode": "session", "session_size": 2})
+    assert not list(tmp_path.iterdir())
+
+
 def test_users_whose_items_are_all_unknown_get_what_is_expected_of_a_stranger(tmp_path, recommender, caplog):
     pl.DataFrame({"user_id": ["a", "a", "b"], "item_id": ["x", "y", "i00"]}).write_csv(tmp_path / "log.csv")
     found = write(tmp_path / "lists.parquet", histories=tmp_path / "log.csv")

@@ -1,9 +1,9 @@
 """From a trained recommender to ranked lists: beam search over the trie, exact scoring, lists for sets of users."""
 
-from genrec.decoding.beam import NonFiniteLogitsError
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
 from genrec.decoding.exhaustive import exhaustive_search, score_catalogue, walk_trie
 from genrec.decoding.explain import Explanation, explain_items
+from genrec.decoding.finite import NonFiniteLogitsError
 from genrec.decoding.generate import Block, generate_blocks, generate_lists, recommend
 from genrec.decoding.output import Names, Written, schema_of
 from genrec.decoding.ranking import RankedItems, rank_items, top_items

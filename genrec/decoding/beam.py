@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
+from genrec.decoding.finite import NonFiniteLogitsError
 from genrec.decoding.guide import ItemGuide
 from genrec.decoding.noise import gumbel, stream, user_keys
 from genrec.decoding.ranking import ban
@@ -33,23 +34,6 @@ class CodeWriter(Protocol):
 
     def item_log_probabilities(self, context: Any, items: Tensor) -> Tensor:
         """log p of ``items [B, C]``; asked only where an item weight is given."""
-
-
-class NonFiniteLogitsError(ArtifactError):
-    """The model gave NaN or infinite logits.
-
-    Args:
-        user: Row of the batch, or the user's id once it is known.
-        step: Level whose codes were to be written, from 0.
-    """
-
-    def __init__(self, user: int | str, step: int) -> None:
-        self.user, self.step = user, step
-        super().__init__(
-            f"the model's logits are NaN or infinite for user {user} at step {step}",
-            expected="finite logits",
-            fix="use a checkpoint with finite weights, or float32 if this runs in float16",
-        )
 
 
 class Leaves(NamedTuple):

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from genrec.decoding.beam import CodeWriter, NonFiniteLogitsError, log_probabilities, with_end_edge
+from genrec.decoding.beam import CodeWriter, log_probabilities, with_end_edge
 from genrec.decoding.device_trie import DeviceTrie
+from genrec.decoding.finite import NonFiniteLogitsError, refuse_broken_scores
 from genrec.decoding.ranking import RankedItems, best_keys, forbid, pack, unpack
 from genrec.decoding.selection import Options
 from genrec.errors import ConfigError
@@ -84,6 +85,7 @@ def score_catalogue(
         numbers = torch.arange(first, first + len(codes), device=table.device)
         if item_weight:
             scores += item_weight * model.item_log_probabilities(context, numbers.expand(len(table), -1))
+            refuse_broken_scores(scores)
         keys = pack(forbid(scores, exclude, allowed, first), numbers)
         best = best_keys(torch.cat([best, best_keys(keys, top_k)], dim=1), top_k)
     return unpack(best)
@@ -172,6 +174,7 @@ def _score_items(
     if options.item_weight:
         everything = torch.arange(trie.num_items, device=items.device).expand_as(scores)
         scores = scores + options.item_weight * model.item_log_probabilities(context, everything)
+        refuse_broken_scores(scores)
     return scores
 
 

@@ -4,21 +4,20 @@ A fixed block of users is the unit of work: batches are formed inside a block, f
 lists do not depend on which process makes them, what was made before, or where the run was interrupted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor
 
 from genrec.config import DecodingConfig
 from genrec.data.histories import Histories, pad_histories
-from genrec.decoding.beam import NonFiniteLogitsError
 from genrec.decoding.explain import explain_items, writes_identifiers
+from genrec.decoding.finite import NonFiniteLogitsError
+from genrec.decoding.progress import counting_users
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.searcher import Searcher
 from genrec.models.base import RecommenderModel
@@ -111,19 +110,20 @@ def generate_blocks(
     searcher = Searcher(model, decoding, allowed)
     wanted = range(count_blocks(len(histories))) if blocks is None else blocks
     total = sum(len(block_rows(number, len(histories))) for number in wanted)
-    with _evaluating(model), _progress(progress, total) as advance:
-        for number in wanted:
-            rows = np.asarray(block_rows(number, len(histories)))
-            parts = []
-            for batch in _batches(histories, rows, model.max_history, decoding.batch_size):
-                try:
-                    parts.append(_search_rows(searcher, histories, batch, explain))
-                except NonFiniteLogitsError as error:
-                    user = int(histories.users[batch[int(error.user)]])
-                    name = user if user_ids is None else str(user_ids[user])
-                    raise NonFiniteLogitsError(name, error.step) from None
-                advance(len(batch))
-            yield _join(parts)
+    batches = _batches(histories, wanted, searcher)
+    with _evaluating(model), counting_users(progress, total) as advance:
+        parts: list[Block] = []
+        for batch in batches if total <= decoding.batch_size else _ahead(batches):
+            try:
+                parts.append(_search_batch(searcher, batch, explain))
+            except NonFiniteLogitsError as error:
+                user = int(histories.users[batch.rows[int(error.user)]])
+                name = user if user_ids is None else str(user_ids[user])
+                raise NonFiniteLogitsError(name, error.step) from None
+            advance(len(batch.rows))
+            if batch.last:
+                yield _join(parts)
+                parts = []
 
 
 def generate_lists(
@@ -173,24 +173,57 @@ def block_rows(number: int, rows: int) -> range:
     return range(number * BLOCK_USERS, min((number + 1) * BLOCK_USERS, rows))
 
 
-def _batches(histories: Histories, rows: np.ndarray, max_history: int, size: int) -> Iterator[np.ndarray]:
-    """Rows of like length together, so that little is padded."""
-    lengths = np.minimum(histories.offsets[rows + 1] - histories.offsets[rows], max_history)
-    by_length = rows[np.argsort(-lengths, kind="stable")]
-    for start in range(0, len(rows), size):
-        yield by_length[start : start + size]
+class _Batch(NamedTuple):
+    """Users of one block who are searched for together.
+
+    Attributes:
+        rows: Numbers of their rows, int64 ``[B]``.
+        items: What the model reads, int64 ``[B, T]``, right-padded.
+        lengths: int64 ``[B]``.
+        seen: What they must not get, int64 ``[B, E]``; -1 fills shorter rows.
+        last: Whether it is the last one of its block.
+    """
+
+    rows: np.ndarray
+    items: np.ndarray
+    lengths: np.ndarray
+    seen: np.ndarray | None
+    last: bool
 
 
-def _search_rows(searcher: Searcher, histories: Histories, rows: np.ndarray, explain: bool) -> Block:
+def _batches(histories: Histories, blocks: Sequence[int], searcher: Searcher) -> Iterator[_Batch]:
+    """Block after block; in a block rows of like length together, so that little is padded."""
+    longest, size = searcher.model.max_history, searcher.decoding.batch_size
+    for number in blocks:
+        rows = np.asarray(block_rows(number, len(histories)))
+        lengths = np.minimum(histories.offsets[rows + 1] - histories.offsets[rows], longest)
+        by_length = rows[np.argsort(-lengths, kind="stable")]
+        for start in range(0, len(rows), size):
+            chosen = by_length[start : start + size]
+            seen = _seen_items(histories, chosen) if searcher.decoding.exclude_seen else None
+            yield _Batch(chosen, *pad_histories(histories, chosen, longest), seen, start + size >= len(rows))
+
+
+def _seen_items(histories: Histories, rows: np.ndarray) -> np.ndarray:
+    longest = max(int((histories.offsets[rows + 1] - histories.offsets[rows]).max(initial=0)), 1)
+    seen, counts = pad_histories(histories, rows, longest)
+    seen[np.arange(seen.shape[1]) >= counts[:, None]] = -1
+    return seen
+
+
+def _ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
+    """The same batches; the next one is read from the disk by a second thread while this one is searched for."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
+
+
+def _search_batch(searcher: Searcher, batch: _Batch, explain: bool) -> Block:
     model, decoding = searcher.model, searcher.decoding
-    device = model.device
-    items, lengths = (torch.from_numpy(part).to(device) for part in pad_histories(histories, rows, model.max_history))
-    exclude = None
-    if decoding.exclude_seen:
-        longest = max(int((histories.offsets[rows + 1] - histories.offsets[rows]).max(initial=0)), 1)
-        seen, counts = pad_histories(histories, rows, longest)
-        seen[np.arange(seen.shape[1]) >= counts[:, None]] = -1
-        exclude = torch.from_numpy(seen).to(device)
+    items, lengths = (torch.from_numpy(part).to(model.device) for part in (batch.items, batch.lengths))
+    exclude = None if batch.seen is None else torch.from_numpy(batch.seen).to(model.device)
     ranked = searcher.search(items, lengths, decoding.top_k, exclude)
     parts: list[Tensor | None] = [None, None, None]
     if explain:
@@ -199,7 +232,7 @@ def _search_rows(searcher: Searcher, histories: Histories, rows: np.ndarray, exp
         parts = list(explain_items(model, items, lengths, ranked.items, session_size=size, **found_by))
     codes, code_log_probs, item_log_probs = (None if part is None else part.cpu().numpy() for part in parts)
     found = ranked.items.cpu().numpy().astype(np.int32)
-    return Block(rows, found, ranked.scores.cpu().numpy(), codes, code_log_probs, item_log_probs)
+    return Block(batch.rows, found, ranked.scores.cpu().numpy(), codes, code_log_probs, item_log_probs)
 
 
 def _join(parts: Sequence[Block]) -> Block:
@@ -222,20 +255,3 @@ def _evaluating(model: RecommenderModel) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} users/s" if task.speed else "")
-
-
-@contextmanager
-def _progress(shown: bool, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields what is told how many users more are done."""
-    if not shown:
-        yield lambda users: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("recommending", total=total)
-        yield lambda users: bar.advance(task, users)

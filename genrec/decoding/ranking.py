@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genrec.decoding.finite import refuse_broken_scores
+
 LOW_BITS = 32
 LOW_MASK = (1 << LOW_BITS) - 1
 
@@ -81,7 +83,11 @@ def top_items(scores: Tensor, top_k: int, exclude: Tensor | None = None, allowed
         top_k: k, the length of the lists.
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
         allowed: bool ``[N]``, False for items that nobody may get.
+
+    Raises:
+        NonFiniteLogitsError: Naming the first row with NaN or infinite scores.
     """
+    refuse_broken_scores(scores)
     items = torch.arange(scores.shape[1], device=scores.device)
     return unpack(best_keys(pack(forbid(scores.float(), exclude, allowed), items), top_k))
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from genrec.decoding.beam import CodeWriter, Leaves, find_leaves
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
+from genrec.decoding.finite import refuse_broken_scores
 from genrec.decoding.guide import ItemGuide
 from genrec.decoding.noise import gumbel, history_seeds, stream, user_keys
 from genrec.decoding.ranking import RankedItems
@@ -105,6 +106,8 @@ def search_items(
         scores = scores + guide.of_items(found)
     elif options.item_weight:
         scores = scores + options.item_weight * model.item_log_probabilities(context, found)
+    if options.item_weight:
+        refuse_broken_scores(scores)
     return trie.rank(scores, found, top_k)
 
 

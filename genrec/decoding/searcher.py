@@ -92,9 +92,7 @@ class Searcher:
     def __init__(self, model: RecommenderModel, decoding: DecodingConfig, allowed: np.ndarray | None = None) -> None:
         self.model, self.decoding = in_precision(model, decoding.precision), decoding
         self.allowed = _allowed_tensor(model, allowed)
-        self.session_size = 1
-        if isinstance(model, GenerativeRecommender):
-            self.session_size = session_size_of(decoding, model.config.family, model.settings)
+        self.session_size = items_per_sequence(model, decoding)
         self.trie: DeviceTrie | None = None
         if isinstance(model, GenerativeRecommender) and not model.supports_parallel:
             trie = trie_of(model)
@@ -162,6 +160,17 @@ class Searcher:
                 model, self.trie, items, lengths, options, session_size=size, top_k=top_k, exclude=exclude
             )
         return search_items(model, self.trie, items, lengths, options, top_k=top_k, exclude=exclude, seeds=seeds)
+
+
+def items_per_sequence(model: RecommenderModel, decoding: DecodingConfig) -> int:
+    """How many items of a list a model writes as one sequence: 1 but in mode ``session``.
+
+    Raises:
+        ConfigError: If it does not write so many.
+    """
+    if isinstance(model, GenerativeRecommender):
+        return session_size_of(decoding, model.config.family, model.settings)
+    return 1
 
 
 def options_of(decoding: DecodingConfig, top_k: int) -> Options:

@@ -15,13 +15,13 @@ from torch.nn.functional import pad
 from genrec.config import DecodingConfig
 from genrec.decoding.beam import (
     CodeWriter,
-    NonFiniteLogitsError,
     ban_edges,
     log_probabilities,
     refuse_other_codebook,
     with_end_edge,
 )
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
+from genrec.decoding.finite import NonFiniteLogitsError
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.search import check_options
 from genrec.decoding.selection import NEGATIVE_INFINITY, Options, legal

@@ -1,3 +1,6 @@
+import re
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from genrec.decoding import (
     generate_lists,
     recommend,
     schema_of,
+    top_items,
     trie_of,
     walk_trie,
     write_recommendations,
@@ -184,11 +188,79 @@ def test_broken_logits_name_the_user():
         generate_lists(model, histories, decoding=decoding)
 
 
-def test_progress_is_shown_on_stderr(capsys):
-    generate_lists(make_model(), make_histories(), decoding=DecodingConfig(num_beams=2, top_k=2), progress=True)
+@pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf")])
+def test_broken_scores_of_items_name_the_user(value):
+    scores = torch.zeros(3, NUM_ITEMS)
+    scores[1, 7] = value
+    scores[2] = float("-inf")
+    with pytest.raises(NonFiniteLogitsError, match="scores of items are NaN or infinite for user 1\n") as error:
+        top_items(scores, 5)
+    assert (error.value.user, error.value.step) == (1, None)
+    assert (top_items(scores[2:], 5).items == -1).all()
+
+
+@pytest.mark.parametrize("family", ["sasrec", "depth"])
+@pytest.mark.parametrize("ways", [{"mode": "items"}, {}, {"item_guidance": False}, {"mode": "exhaustive"}])
+def test_broken_item_vectors_name_the_user(family, ways, monkeypatch):
+    """The codes are fine; what is added to them is not. (A model of item scores has no other ways.)"""
+    model, histories = make_model(family), make_histories()
+    if family == "depth":
+
+        def broken(context, items):
+            return torch.full(items.shape, float("nan"))
+
+        monkeypatch.setattr(model, "item_log_probabilities", broken)
+        ways = {"item_weight": 1.0, **ways}
+    else:
+        with torch.no_grad():
+            next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(NonFiniteLogitsError, match=r"scores of items are NaN or infinite for user \d+"):
+        generate_lists(model, histories, decoding=DecodingConfig(num_beams=10, top_k=3, **ways))
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("genrec.decoding.progress.SECONDS_BETWEEN_LINES", 0.0)
+    decoding = DecodingConfig(num_beams=2, top_k=2, batch_size=12)
+    generate_lists(make_model(), make_histories(), decoding=decoding, progress=True)
     captured = capsys.readouterr()
-    assert "recommending" in captured.err
+    lines = captured.err.splitlines()
+    assert [line.split(" users,")[0] for line in lines] == [f"recommending: {n} of 30" for n in (12, 24, 30)]
+    assert all(re.search(r", [\d,]+ users/s, 0:\d\d:\d\d left$", line) for line in lines)
+    assert lines[-1].endswith("0:00:00 left")
     assert captured.out == ""
+
+
+def test_progress_is_a_bar_with_speed_and_time_left_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    generate_lists(make_model(), make_histories(), decoding=DecodingConfig(num_beams=2, top_k=2), progress=True)
+    shown = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().err).replace("\r", "\n").splitlines()
+    assert re.search(r"recommending .*30/30 +[\d,]+ users/s +0:00:00", [line for line in shown if line.strip()][-1])
+
+
+def test_the_next_batch_is_read_while_one_is_searched_for(monkeypatch):
+    """By another thread, one batch ahead and never more; a single batch needs no thread."""
+    read, threads = [], set()
+    pad = generate.pad_histories
+
+    def noting(histories, rows, longest):
+        read.append(len(rows))
+        threads.add(threading.current_thread() is threading.main_thread())
+        return pad(histories, rows, longest)
+
+    monkeypatch.setattr(generate, "pad_histories", noting)
+    monkeypatch.setattr(generate, "BLOCK_USERS", 10)
+    model, histories = make_model(), make_histories()
+    decoding = DecodingConfig(num_beams=2, top_k=2, batch_size=10, exclude_seen=False)
+    blocks = generate_blocks(model, histories, decoding=decoding)
+    assert next(blocks).rows.tolist() == list(range(10))
+    deadline = time.monotonic() + 10
+    while len(read) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert (read, threads) == ([10, 10], {False})
+    blocks.close()
+    threads.clear()
+    generate_lists(model, histories.select(np.arange(9)), decoding=decoding)
+    assert threads == {True}
 
 
 def write(path: Path, model, histories, monkeypatch, **changes):
