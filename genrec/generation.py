@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from genrec.artifacts import environment
 from genrec.config import DecodingConfig, parse_settings
 from genrec.data import Dataset, Histories
-from genrec.data.readers import read_table
+from genrec.data.readers import read_item_ids, read_table
 from genrec.decoding import Block, Names, Shards, Written, commit_blocks, generate_blocks, schema_of
 from genrec.decoding.explain import writes_identifiers
 from genrec.decoding.generate import BLOCK_USERS, count_blocks
 from genrec.decoding.searcher import items_per_sequence
-from genrec.errors import ConfigError, DataError
+from genrec.errors import ConfigError
 from genrec.recommender import Recommender, Unknown
 
 # Processes wait for the slowest, which may have hours of work left.
@@ -127,7 +126,8 @@ class Job:
         decoding = parse_settings(DecodingConfig, values, where="the command line")
         # Refused here, before anything is written.
         items_per_sequence(recommender.model, decoding)
-        lists = (_read_items(path) for path in (request.allow_items, request.block_items))
+        paths = (request.allow_items, request.block_items)
+        lists = (None if path is None else read_item_ids(path) for path in paths)
         allowed = recommender.filter_items(*lists, where=request.allow_where)
         users, histories = _read_histories(recommender, request)
         names = Names.of(histories.users, users, recommender.item_ids)
@@ -216,21 +216,6 @@ def _read_histories(recommender: Recommender, request: GenerationRequest) -> tup
     if dataset.item_ids == recommender.item_ids[: dataset.num_items]:
         return dataset.user_ids, dataset.full()
     return recommender.dense_histories(dataset.interactions, request.unknown)
-
-
-def _read_items(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    if path.suffix != ".txt":
-        frame = read_table(path, "items")
-        if "item_id" not in frame.columns:
-            raise DataError("there is no column 'item_id'", where=str(path), expected="item_id; or a .txt file of ids")
-        return frame["item_id"].cast(pl.String).drop_nulls().to_list()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the list of items cannot be read: {error}", where=str(path), fix="check the path") from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _sha256(*parts: Any) -> str:

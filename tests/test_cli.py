@@ -34,6 +34,7 @@ VERBS = (
     "align",
     "generate",
     "add-items",
+    "remove-items",
     "upcycle",
     "evaluate",
     "inspect",

@@ -87,6 +87,21 @@ def add_items(
     typer.echo(f"{added.items} new items, {added.sharing} of them share an identifier with another: {out}")
 
 
+@verb("remove-items")
+def remove_items(
+    model: Annotated[Path, typer.Option(help="A model folder.", show_default=False)],
+    items: Annotated[Path, typer.Option(help="Table of the items that are gone.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Model folder to write.", show_default=False)],
+) -> None:
+    """Take items out of a trained model's catalogue, without training."""
+    from genrec.inspection import describe
+    from genrec.pipeline.removed_items import remove_known_items
+
+    removed = remove_known_items(model, items, out)
+    typer.echo(describe(out))
+    typer.echo(f"{removed} items removed: {out}")
+
+
 @verb("evaluate")
 def evaluate(
     dataset: DatasetFolder,

@@ -64,6 +64,24 @@ def read_table(path: Path, kind: Kind, columns: Mapping[str, str] | None = None)
     return _typed(frame) if _suffix(parts[0]) in CSV_SUFFIXES else frame
 
 
+def read_item_ids(path: Path) -> list[str]:
+    """Ids of items from a table with ``item_id``, or from a ``.txt`` file of one id per line.
+
+    Raises:
+        DataError: If it cannot be read or has no such column.
+    """
+    if path.suffix != ".txt":
+        frame = read_table(path, "items")
+        if "item_id" not in frame.columns:
+            raise DataError("there is no column 'item_id'", where=str(path), expected="item_id; or a .txt file of ids")
+        return frame["item_id"].cast(pl.String).drop_nulls().to_list()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the list of items cannot be read: {error}", where=str(path), fix="check the path") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def to_frame(table: Any, columns: Mapping[str, str] | None = None) -> pl.DataFrame:
     """A polars DataFrame from one, a ``datasets.Dataset``, a pandas DataFrame, an Arrow table or a dict of lists.
 

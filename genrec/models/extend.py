@@ -1,4 +1,4 @@
-"""A trained recommender for more items, or for those of another catalogue: nothing is learned anew."""
+"""A trained recommender for more items, for fewer, or for those of another catalogue: nothing is learned anew."""
 
 from copy import deepcopy
 from typing import cast
@@ -40,6 +40,27 @@ def extend_recommender(model: RecommenderModel, index: ItemIndex, features: np.n
             state[name] = torch.cat([state[name], _new_rows(name, state[name], index, old, features)])
     larger.load_state_dict(state)
     return larger.eval()
+
+
+def shrink_recommender(model: RecommenderModel, index: ItemIndex, kept: np.ndarray) -> GenerativeRecommender:
+    """The same recommender without some items; what it writes after a history of the others does not change.
+
+    Args:
+        model: Trained on N items.
+        index: The catalogue without them.
+        kept: bool ``[N]``, False for items that are gone.
+
+    Raises:
+        ConfigError: If the family keeps for every item what only training can give.
+    """
+    model = extendable(model)
+    config = deepcopy(cast(GenrecConfig, model.config))
+    config.num_items, config.index_fingerprint = index.num_items, index.fingerprint
+    with torch.random.fork_rng(devices=[]):
+        smaller = model.like(config)
+    rows, state = torch.from_numpy(np.flatnonzero(kept)), model.state_dict()
+    smaller.load_state_dict(state | {name: state[name][rows] for name in _per_item(model)})
+    return smaller.eval()
 
 
 def replace_catalogue(model: RecommenderModel, index: ItemIndex, features: np.ndarray | None) -> GenerativeRecommender:

@@ -5,44 +5,27 @@ existed. Identifiers and numbers of the old items stay as they are.
 """
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from genrec.artifacts import MANIFEST, read_manifest, write_artifact, write_file
-from genrec.data.arrow import write_parquet
+from genrec.artifacts import read_manifest
 from genrec.data.dataset import titles_of
 from genrec.data.readers import read_table, table_sha256
 from genrec.data.schema import tidy_items
-from genrec.errors import ArtifactError, ConfigError, DataError, first_rows
+from genrec.errors import ArtifactError, DataError, first_rows
 from genrec.features import FeatureEncoder, ItemFeatures, load_encoder
 from genrec.features.build import ENCODER_FOLDER
-from genrec.models import GenerativeRecommender
 from genrec.models.extend import extend_recommender, extendable
-from genrec.pipeline.model_folder import (
-    DECODING_FILE,
-    ITEMS_FILE,
-    STAGE,
-    TOKENIZER_FOLDER,
-    TRAINING_FILE,
-    TrainedModel,
-    copy_if_small,
-    open_model,
-    quietly,
-    read_items,
-)
+from genrec.pipeline.changed_catalogue import add_to_card, refuse_the_model_itself, write_changed_model
+from genrec.pipeline.model_folder import TOKENIZER_FOLDER, open_model, read_items
 from genrec.tokenizers import ItemIndex, ItemTokenizer
 from genrec.tokenizers.collisions import group_of
-from genrec.tokenizers.index import CODES_FILE, INDEX_FILE
 from genrec.tokenizers.placement import place_new_items
-from genrec.tokenizers.trie.file import TRIE_FILE
 
 logger = logging.getLogger(__name__)
-
-CARD_FILE = "README.md"
 
 
 @dataclass(frozen=True)
@@ -72,8 +55,7 @@ def add_new_items(model: Path, items: Path, out: Path, *, features: Path | None 
         DataError: If the table cannot be used, names items of the catalogue, or the items cannot be encoded.
         ArtifactError: If a folder cannot be used or written.
     """
-    if out.absolute() == model.absolute():
-        raise ConfigError("--out is the model itself", expected="another folder", fix="give another --out")
+    refuse_the_model_itself(model, out)
     trained = open_model(model, device="cpu")
     extendable(trained.model)
     known = read_items(model)
@@ -87,9 +69,23 @@ def add_new_items(model: Path, items: Path, out: Path, *, features: Path | None 
     added = Added(frame.height, _count_sharing(index, known.height))
     larger = extend_recommender(trained.model, index, values)
     table = pl.concat([known, frame.with_columns(titles_of(frame))])
-    sources = {"model": trained.manifest.fingerprint, "new items": table_sha256(items)}
-    _write(out, trained, larger, index, table, sources, (features or model) / ENCODER_FOLDER)
-    _add_to_card(model, out, added, items.name)
+    write_changed_model(
+        out,
+        trained,
+        larger,
+        index,
+        table,
+        changed={"added_items": added.items},
+        sources={"model": trained.manifest.fingerprint, "new items": table_sha256(items)},
+        encoder=(features or model) / ENCODER_FOLDER,
+    )
+    shared = f"; {added.sharing} of them share an identifier with another item" if added.sharing else ""
+    add_to_card(
+        model,
+        out,
+        f"## Items added without training\n\n{added.items:,} items of `{items.name}` were named by the encoder and the "
+        f"tokenizer of this folder{shared}. The results above were measured without them.",
+    )
     return added
 
 
@@ -189,53 +185,3 @@ def _count_sharing(index: ItemIndex, first: int) -> int:
     """How many of the items from number ``first`` on share their identifier."""
     group = group_of(index.codes)
     return int((np.bincount(group)[group[first:]] > 1).sum())
-
-
-def _write(
-    out: Path,
-    trained: TrainedModel,
-    model: GenerativeRecommender,
-    index: ItemIndex,
-    items: pl.DataFrame,
-    sources: dict[str, str],
-    encoder: Path,
-) -> None:
-    manifest, source = trained.manifest, trained.folder
-    added = index.num_items - trained.items.height
-    config = {**manifest.config, "added_items": manifest.config.get("added_items", 0) + added}
-    inputs = {**manifest.inputs, "tokenizer": index.fingerprint, **sources}
-    with write_artifact(out, STAGE, config=config, inputs=inputs, seed=manifest.seed) as folder:
-        with quietly():
-            model.save_pretrained(folder.path)
-        write_parquet(items, folder.path / ITEMS_FILE)
-        for name in (DECODING_FILE, TRAINING_FILE):
-            shutil.copyfile(source / name, folder.path / name)
-        copy_if_small(encoder, folder.path / ENCODER_FOLDER)
-        _write_tokenizer(source / TOKENIZER_FOLDER, index, folder.path / TOKENIZER_FOLDER)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        folder.counts = {**manifest.counts, "items": index.num_items, "parameters": parameters}
-
-
-def _write_tokenizer(source: Path, index: ItemIndex, out: Path) -> None:
-    """A copy of the tokenizer with the larger index; its quality report stays that of the fit."""
-    manifest = read_manifest(source)
-    rewritten = (MANIFEST, CODES_FILE, INDEX_FILE, TRIE_FILE)
-    with write_artifact(
-        out, manifest.stage, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed
-    ) as folder:
-        shutil.copytree(source, folder.path, ignore=shutil.ignore_patterns(*rewritten), dirs_exist_ok=True)
-        index.save(folder.path)
-        folder.counts = {**manifest.counts, "items": index.num_items}
-
-
-def _add_to_card(model: Path, out: Path, added: Added, table: str) -> None:
-    """Say in the model card what was added; a model that was not measured has none."""
-    if not (model / CARD_FILE).is_file():
-        return
-    shared = f"; {added.sharing} of them share an identifier with another item" if added.sharing else ""
-    note = (
-        f"\n## Items added without training\n\n{added.items:,} items of `{table}` were named by the encoder and the "
-        f"tokenizer of this folder{shared}. The results above were measured without them.\n"
-    )
-    with write_file(out / CARD_FILE) as path:
-        path.write_text((model / CARD_FILE).read_text(encoding="utf-8") + note, encoding="utf-8")

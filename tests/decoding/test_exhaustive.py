@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from fake_models import FakeWriter, history_of, random_codes, rank_plainly, score_one_by_one
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from genrec.decoding import (
     DeviceTrie,
@@ -125,3 +126,40 @@ def test_parallel_heads_rank_by_the_mean_over_codes_with_a_length_penalty():
         assert set(found.items[user].tolist()) == set(range(90))
         np.testing.assert_allclose(found.scores[user], expected[user, found.items[user]], atol=1e-5)
         assert (found.scores[user].diff() <= 0).all()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most elements of any tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        if isinstance(result, torch.Tensor) and result._base is None:
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_memory_does_not_grow_with_the_catalogue(monkeypatch):
+    """16 users and 40,000 items make 640,000 scores; no more than a chunk of them is there at a time."""
+    monkeypatch.setattr(exhaustive, "CHUNK_ENTRIES", 1 << 14)
+    rng = np.random.default_rng(0)
+
+    class Heads:
+        item_codes = torch.from_numpy(rng.integers(0, 32, (40_000, 3)))
+
+        def encode(self, items, lengths):
+            return items.float()
+
+        def all_code_logits(self, context):
+            return [torch.sin(context * (level + 1) + torch.arange(32)) for level in range(3)]
+
+    users = torch.arange(16).unsqueeze(1), torch.ones(16, dtype=torch.int64)
+    with LargestTensor() as largest:
+        found = score_catalogue(Heads(), *users, top_k=10)
+    assert largest.elements <= 1 << 14
+    tables = [logits.log_softmax(-1) for logits in Heads().all_code_logits(users[0].float())]
+    scores = sum(table[:, codes] for table, codes in zip(tables, Heads.item_codes.T, strict=True))
+    torch.testing.assert_close(found.scores, scores.topk(10).values)
