@@ -59,7 +59,7 @@ def expert_maps(values: Mapping[str, Any]) -> list[Figure]:
             name = f"{title} by expert, expert layer {number}"
             told = layer[kind]
             chart = heat_map(
-                [_short_path(row) for row in described["names"]],
+                _labels(described["names"]),
                 [str(expert + 1) for expert in range(values["experts"])],
                 told["shares"],
                 title=name,
@@ -88,6 +88,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _short_path(name: str) -> str:
-    """The last part of a path of categories."""
-    return name.rsplit(" > ", 1)[-1]
+def _labels(names: Sequence[str]) -> list[str]:
+    """The last parts of paths of categories; where two are alike, with the part before."""
+    paths = [name.split(" > ") for name in names]
+    last = [path[-1] for path in paths]
+    return [f"{path[-1]} ({path[-2]})" if len(path) > 1 and last.count(path[-1]) > 1 else path[-1] for path in paths]

@@ -231,7 +231,7 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], shares: Sequence[Seque
     ]
     for row, (name, values) in enumerate(zip(rows, shares, strict=True)):
         top = MARGIN + 20 + row * height
-        drawn.append(_text(LABELS - 10, top + 15, _short(name, 20), "label end"))
+        drawn.append(_text(LABELS - 10, top + 15, _short(name, 17), "label end"))
         for index, value in enumerate(values):
             left, tip = LABELS + index * size, f"{name}, {columns[index]}: {value:.1%}"
             drawn.append(

@@ -64,6 +64,15 @@ def test_maps_show_every_share_and_escape_names():
     assert "an equal share is 33.3. Specialisation 0.310, by chance 0.040" in figures[0].caption
 
 
+def test_categories_that_end_alike_are_told_apart():
+    names = ["Beauty > Skin > Lotions", "Beauty > Hair > Lotions", "Beauty > Bath", "others"]
+    category = {"column": "c", "groups": 5, "names": names, "positions": [4, 3, 2, 1]}
+    layer = {**LAYER, "category": {"nmi": 0.1, "nmi_by_chance": 0.0, "shares": [[1.0, 0.0, 0.0]] * 4}}
+    (figure,) = expert_maps({**EXPERTS, "category": category, "layers": [layer]})
+    for name in ("Lotions (Skin)", "Lotions (Hair)", "Bath", "others"):
+        assert f">{name}</text>" in figure.chart
+
+
 @pytest.mark.parametrize("columns", [4, 64])
 def test_numbers_stand_in_cells_that_have_room(columns):
     chart = heat_map(["a"], [str(n) for n in range(columns)], [[1 / columns] * columns], title="x")
