@@ -164,8 +164,12 @@ def gather(
     if method == "grpo" and reward is not None:
         prompts = _prompts(dataset, config, model, seed)
         few = prompts.select(np.arange(0, len(prompts), max(1, len(prompts) // CHECKED_PROMPTS)))
-        lists = sample_lists(model, few.histories, pairs.list_size, decoding=decoding, seed=seed)
-        refuse_constant(lists, reward(few, lists))
+        if decoding.mode == "session":
+            sessions = best_sessions(model, few.histories, pairs.list_size, decoding=decoding)
+            refuse_constant(sessions[..., 0], score_sessions(reward, few, sessions))
+        else:
+            lists = sample_lists(model, few.histories, pairs.list_size, decoding=decoding, seed=seed)
+            refuse_constant(lists, reward(few, lists))
         return Material(prompts=prompts)
     found = _preferences(model, dataset, config, decoding, reward, seed)
     if method != "kto":

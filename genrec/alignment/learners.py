@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from genrec.alignment import losses
 from genrec.alignment.prompts import Prompts
-from genrec.alignment.rewards import Reward
-from genrec.alignment.sampling import sample_batch
+from genrec.alignment.rewards import Mixture
+from genrec.alignment.sampling import sample_batch, session_batch, whole_worth
 from genrec.alignment.scoring import present, sequence_log_probs
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.models.base import GenerativeRecommender, TrainingOutput
@@ -162,7 +162,10 @@ def preference_losses(
 
 
 class GroupLearner(Learner):
-    """Samples groups of distinct items, rewards them, and learns from who was better than the group (GRPO).
+    """Samples groups, rewards them, and learns from who was better than the group (GRPO).
+
+    A group are distinct items, drawn without replacement; where lists are written as one sequence (mode ``session``) it
+    is the most probable whole lists, each an answer with a reward of its own.
 
     The policy that samples is a copy that is refreshed every few updates; it is part of the module, so a checkpoint
     holds it and training resumes exactly.
@@ -173,7 +176,7 @@ class GroupLearner(Learner):
         config: Method and weights.
         decoding: How lists are written; sampling adds its noise.
         prompts: Where groups begin.
-        reward: What items are worth.
+        reward: What items, or lists, are worth.
     """
 
     updates: Tensor
@@ -186,7 +189,7 @@ class GroupLearner(Learner):
         *,
         decoding: DecodingConfig,
         prompts: Prompts,
-        reward: Reward,
+        reward: Mixture,
     ) -> None:
         super().__init__(policy, config)
         self.sampler = copy.deepcopy(policy).requires_grad_(False)
@@ -209,13 +212,12 @@ class GroupLearner(Learner):
         Several processes draw what one would: a draw depends on the update and the history. ``shares`` float64 ``[2]``
         says how much of the batch's targets and prompts one of them has.
         """
-        seed = int(np.random.SeedSequence([self.recipe.seed, int(self.updates)]).generate_state(1)[0])
         if int(self.updates) % self.recipe.refresh_steps == 0:
             self._refresh()
-        self.updates += 1
-        config, size = self.recipe, self.recipe.pairs.list_size
+        config = self.recipe
         with torch.no_grad():
-            groups = sample_batch(self.sampler, histories, history_lengths, size, decoding=self.decoding, seed=seed)
+            groups = self._groups(histories, history_lengths)
+            self.updates += 1
             advantages = self._advantages(prompt_rows, groups)
             sampled = sequence_log_probs(self.sampler, histories, history_lengths, groups)
             reference = sequence_log_probs(self._reference[0], histories, history_lengths, groups)
@@ -227,15 +229,25 @@ class GroupLearner(Learner):
             clip=config.clip,
             early_clip=config.early_clip,
             kl_weight=config.kl_weight,
-            real=groups >= 0,
+            real=present(groups),
         )
         return self.combine(self.anchor(items, lengths), found.mean(), shares)
 
+    def _groups(self, histories: Tensor, lengths: Tensor) -> Tensor:
+        size = self.recipe.pairs.list_size
+        if self.decoding.mode == "session":
+            return session_batch(self.sampler, histories, lengths, size, decoding=self.decoding)
+        seed = int(np.random.SeedSequence([self.recipe.seed, int(self.updates)]).generate_state(1)[0])
+        return sample_batch(self.sampler, histories, lengths, size, decoding=self.decoding, seed=seed)
+
     def _advantages(self, prompt_rows: Tensor, groups: Tensor) -> Tensor:
-        lists = groups.cpu().numpy()
-        rewards = np.asarray(self.reward(self.prompts.select(prompt_rows.cpu().numpy()), lists))
+        prompts, answers = self.prompts.select(prompt_rows.cpu().numpy()), groups.cpu().numpy()
+        if answers.ndim == 3:
+            rewards = whole_worth(self.reward, prompts, answers)
+        else:
+            rewards = np.asarray(self.reward(prompts, answers))
         values = torch.from_numpy(rewards).to(groups.device, torch.float32)
-        return losses.group_advantages(values, groups >= 0)
+        return losses.group_advantages(values, present(groups))
 
     def _refresh(self) -> None:
         with torch.no_grad():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from genrec.alignment.prompts import Prompts
 from genrec.alignment.rewards import ListWorth, Reward
@@ -124,35 +125,54 @@ def best_sessions(
     Raises:
         ConfigError: If the model does not write such sessions.
     """
-    items = session_size_of(decoding, model.config.family, model.settings)
-    options = Options(size, decoding.temperature, decoding.renormalise)
-    model.eval()
+    length = session_size_of(decoding, model.config.family, model.settings)
 
     def write(rows: np.ndarray) -> np.ndarray:
         own = histories.select(rows)
-        found = np.full((len(own), size, items), -1, dtype=np.int64)
+        found = np.full((len(own), size, length), -1, dtype=np.int64)
         by_length = np.argsort(own.lengths, kind="stable")
         for part in np.split(by_length, range(decoding.batch_size, len(by_length), decoding.batch_size)):
             padded = pad_histories(own, part, model.max_history)
-            read, lengths = (torch.from_numpy(values).to(model.device) for values in padded)
-            exclude = _seen(read, lengths) if decoding.exclude_seen else read[:, :0]
-            with torch.no_grad():
-                context = model.encode(read, lengths)
-            sessions = write_sessions(model, trie_of(model), context, options, items, exclude).items.cpu().numpy()
-            found[part, : sessions.shape[1]] = sessions
+            items, lengths = (torch.from_numpy(values).to(model.device) for values in padded)
+            found[part] = session_batch(model, items, lengths, size, decoding=decoding).cpu().numpy()
         return found
 
     return by_blocks(len(histories), write)
 
 
+@torch.no_grad()
+def session_batch(
+    model: GenerativeRecommender, items: Tensor, lengths: Tensor, size: int, *, decoding: DecodingConfig
+) -> Tensor:
+    """The ``size`` most probable lists per history that are one sequence, int64 ``[B, size, m]``; -1 = none.
+
+    Args:
+        model: Writes sessions; in eval mode afterwards.
+        items: Dense item ids, int64 ``[B, T]``, right-padded.
+        lengths: int64 ``[B]``.
+        size: Lists per history.
+        decoding: See :func:`best_sessions`.
+
+    Raises:
+        ConfigError: If the model does not write such sessions.
+    """
+    model.eval()
+    options = Options(size, decoding.temperature, decoding.renormalise)
+    length = session_size_of(decoding, model.config.family, model.settings)
+    exclude = _seen(items, lengths) if decoding.exclude_seen else items[:, :0]
+    context = model.encode(items, lengths)
+    found = write_sessions(model, trie_of(model), context, options, length, exclude).items
+    return pad(found, (0, 0, 0, size - found.shape[1]), value=-1)
+
+
 def score_sessions(reward: ListWorth, prompts: Prompts, sessions: np.ndarray) -> np.ndarray:
     """What each of ``sessions [P, N, m]`` is worth, float ``[P, N]``; a reward sees one block of lists at a time."""
+    return by_blocks(len(sessions), lambda rows: whole_worth(reward, prompts.select(rows), sessions[rows]))
 
-    def score(rows: np.ndarray) -> np.ndarray:
-        own = prompts.select(rows)
-        return np.stack([reward.whole(own, lists) for lists in sessions[rows].transpose(1, 0, 2)], axis=1)
 
-    return by_blocks(len(sessions), score)
+def whole_worth(reward: ListWorth, prompts: Prompts, sessions: np.ndarray) -> np.ndarray:
+    """What each of ``sessions [P, N, m]`` of P prompts is worth, float ``[P, N]``."""
+    return np.stack([reward.whole(prompts, lists) for lists in sessions.transpose(1, 0, 2)], axis=1)
 
 
 def _seen(items: Tensor, lengths: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from rich.console import Console
@@ -14,9 +15,12 @@ from simulator import DECODING, World, recipe
 from genrec.alignment import align
 from genrec.alignment.align import align_recommender
 from genrec.alignment.batches import MixedBatches
-from genrec.alignment.choice import check_recipe, load_reference
+from genrec.alignment.choice import build_reward, check_recipe, load_reference
+from genrec.alignment.guards import Watch
+from genrec.alignment.prompts import training_prompts
 from genrec.artifacts import read_manifest
-from genrec.config import RecommenderConfig
+from genrec.config import DataConfig, RecommenderConfig
+from genrec.data import make_dataset
 from genrec.errors import ArtifactError, ConfigError, DataError, InterruptedRun
 from genrec.models import build_recommender
 
@@ -218,8 +222,6 @@ def test_a_recipe_that_lacks_something_is_refused(changes, message, world, super
 
 
 def test_single_sides_need_kto(run, tmp_path, world):
-    import polars as pl
-
     rows = {"history": [["i01"], ["i02"]], "chosen": ["i03", "i04"], "rejected": [[], []]}
     path = tmp_path / "mine.parquet"
     pl.DataFrame(rows, schema_overrides={"rejected": pl.List(pl.String)}).write_parquet(path)
@@ -250,3 +252,26 @@ def test_a_reference_of_another_architecture_or_tokenizer_is_refused(supervised,
     other.config.family = "decoder"
     with pytest.raises(ArtifactError, match="the reference is of another family"):
         load_reference(tmp_path / "same", other)
+
+
+def test_a_scorer_that_scores_no_items_or_knows_other_data_is_refused(supervised, world, tmp_path):
+    folder = reference_folder(supervised, tmp_path / "writes")
+    config = recipe(rewards={"scorer": 1}, scorer=str(folder))
+    with pytest.raises(ConfigError, match="a 'depth' model does not score items") as refused:
+        build_reward(config, world.dataset, supervised)
+    assert "recommender.name: sasrec" in str(refused.value)
+    scorer = build_recommender(RecommenderConfig(name="sasrec", hidden_size=8, num_heads=1), num_items=80)
+    config = recipe(rewards={"scorer": 1}, scorer=str(reference_folder(scorer, tmp_path / "scores")))
+    with pytest.raises(ArtifactError, match="the scorer was trained on another data set") as refused:
+        build_reward(config, world.dataset, supervised)
+    assert "train the scorer on this data set" in str(refused.value)
+
+
+def test_data_in_which_nobody_goes_on_are_refused(tmp_path):
+    rows = {"user_id": ["a", "b"], "item_id": ["x", "y"], "timestamp": [1, 2]}
+    items = pl.DataFrame({"item_id": ["x", "y"]})
+    short = make_dataset(pl.DataFrame(rows), items, DataConfig(k_core=0), tmp_path / "short")
+    with pytest.raises(DataError, match="no user has two interactions in the training part"):
+        training_prompts(short, per_user=1, horizon=1, max_history=5, seed=0)
+    with pytest.raises(DataError, match="nobody has both a history and a validation item"):
+        Watch.of(short, recipe(), DECODING, None, None)

@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in RUNS:
             align(folder, name, f"alone/{name}")
         for worker in workers:
-            output, _ = worker.communicate(timeout=180)
+            output, _ = worker.communicate(timeout=600)
             assert worker.returncode == 0, output[-3000:]
         shutil.copytree(folder / "grpo-stopped", folder / "taken-up")
         align(folder, "grpo", "taken-up")

@@ -132,6 +132,25 @@ def test_sampled_sessions_are_those_of_the_search(world, supervised):
     np.testing.assert_allclose(worth[:, 4], world.reward(prompts, sessions[:, 4]).mean(1))
 
 
+def test_groups_of_lists_teach_lists_by_their_own_reward(world, supervised, tmp_path, monkeypatch):
+    monkeypatch.setattr("genrec.training.train._tracking", lambda folder, resumed: [])
+    asked = []
+
+    def reward(prompts, lists):
+        asked.append(lists.shape)
+        return world.reward(prompts, lists)
+
+    monkeypatch.setattr("genrec.alignment.choice.load_function", lambda name: reward)
+    model = copy.deepcopy(supervised)
+    config = recipe(method="grpo", epochs=1, preference_weight=3.0, pairs={"per_user": 2, "list_size": 8})
+    result = align_recommender(
+        model, world.dataset, config, SESSIONS, tmp_path / "run", inputs={}, console=Console(quiet=True)
+    )
+    assert result.rounds[0].history[-1]["validation"]["reward@10"] > result.start["reward@10"] + 0.01
+    # The groups are lists of three; only the guards look at ten items.
+    assert {shape[1] for shape in asked} == {3, 10}
+
+
 @pytest.mark.parametrize("method", ["sdpo", "kto", "simpo"])
 def test_lists_become_better_by_comparing_lists(method, world, supervised, tmp_path, monkeypatch):
     monkeypatch.setattr("genrec.training.train._tracking", lambda folder, resumed: [])
