@@ -26,6 +26,7 @@ from genrec.data.schema import tidy_interactions
 from genrec.decoding import generate_lists
 from genrec.errors import ConfigError, DataError
 from genrec.pipeline.catalogue import on_catalogue
+from genrec.pipeline.hub import model_folder, push_folder
 from genrec.pipeline.model_folder import TrainedModel, open_model, read_items
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class Recommender:
         """Open a ``model`` folder as written by ``genrec run`` or ``genrec train``.
 
         Args:
-            path: The folder.
+            path: The folder, or ``owner/name`` of one on the Hugging Face hub.
             device: Where the model runs, such as ``cuda``; a GPU if there is one by default.
             verify: Check every file against its hash first.
 
@@ -116,7 +117,23 @@ class Recommender:
             ArtifactError: If the folder is missing, incomplete, changed, or its parts do not belong together.
             ConfigError: If there is no such device.
         """
-        return cls(open_model(path, device=device, verify=verify))
+        return cls(open_model(model_folder(path), device=device, verify=verify))
+
+    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model folder, card included; ``from_pretrained(repository)`` opens it anywhere.
+
+        Args:
+            repository: ``owner/name`` on the Hugging Face hub; made if it is not there.
+            private: For a new repository.
+            token: Of the hub; the one that was logged in with if None.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ArtifactError: If the folder is damaged, or the hub cannot be reached or refuses.
+        """
+        return push_folder(self.folder, repository, private=private, token=token)
 
     def with_catalogue(self, dataset: Dataset, *, features: Path | None = None) -> "Recommender":
         """The same model for the items of another data set, which it need never have seen; nothing is learned.

@@ -1,0 +1,69 @@
+"""Model folders on the hub, which is a folder here: what goes up comes down and recommends the same."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tiny_run import copy_run, tiny_home
+
+from genrec import Recommender
+from genrec.errors import ArtifactError
+from genrec.pipeline import hub
+
+LISTS = [["i00", "i01", "i02"], ["i39"]]
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """A hub that keeps repositories as folders."""
+
+    class Api:
+        def __init__(self, token=None):
+            self.token = token
+
+        def create_repo(self, repository, private, exist_ok):
+            (tmp_path / "hub" / repository).mkdir(parents=True, exist_ok=exist_ok)
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            shutil.copytree(folder_path, tmp_path / "hub" / repo_id, dirs_exist_ok=True)
+            return SimpleNamespace(commit_url=f"https://hub/{repo_id}#{commit_message}")
+
+    def download(repository):
+        if not (tmp_path / "hub" / repository).is_dir():
+            raise OSError("404: no such repository")
+        return str(tmp_path / "hub" / repository)
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "hub"
+
+
+def test_a_model_comes_back_from_the_hub(shelf):
+    here = Recommender.from_pretrained(tiny_home() / "run" / "model")
+    address = here.push_to_hub("lab/tiny")
+    assert address.startswith("https://hub/lab/tiny#genrec model ")
+    assert (shelf / "lab" / "tiny" / "README.md").is_file()
+    there = Recommender.from_pretrained("lab/tiny")
+    assert there.recommend(LISTS, k=5).ids == here.recommend(LISTS, k=5).ids
+
+
+def test_a_folder_comes_before_a_repository_of_its_name(shelf, tmp_path):
+    shutil.copytree(tiny_home() / "run" / "model", tmp_path / "lab" / "tiny")
+    assert Recommender.from_pretrained("lab/tiny").folder == Path("lab/tiny")
+
+
+def test_neither_folder_nor_repository_is_one_error(shelf):
+    with pytest.raises(ArtifactError, match="there is no folder lab/tiny, and no model of that name") as caught:
+        Recommender.from_pretrained("lab/tiny")
+    assert "404: no such repository" in str(caught.value)
+
+
+def test_a_damaged_folder_is_not_uploaded(shelf, tmp_path):
+    model = copy_run(tmp_path / "run") / "model"
+    recommender = Recommender.from_pretrained(model)
+    (model / "decoding.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"decoding\.json"):
+        recommender.push_to_hub("lab/tiny")
+    assert not shelf.exists()
