@@ -233,7 +233,8 @@ def _check_utf8(data: bytes) -> None:
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
     row = error.object.count(b"\n", 0, error.start) + 1
-    piece = error.object[max(error.start - 10, 0) : error.end + 10].decode("latin-1").split("\n")[0]
+    line = error.object.rfind(b"\n", 0, error.start) + 1
+    piece = error.object[max(error.start - 10, line) : error.end + 10].decode("latin-1").split("\n")[0]
     return DataError(
         f"the file is not UTF-8: byte 0x{error.object[error.start]:02x} in {piece!r}",
         where=f"{path}, line {row}",

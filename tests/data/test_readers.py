@@ -302,7 +302,8 @@ def test_a_truncated_gzip_file(tmp_path, name):
 )
 def test_a_file_that_is_not_utf8(tmp_path, name, text, line):
     message = refusal(write(tmp_path / name, text.encode("latin-1")), "items")
-    assert "the file is not UTF-8: byte 0xe9" in message
+    shown = text.splitlines()[line - 1].partition("Caf\xe9")[0][-7:] + "Caf\xe9"
+    assert f"the file is not UTF-8: byte 0xe9 in {shown!r}"[:-1] in message
     assert f"{name}, line {line}" in message
     assert f"iconv -f latin1 -t utf-8 {name}" in message
 
