@@ -1,4 +1,4 @@
-"""``genrec tokenize`` as a file, for launchers that need one: the same arguments, the same code."""
+"""``genrec tokenize`` as a file: under ``accelerate launch`` or ``torchrun`` one process fits and all name items."""
 
 import sys
 

@@ -17,7 +17,7 @@ from genrec.config import DecodingConfig
 from genrec.data.histories import Histories, pad_histories
 from genrec.decoding import Options, generate_lists, sample_items, session_size_of, trie_of, write_sessions
 from genrec.decoding.generate import block_rows, count_blocks
-from genrec.errors import GenrecError
+from genrec.features.sharing import share_blocks
 from genrec.models.base import GenerativeRecommender
 from genrec.training.world import World
 
@@ -32,24 +32,8 @@ def by_blocks(rows: int, work: Callable[[np.ndarray], np.ndarray]) -> np.ndarray
     Raises:
         GenrecError: If the work raises it, here or in another process.
     """
-    world, blocks = World.current(), range(count_blocks(rows))
-    problem: GenrecError | None = None
-    own: list[np.ndarray] | None = None
-    try:
-        own = [work(np.asarray(block_rows(number, rows))) for number in blocks[world.rank :: world.size]]
-    except GenrecError as error:
-        # The others wait for this process, so it has something to say to them first.
-        problem = error
-    parts = world.gather(own)
-    if problem is not None:
-        raise problem
-    failed = [rank for rank, part in enumerate(parts) if part is None]
-    if failed:
-        raise GenrecError(
-            f"process {failed[0]} could not do its share of the lists", fix="see what that process says, and run again"
-        )
-    shares = [part or [] for part in parts]
-    return np.concatenate([shares[number % world.size][number // world.size] for number in blocks])
+    blocks = [np.asarray(block_rows(number, rows)) for number in range(count_blocks(rows))]
+    return share_blocks(World.current(), blocks, work, "the lists")
 
 
 def score_lists(reward: Reward, prompts: Prompts, lists: np.ndarray) -> np.ndarray:

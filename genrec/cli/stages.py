@@ -67,11 +67,13 @@ def embed(dataset: DatasetFolder, out: Out, overrides: Overrides = None) -> None
     """Make one vector per item."""
     from genrec.config import load_recipe
     from genrec.data import Dataset
-    from genrec.features import build_features
+    from genrec.features import ItemFeatures
+    from genrec.pipeline.steps import embed_together
 
     config = load_recipe(None, [f"features.{text}" for text in overrides or ()]).features
-    features = build_features(config, Dataset.load(dataset, verify=True), out)
-    typer.echo(f"{len(features.item_ids)} vectors of width {features.values.shape[1]}: {out}")
+    if embed_together(config, Dataset.load(dataset, verify=True), out):
+        features = ItemFeatures.load(out)
+        typer.echo(f"{len(features.item_ids)} vectors of width {features.values.shape[1]}: {out}")
 
 
 @verb("tokenize")
@@ -89,11 +91,11 @@ def tokenize(
     from genrec.config import load_recipe
     from genrec.data import Dataset
     from genrec.inspection import describe
-    from genrec.pipeline.steps import tokenize_items
+    from genrec.pipeline.steps import tokenize_together
 
     recipe = load_recipe(config, [f"tokenizer.{text}" for text in overrides or ()])
-    tokenize_items(recipe.tokenizer, Dataset.load(dataset, verify=True), features, out, stability=stability)
-    typer.echo(describe(out))
+    if tokenize_together(recipe.tokenizer, Dataset.load(dataset, verify=True), features, out, stability=stability):
+        typer.echo(describe(out))
 
 
 @verb("train")

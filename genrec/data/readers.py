@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -19,6 +20,7 @@ from genrec.errors import DataError
 Kind = Literal["interactions", "items"]
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv", ".tab")
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 TRUNCATED = "make the file again: it is damaged or was not written to its end"
 
 # Names used by well-known data sets: applied where all of a group are there and ours are not.
@@ -54,7 +56,10 @@ def read_table(path: Path, kind: Kind, columns: Mapping[str, str] | None = None)
     if (path / "dataset_info.json").is_file():
         return _with_our_names(_saved_dataset(path), kind, columns or {})
     parts = _parts(path)
-    frames = [_with_our_names(_read_file(part, kind), kind, columns or {}) for part in parts]
+    frames = [
+        _with_our_names(_read_file(part, kind).with_columns(_partitions(part, path)), kind, columns or {})
+        for part in parts
+    ]
     try:
         frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
@@ -152,7 +157,11 @@ def table_sha256(path: Path) -> str:
 def _parts(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    parts = sorted(part for part in path.iterdir() if part.is_file() and part.name[0] not in "._")
+    parts = sorted(
+        part
+        for part in path.rglob("*")
+        if part.is_file() and part.name[0] not in "._" and all("=" in name for name in _folders(part, path))
+    )
     if not parts:
         raise DataError(f"the folder {path} is empty", expected="files of a table", fix="check the path")
     suffixes = {_suffix(part) for part in parts}
@@ -161,6 +170,16 @@ def _parts(path: Path) -> list[Path]:
             f"the folder mixes formats: {', '.join(sorted(suffixes))}", where=str(path), expected="one format"
         )
     return parts
+
+
+def _folders(part: Path, table: Path) -> tuple[str, ...]:
+    return part.relative_to(table).parts[:-1]
+
+
+def _partitions(part: Path, table: Path) -> list[pl.Expr]:
+    """What the names of a shard's folders say, ``year=2024/``, as text columns."""
+    pairs = [name.split("=", 1) for name in _folders(part, table)] if part != table else []
+    return [pl.lit(None if value == NO_VALUE else unquote(value), pl.String).alias(name) for name, value in pairs]
 
 
 def _suffix(path: Path) -> str:

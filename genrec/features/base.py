@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from genrec.artifacts import read_json, write_file, write_json
 from genrec.config import Section, parse_settings
 from genrec.errors import ArtifactError, DataError, first_rows
+from genrec.features.sharing import Peers
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -94,9 +95,12 @@ class FeatureEncoder(ABC):
     name: ClassVar[str]
     Settings: ClassVar[type[Section]]
     encodes_new_items: ClassVar[bool] = True
+    # Whether :meth:`fit` encodes blocks of items that ``peers`` can share; else one process makes all vectors.
+    shares: ClassVar[bool] = False
 
     def __init__(self, settings: Section) -> None:
         self.settings = settings
+        self.peers: Peers | None = None
 
     @abstractmethod
     def fit(self, dataset: "Dataset") -> ItemFeatures:

@@ -8,6 +8,7 @@ from genrec.config import FeaturesConfig, parse_settings
 from genrec.errors import ArtifactError
 from genrec.features.base import ENCODER_FILE, FeatureEncoder, ItemFeatures
 from genrec.features.registry import encoder_class
+from genrec.features.sharing import Peers
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -55,8 +56,34 @@ def build_features(config: FeaturesConfig, dataset: "Dataset", out: Path) -> Ite
         ArtifactError: If the place cannot be written.
     """
     encoder = build_encoder(config)
-    settings = encoder.settings.model_dump(mode="json")
     features = encoder.fit(dataset)
+    _write(encoder, features, dataset, out)
+    return features
+
+
+def build_features_together(config: FeaturesConfig, dataset: "Dataset", out: Path, peers: Peers) -> None:
+    """As :func:`build_features`, by several processes: they share what can be shared, and the first one writes.
+
+    Args:
+        config: Name of the encoder and its settings.
+        dataset: The same in every process.
+        out: Folder to write.
+        peers: The processes.
+
+    Raises:
+        GenrecError: As :func:`build_features`, in every process.
+    """
+    encoder = build_encoder(config)
+    if not encoder.shares:
+        peers.from_leader(lambda: build_features(config, dataset, out).description)
+        return
+    encoder.peers = peers
+    features = encoder.fit(dataset)
+    peers.from_leader(lambda: _write(encoder, features, dataset, out))
+
+
+def _write(encoder: FeatureEncoder, features: ItemFeatures, dataset: "Dataset", out: Path) -> None:
+    settings = encoder.settings.model_dump(mode="json")
     with write_artifact(
         Path(out),
         "features",
@@ -67,4 +94,3 @@ def build_features(config: FeaturesConfig, dataset: "Dataset", out: Path) -> Ite
         features.save(folder.path)
         encoder.save(folder.path / ENCODER_FOLDER)
         folder.counts = {"items": features.values.shape[0], "width": features.values.shape[1]}
-    return features

