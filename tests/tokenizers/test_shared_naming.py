@@ -1,6 +1,5 @@
 """Vectors and identifiers that two processes make together: the bytes of one, each block done once."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,8 @@ import numpy as np
 import pytest
 import shared_naming
 
+from genrec.config import DataConfig
+from genrec.data import make_dataset
 from genrec.errors import DataError, GenrecError
 from genrec.features import build_features
 from genrec.features.sharing import share_blocks
@@ -21,8 +22,8 @@ from genrec.training.world import World
 HELPER = Path(shared_naming.__file__)
 
 
-def test_two_processes_make_the_folders_of_one(tiny_dataset, tmp_path, monkeypatch):
-    shutil.copytree(tiny_dataset.folder, tmp_path / "dataset")
+def test_two_processes_make_the_folders_of_one(tiny_interactions, tiny_items, tmp_path, monkeypatch):
+    dataset = make_dataset(tiny_interactions, tiny_items, DataConfig(k_core=0), tmp_path / "dataset")
     model = shared_naming.in_small_blocks(monkeypatch)
     with subprocess.Popen(
         [sys.executable, str(HELPER), str(tmp_path)], stdout=PIPE, stderr=STDOUT, text=True
@@ -31,9 +32,9 @@ def test_two_processes_make_the_folders_of_one(tiny_dataset, tmp_path, monkeypat
             shared_naming.share(tmp_path, world)
         output, _ = second.communicate(timeout=120)
     assert second.returncode == 0, output[-2000:]
-    assert model.calls == [7, 7, 5 + 0]
-    features = build_features(shared_naming.SENTENCE, tiny_dataset, tmp_path / "alone" / "features")
-    fit_tokenizer(shared_naming.TOKENIZER, tiny_dataset, features, tmp_path / "alone" / "tokenizer")
+    assert model.calls == [7, 7, 7]
+    features = build_features(shared_naming.SENTENCE, dataset, tmp_path / "alone" / "features")
+    fit_tokenizer(shared_naming.TOKENIZER, dataset, features, tmp_path / "alone" / "tokenizer")
     alone = {path.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("*") if path.is_file()}
     assert len(alone) > 10
     for name in alone:
