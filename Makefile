@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # The runs of `make quickstart` can be placed and changed: make quickstart RUNS=/tmp/runs QUICKSTART_ARGS="--set training.max_minutes=1"
 RUNS ?= runs
 QUICKSTART_ARGS ?=
+TEST_PROCESSES ?= 2
 # Threads that spin long while they wait stand still beside another process that does so.
 export GOMP_SPINCOUNT ?= 2000
 # The tests use the sentence model of `minilm`, adapters of `peft`, and write training curves.
@@ -25,8 +26,9 @@ quickstart: $(VENV)/.installed
 
 install: $(VENV)/.installed
 
+# Each process of the tests computes with one thread; a file stays in one process, which makes what its tests share once.
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
