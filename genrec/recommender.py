@@ -120,18 +120,9 @@ class Recommender:
         return cls(open_model(model_folder(path), device=device, verify=verify))
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload the model folder, card included; ``from_pretrained(repository)`` opens it anywhere.
+        """Upload the model folder, card included, so that ``from_pretrained(repository)`` opens it anywhere.
 
-        Args:
-            repository: ``owner/name`` on the Hugging Face hub; made if it is not there.
-            private: For a new repository.
-            token: Of the hub; the one that was logged in with if None.
-
-        Returns:
-            The address of the commit.
-
-        Raises:
-            ArtifactError: If the folder is damaged, or the hub cannot be reached or refuses.
+        Arguments, what is returned and what is raised: :func:`genrec.pipeline.hub.push_folder`.
         """
         return push_folder(self.folder, repository, private=private, token=token)
 

@@ -29,10 +29,7 @@ def extend_recommender(model: RecommenderModel, index: ItemIndex, features: np.n
         ConfigError: If the family keeps for every item what only training can give.
     """
     model = extendable(model)
-    config = deepcopy(cast(GenrecConfig, model.config))
-    config.num_items, config.index_fingerprint = index.num_items, index.fingerprint
-    with torch.random.fork_rng(devices=[]):
-        larger = model.like(config)
+    larger = _of_size(model, index)
     old = model.config.num_items
     state = model.state_dict()
     for name, tensor in larger.state_dict().items():
@@ -54,13 +51,18 @@ def shrink_recommender(model: RecommenderModel, index: ItemIndex, kept: np.ndarr
         ConfigError: If the family keeps for every item what only training can give.
     """
     model = extendable(model)
-    config = deepcopy(cast(GenrecConfig, model.config))
-    config.num_items, config.index_fingerprint = index.num_items, index.fingerprint
-    with torch.random.fork_rng(devices=[]):
-        smaller = model.like(config)
+    smaller = _of_size(model, index)
     rows, state = torch.from_numpy(np.flatnonzero(kept)), model.state_dict()
     smaller.load_state_dict(state | {name: state[name][rows] for name in _per_item(model)})
     return smaller.eval()
+
+
+def _of_size(model: GenerativeRecommender, index: ItemIndex) -> GenerativeRecommender:
+    """A model of the same family for the items of an index, its weights not yet those of the model."""
+    config = deepcopy(cast(GenrecConfig, model.config))
+    config.num_items, config.index_fingerprint = index.num_items, index.fingerprint
+    with torch.random.fork_rng(devices=[]):
+        return model.like(config)
 
 
 def replace_catalogue(model: RecommenderModel, index: ItemIndex, features: np.ndarray | None) -> GenerativeRecommender:

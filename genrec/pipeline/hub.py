@@ -4,14 +4,11 @@ import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from genrec.artifacts import read_manifest, verify_artifact
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, ConfigError
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# What the network can do to a call: no connection, no answer, a refusal.
-FAILURES = (OSError, HfHubHTTPError, LocalEntryNotFoundError)
 
 
 def push_folder(folder: Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
@@ -27,15 +24,19 @@ def push_folder(folder: Path, repository: str, *, private: bool = False, token: 
         The address of the commit.
 
     Raises:
+        ConfigError: If the repository has no such name.
         ArtifactError: If the folder is damaged, or the hub cannot be reached or refuses.
     """
+    if not REPOSITORY.fullmatch(repository):
+        raise ConfigError(f"{repository!r} is no name of a repository", expected="owner/name", fix="correct the name")
     verify_artifact(folder, "model")
     api = HfApi(token=token)
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         version = f"genrec model {read_manifest(folder).fingerprint[:16]}"
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=version)
-    except FAILURES as error:
+    except Exception as error:
+        # The client lets through what its HTTP library raises, and that library changes with its version.
         raise _unreachable("the model was not uploaded", repository, error) from error
     return str(commit.commit_url)
 
@@ -51,7 +52,7 @@ def model_folder(path: str | Path) -> Path:
         return folder
     try:
         return Path(snapshot_download(str(path)))
-    except FAILURES as error:
+    except Exception as error:
         raise _unreachable(f"there is no folder {path}, and no model of that name", str(path), error) from error
 
 

@@ -1,14 +1,16 @@
 """Model folders on the hub, which is a folder here: what goes up comes down and recommends the same."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 from tiny_run import copy_run, tiny_home
 
 from genrec import Recommender
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, ConfigError
 from genrec.pipeline import hub
 
 LISTS = [["i00", "i01", "i02"], ["i39"]]
@@ -67,3 +69,24 @@ def test_a_damaged_folder_is_not_uploaded(shelf, tmp_path):
     with pytest.raises(ArtifactError, match=r"decoding\.json"):
         recommender.push_to_hub("lab/tiny")
     assert not shelf.exists()
+
+
+def test_a_hub_that_does_not_answer_is_one_error(tmp_path, monkeypatch):
+    """The real client, sent to a port of this machine where nobody listens."""
+    nobody = {"endpoint": "http://127.0.0.1:9"}
+    monkeypatch.setattr(hub, "HfApi", partial(huggingface_hub.HfApi, **nobody))
+    monkeypatch.setattr(
+        hub, "snapshot_download", partial(huggingface_hub.snapshot_download, cache_dir=tmp_path, **nobody)
+    )
+    monkeypatch.chdir(tmp_path)
+    recommender = Recommender.from_pretrained(tiny_home() / "run" / "model")
+    with pytest.raises(ArtifactError, match=r"the model was not uploaded\n  where: lab/tiny on the Hugging Face hub"):
+        recommender.push_to_hub("lab/tiny", token="hf_none")
+    with pytest.raises(ArtifactError, match="no model of that name"):
+        Recommender.from_pretrained("lab/tiny")
+
+
+def test_a_repository_has_an_owner_and_a_name():
+    recommender = Recommender.from_pretrained(tiny_home() / "run" / "model")
+    with pytest.raises(ConfigError, match="'tiny' is no name of a repository"):
+        recommender.push_to_hub("tiny")
