@@ -46,7 +46,7 @@ def plan_of(kind: str, seed: int, arguments: argparse.Namespace) -> TrainingPlan
             "feed_forward_size": inner // arguments.experts_per_token,
             "experts": arguments.experts,
             "experts_per_token": arguments.experts_per_token,
-            "balance": arguments.balance,
+            **dict(change.split("=", 1) for change in arguments.changes),
         }
     shape = {"hidden_size": arguments.hidden_size, "num_layers": 2, "num_heads": 2, "dropout": 0.1, "max_history": 20}
     training = TrainingConfig(
@@ -140,7 +140,9 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=64)
     parser.add_argument("--experts", type=int, default=8)
     parser.add_argument("--experts-per-token", type=int, default=2)
-    parser.add_argument("--balance", choices=("aux", "bias", "none"), default="aux")
+    parser.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="settings of the experts"
+    )
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--validation-users", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=60, help="timed updates of each model")

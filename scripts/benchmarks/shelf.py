@@ -14,6 +14,7 @@ that cannot be used stands there with the reason, and is tried again the next ti
 import argparse
 import json
 import logging
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -188,7 +189,8 @@ def train(inputs: Inputs, features: Path, plan: TrainingPlan, folder: Path) -> d
 
 def tokenizer_recipe(name: str, seed: int) -> TokenizerConfig:
     """The tokenizer section of a recipe, with this seed and the settings that its name carries."""
-    changes = [f"tokenizer.{setting}" for setting in name.partition(":")[2].split(",") if setting]
+    settings = re.split(r",(?![^\[]*\])", name.partition(":")[2])
+    changes = [f"tokenizer.{setting}" for setting in settings if setting]
     config = load_recipe(recipe_path(name), changes).tokenizer
     seeded = {"seed": seed} if "seed" in tokenizer_class(config.name).Settings.model_fields else {}
     return TokenizerConfig.model_validate({"name": config.name, **config.settings, **seeded})

@@ -1,0 +1,230 @@
+"""Every recommender family on one data set, with the same time to train: accuracy, new items, speed, size.
+
+    python scripts/benchmarks/families.py --dataset runs/x/dataset --features runs/x/features --out families
+    python scripts/benchmarks/families.py ... seq2seq discrec --seeds 42 43 44        # adds to the same table
+
+Each family is 64 wide with two layers and reads 20 items; it trains for ``--minutes`` of this machine (validations on
+1,000 users included), the weights of the best validation are kept, and test lists of ten items are measured once. What
+a family needs beyond ``--features`` (other identifiers, collaborative vectors, a trained SASRec) is made by the recipe
+of its tokenizer, once for all seeds, and its time is told apart. Users/s are those of the test lists, with 20 beams
+where codes are searched. ``cold`` are the held-out items without a training interaction. What is done is skipped, so
+the same command continues after an interruption. ``families.json`` and ``families.md`` are written after every run.
+"""
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from shelf import RESULT_FILE, Inputs, tokenizer_recipe
+
+from genrec.artifacts import MANIFEST, read_json, write_file, write_json
+from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, TrainingConfig
+from genrec.data import Dataset
+from genrec.data.histories import pad_histories
+from genrec.decoding import generate_lists
+from genrec.evaluation.protocol import score_lists
+from genrec.models.setrec import SETRec, best_semantic_weight
+from genrec.pipeline.model_folder import TRAINING_FILE, Companions, open_model
+from genrec.pipeline.steps import TrainingPlan, protocol_of, tokenize_items, train_model
+
+SIZES = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "max_history": 20}
+T5 = {"head_size": 32, "feed_forward_size": 256, "dropout": 0.1}
+VALIDATION_USERS = 1000
+METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+
+logger = logging.getLogger("genrec.families")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table.
+
+    Attributes:
+        family: ``recommender.name``.
+        tokenizer: A recipe of ``tokenizers/``, with settings after a colon; None where no identifiers are read.
+        settings: Of the recommender, beside :data:`SIZES`.
+        decoding: How its lists are written.
+        learning_rate: Of its training.
+        sasrec: Whether it builds on the trained ``sasrec`` of the same seed.
+    """
+
+    family: str
+    tokenizer: str | None = "rqkmeans"
+    settings: dict[str, Any] = field(default_factory=dict)
+    decoding: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float = 2e-3
+    sasrec: bool = False
+
+
+ENTRIES = {
+    "sasrec": Entry("sasrec", None, {"use_features": True}),
+    "depth": Entry("depth", settings={"item_loss": 1.0}, decoding={"item_weight": 8.0}),
+    "depth, codes only": Entry("depth"),
+    "parallel": Entry("parallel", "opq"),
+    "decoder": Entry("decoder"),
+    "seq2seq": Entry("seq2seq", settings=T5),
+    "discrec": Entry("discrec", settings=T5 | {"branch_feed_forward_size": 256}),
+    "colarec": Entry("colarec", "gid", T5),
+    "p5": Entry("p5", "cid", T5),
+    "recgpt": Entry("recgpt", "fsq:grid=[8,8,8],collisions=bucket,allow_collapse=true", {"dropout": 0.1}),
+    "setrec": Entry("setrec", "set", {"negatives": 1024}),
+    "llm": Entry("llm", settings={"vocabulary_size": 2048, "dropout": 0.1, "text_rows": 4, "text_length": 24}),
+    "allmrec, first stage": Entry("allmrec", None, {"stage": "align"}, sasrec=True),
+}
+
+
+def main() -> None:
+    """Run what is missing and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("entries", nargs="*", help=f"all by default: {', '.join(ENTRIES)}")
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--minutes", type=float, default=4.0, help="of training, per run")
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    logger.setLevel(logging.INFO)
+    inputs = Inputs(Dataset.load(arguments.dataset, verify=True), arguments.features, arguments.out)
+    unknown = set(arguments.entries) - set(ENTRIES)
+    if unknown:
+        parser.error(f"there is no {sorted(unknown)[0]!r}; there are {', '.join(ENTRIES)}")
+    for seed in arguments.seeds:
+        for name in arguments.entries or ENTRIES:
+            folder = arguments.out / folder_name(name) / f"seed-{seed}"
+            if not (folder / RESULT_FILE).is_file():
+                logger.info(f"{name}, seed {seed}")
+                result = {"entry": name, "seed": seed, "minutes": arguments.minutes}
+                result |= run_entry(
+                    inputs, ENTRIES[name], folder, plan_of(inputs, ENTRIES[name], seed, arguments.minutes)
+                )
+                write_json(folder / RESULT_FILE, result)
+            write_tables(arguments.out)
+
+
+def folder_name(name: str) -> str:
+    """The folder of an entry."""
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def plan_of(inputs: Inputs, entry: Entry, seed: int, minutes: float) -> TrainingPlan:
+    """The recommender, how it is trained and how it writes lists."""
+    built_on = {"collaborative": str(inputs.out / "sasrec" / f"seed-{seed}" / "model")} if entry.sasrec else {}
+    training = TrainingConfig(
+        epochs=1000,
+        max_minutes=minutes,
+        batch_size=64,
+        learning_rate=entry.learning_rate,
+        scheduler="constant",
+        eval_epochs=2,
+        eval_users=VALIDATION_USERS,
+        patience=1000,
+        seed=seed,
+    )
+    recommender = RecommenderConfig.model_validate({"name": entry.family, **SIZES, **entry.settings, **built_on})
+    return TrainingPlan(recommender, training, DecodingConfig(top_k=10, num_beams=20, **entry.decoding))
+
+
+def run_entry(inputs: Inputs, entry: Entry, folder: Path, plan: TrainingPlan) -> dict[str, Any]:
+    """Make what the family needs, train it and measure it; what is done is not done again."""
+    features = inputs.features_of(entry.tokenizer) if entry.tokenizer else inputs.features
+    tokenizer = inputs.out / "tokenizers" / folder_name(entry.tokenizer or "").partition(":")[0]
+    if entry.tokenizer and not (tokenizer / MANIFEST).is_file():
+        tokenize_items(tokenizer_recipe(entry.tokenizer, 42), inputs.dataset, features, tokenizer)
+    model = folder / "model"
+    if not (model / MANIFEST).is_file():
+        train_model(plan, inputs.dataset, Companions(tokenizer if entry.tokenizer else None, features), model)
+    training = read_json(model / TRAINING_FILE)
+    validating = sum(record["validation_seconds"] for record in training["history"])
+    return {
+        "identifiers": entry.tokenizer,
+        "epochs": training["epochs"],
+        "seconds_per_epoch": (training["seconds"] - validating) / training["epochs"],
+        "train_seconds": training["seconds"],
+        "validation_ndcg@10": training["best_metric"],
+        **measured(model, inputs.dataset),
+    }
+
+
+def measured(folder: Path, dataset: Dataset) -> dict[str, Any]:
+    """What a model's test lists are worth and how fast they come."""
+    trained = open_model(folder)
+    model, decoding = trained.model, trained.decoding
+    chosen = {}
+    if isinstance(model, SETRec):
+        model.semantic_weight = chosen["semantic_weight"] = weight_on_validation(model, dataset)
+    histories, targets = dataset.evaluation("test")
+    start = time.perf_counter()
+    lists, _ = generate_lists(model, histories, decoding=decoding, top_k=10, progress=True)
+    seconds = time.perf_counter() - start
+    protocol = protocol_of(folder, trained, dataset, "test", decoding)
+    config = EvaluationConfig(ks=(5, 10), bootstrap_samples=0)
+    result = score_lists(model.config.family, lists, dataset, protocol, config)
+    cold = result.slices["item_popularity"].get("cold")
+    return {
+        **{name: result.evaluation.metrics[name] for name in METRICS},
+        "cold_users": cold.users if cold else 0,
+        "cold_recall@10": cold.metrics["recall@10"] if cold else None,
+        "users_per_second": len(targets) / seconds,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **chosen,
+    }
+
+
+@torch.no_grad()
+def weight_on_validation(model: SETRec, dataset: Dataset) -> float:
+    """The weight of the semantic tokens that is best for users drawn from the validation part."""
+    histories, targets = dataset.evaluation("validation")
+    rows = np.random.default_rng(0).permutation(len(histories))[:VALIDATION_USERS]
+    items, lengths = map(torch.from_numpy, pad_histories(histories, rows, model.max_history))
+    return best_semantic_weight(model, items, lengths, torch.tensor([int(targets[row][0]) for row in rows]))
+
+
+def write_tables(out: Path) -> None:
+    """Gather all results below a folder into ``families.json`` and ``families.md``, best first."""
+    results = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/seed-*/{RESULT_FILE}"))]
+    write_json(out / "families.json", results)
+    names = dict.fromkeys(result["entry"] for result in results)
+    groups = [[result for result in results if result["entry"] == name] for name in names]
+    groups.sort(key=lambda group: -mean(one["ndcg@10"] for one in group))
+    accuracy = "| family | identifiers | R@5 | N@5 | R@10 | N@10 | cold R@10 |"
+    head = f"{accuracy} epochs | s per epoch | users/s | parameters | seeds |"
+    lines = [head, "|---|---|" + "---:|" * 10, *map(table_row, groups)]
+    with write_file(out / "families.md") as path:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def table_row(group: Sequence[dict[str, Any]]) -> str:
+    """One line of the table: mean and standard deviation over the seeds of an entry."""
+
+    def spread(key: str) -> str:
+        values = [one[key] for one in group]
+        return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+    def average(key: str) -> float:
+        return mean(one[key] for one in group)
+
+    cells = [
+        f"`{group[0]['entry']}`",
+        f"`{group[0]['identifiers'].partition(':')[0]}`" if group[0]["identifiers"] else "-",
+        *map(spread, METRICS),
+        spread("cold_recall@10") if group[0]["cold_users"] else "-",
+        f"{average('epochs'):.0f}",
+        f"{average('seconds_per_epoch'):.0f}",
+        f"{average('users_per_second'):,.0f}",
+        f"{average('parameters'):,.0f}",
+        str(len(group)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
