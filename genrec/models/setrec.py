@@ -1,25 +1,27 @@
 """Set identifiers: an item is one collaborative and several semantic vectors, and the next item's are written at once.
 
 After Lin et al., "Order-agnostic Identifier for Large Language Model-based Generative Recommendation" (SETRec, SIGIR
-2025, arXiv 2502.10833, sections 3.1 to 3.3), on the causal backbone. All tokens of an item share one position and see,
-of their own item, only themselves; learned queries after a history see all of it, and of each other nothing. Each
-query's output is compared with that token of every item of the catalogue.
+2025, arXiv 2502.10833, sections 3.1 to 3.3). All tokens of an item share one position; learned queries after a history
+see all of it, and of each other nothing. Each query's output is compared with that token of every catalogue item.
 
-Every prefix of a history has its queries in the same pass, so a user costs one forward pass. The tokens come from the
-tokenizer ``set``, which is fitted before (the paper trains its autoencoder together with the recommender).
+On the causal backbone a token sees, of its own item, only itself, and every prefix of a history has its queries in the
+same pass, so a user costs one forward pass. The T5 reads a history both ways and learns one drawn item of it per step
+(:class:`SetT5`). The tokens come from the tokenizer ``set``, which is fitted before (the paper trains its autoencoder
+together with the recommender).
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
-from genrec.models.layers.history import gather_targets
+from genrec.models.layers.history import draw_cuts, gather_targets
 from genrec.models.layers.negatives import shared_candidates
+from genrec.models.layers.set_t5 import SetT5
 from genrec.tokenizers.base import Kind
 
 
@@ -30,6 +32,14 @@ class SETRecSettings(BackboneSettings):
         0.5, ge=0, le=1, description="b: items are ranked by (1 - b) of the collaborative and b of the semantic tokens"
     )
     negatives: int = Field(0, ge=0, description="items that a batch shares in each softmax; 0 takes all items")
+    backbone: Literal["causal", "t5"] = Field("causal", description="a decoder-only or an encoder-decoder model")
+    targets: Literal["uniform", "last"] = Field("uniform", description="t5: which item of a history is predicted")
+
+    @model_validator(mode="after")
+    def _causal_learns_every_item(self) -> "SETRecSettings":
+        if self.backbone == "causal" and self.targets != "uniform":
+            raise ValueError("targets is for backbone t5; the causal one predicts every item of a history")
+        return self
 
 
 class SETRec(ItemScorer):
@@ -51,7 +61,11 @@ class SETRec(ItemScorer):
         self.collaborative = nn.Linear(config.token_size, width, bias=False)
         self.semantic = nn.Linear(config.token_size, width, bias=False)
         self.queries = nn.Parameter(torch.zeros(config.num_tokens, width))
-        self.transformer = settings.transformer()
+        if settings.backbone == "t5":
+            inner = settings.feed_forward_size or 2 * width
+            self.t5 = SetT5(width, settings.num_layers, settings.num_heads, inner, settings.dropout)
+        else:
+            self.transformer = settings.transformer()
         self.semantic_weight = settings.semantic_weight
         self.post_init()
 
@@ -61,10 +75,15 @@ class SETRec(ItemScorer):
         self.tokens.copy_(tokens / size)
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
-        """Predict every item from those before it; the loss is the mean over targets and tokens of the softmax."""
-        prefixes = torch.arange(items.shape[1], device=items.device).unsqueeze(0)
-        states = self.read(self.embed(self.tokens[items[:, :-1]]), prefixes)
-        states, targets = gather_targets(states, items, lengths)
+        """Predict items from those before them; the loss is the mean over targets and tokens of the softmax."""
+        if self.settings.backbone == "t5":
+            cuts = draw_cuts(lengths) if self.settings.targets == "uniform" else lengths - 1
+            targets = items.gather(1, cuts.unsqueeze(1))[:, 0]
+            states = self.read(self.embed(self.tokens[items[:, : int(cuts.max())]]), cuts.unsqueeze(1))[:, 0]
+        else:
+            prefixes = torch.arange(items.shape[1], device=items.device).unsqueeze(0)
+            states = self.read(self.embed(self.tokens[items[:, :-1]]), prefixes)
+            states, targets = gather_targets(states, items, lengths)
         tokens, correction = self.tokens, None
         if self.settings.negatives:
             candidates, targets, correction = shared_candidates(targets, len(tokens), self.settings.negatives)
@@ -75,6 +94,10 @@ class SETRec(ItemScorer):
             logits = (states[:, slot] @ table[:, slot].T).float()
             losses.append(cross_entropy(logits if correction is None else logits - correction, targets))
         return self.training_output(torch.stack(losses).mean())
+
+    def count_targets(self, lengths: Tensor) -> int:
+        """How many items the loss of such a batch is the mean over."""
+        return len(lengths) if self.settings.backbone == "t5" else int(lengths.sum())
 
     def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
         """The weighted sum over tokens of log p(token of the item), float32 ``[B, N]``; all items at once."""
@@ -100,11 +123,14 @@ class SETRec(ItemScorer):
 
         Args:
             vectors: Token vectors of the items, ``[B, T, Q, D]``.
-            prefixes: How many items each block of queries has seen, int64 ``[B, P]``, or ``[1, P]`` for all users.
+            prefixes: How many items each block of queries has seen, int64 ``[B, P]``, or ``[1, P]`` for all users;
+                ``[B, 1]`` on the T5.
 
         Returns:
             ``[B, P, Q, D]``.
         """
+        if self.settings.backbone == "t5":
+            return self.t5(vectors, prefixes[:, 0], self.queries).unsqueeze(1)
         batch, length = vectors.shape[:2]
         count = prefixes.shape[1]
         queries = self.queries.expand(batch, count, -1, -1).to(vectors.dtype)
@@ -119,6 +145,8 @@ class SETRec(ItemScorer):
         super()._init_weights(module)
         if isinstance(module, SETRec):
             nn.init.normal_(module.queries, std=self.config.initializer_range)
+        if isinstance(module, SetT5):
+            nn.init.normal_(module.start)
 
 
 def set_mask(positions: Tensor, written: int) -> Tensor:

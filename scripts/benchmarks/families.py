@@ -76,6 +76,7 @@ ENTRIES = {
     "p5": Entry("p5", "cid", T5),
     "recgpt": Entry("recgpt", "fsq:grid=[8,8,8],collisions=bucket,allow_collapse=true", {"dropout": 0.1}),
     "setrec": Entry("setrec", "set", {"negatives": 1024}),
+    "setrec on T5": Entry("setrec", "set", {"negatives": 1024, "backbone": "t5", "dropout": 0.1}),
     "llm": Entry("llm", settings={"vocabulary_size": 2048, "dropout": 0.1, "text_rows": 4, "text_length": 24}),
     "allmrec, first stage": Entry("allmrec", None, {"stage": "align"}, sasrec=True),
 }

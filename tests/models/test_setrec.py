@@ -10,6 +10,7 @@ from genrec.config import DecodingConfig, RecommenderConfig
 from genrec.decoding import recommend
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import build_recommender
+from genrec.models.layers.set_t5 import SetT5
 from genrec.models.setrec import best_semantic_weight, set_mask
 from genrec.pipeline.steps import load_tokens
 from genrec.tokenizers.index import ItemIndex
@@ -88,6 +89,38 @@ def test_queries_do_not_see_each_other():
     assert (before != after).flatten(2).any(-1).tolist() == [[False, False, True, False]] * 2
 
 
+@torch.no_grad()
+def test_in_the_t5_no_order_among_tokens_and_no_query_that_sees_another():
+    model = build(backbone="t5", num_layers=2)
+    before, vectors = model.token_log_probabilities(ITEMS, LENGTHS), model.embed(model.tokens[ITEMS])
+    shuffled, moved, padded = vectors.clone(), vectors.clone(), vectors.clone()
+    shuffled[0, 2] = vectors[0, 2, [0, 3, 1, 2]]
+    moved[0, [1, 2]] = vectors[0, [2, 1]]
+    padded[1, 2:] += 1
+    states = model.read(vectors, LENGTHS.unsqueeze(1))
+    assert torch.allclose(model.read(shuffled, LENGTHS.unsqueeze(1)), states, atol=1e-5)
+    assert torch.equal(model.read(padded, LENGTHS.unsqueeze(1)), states)
+    assert (model.read(moved, LENGTHS.unsqueeze(1))[0] - states[0]).abs().max() > 1e-3
+    model.queries[2] += 1
+    after = model.token_log_probabilities(ITEMS, LENGTHS)
+    assert (before != after).flatten(2).any(-1).tolist() == [[False, False, True, False]] * 2
+
+
+@torch.no_grad()
+def test_the_t5_is_that_of_transformers_where_sets_are_single_tokens():
+    """One token per item and one query: plain positions, so the stacks of the library give the same by themselves."""
+    torch.manual_seed(0)
+    model = SetT5(16, 2, 2, 32, 0.0).eval()
+    vectors, query, lengths = torch.randn(2, 4, 1, 16), torch.randn(1, 16), torch.tensor([4, 2])
+    x = torch.cat([model.start.expand(2, 1, -1), vectors[:, :, 0]], dim=1)
+    seen = (torch.arange(5) <= lengths.unsqueeze(1)).long()
+    encoded = model.encoder(inputs_embeds=x, attention_mask=seen).last_hidden_state
+    expected = model.decoder(
+        inputs_embeds=query.expand(2, 1, -1), encoder_hidden_states=encoded, encoder_attention_mask=seen
+    ).last_hidden_state
+    assert torch.allclose(model(vectors, lengths, query), expected, atol=1e-5)
+
+
 def test_the_mask_by_hand():
     """Two tokens per item, one item, then the queries after none and after one."""
     mask = set_mask(torch.tensor([[0, 0, 0, 0, 1, 1]]), 2)[0]
@@ -136,6 +169,7 @@ def test_a_missing_collaborative_token_says_nothing():
         ({"tokens": None}, ConfigError, "reads continuous tokens and none were given"),
         ({"tokens": TOKENS[:5]}, ArtifactError, "tokens of 5 items, the data set has 12"),
         ({"experts": 4}, ConfigError, "'setrec' has no experts"),
+        ({"targets": "last"}, ConfigError, "targets is for backbone t5"),
     ],
 )
 def test_what_does_not_fit_is_said(arguments, error, message):
