@@ -117,6 +117,25 @@ def test_every_parameter_learns(family, histories):
     assert [name for name, value in learned.items() if value.grad is None or not value.grad.abs().sum()] == []
 
 
+def test_it_can_be_compiled(family, histories):
+    """``torch.compile`` traces the training step, with gaps where it must, and changes neither loss nor gradients."""
+    torch.compiler.reset()
+    model = make_model(family, dropout=0.0)
+    model.train()
+    found = []
+    for forward in (model.forward, torch.compile(model.forward, backend="eager", dynamic=True)):
+        torch.manual_seed(5)
+        model.zero_grad()
+        loss = forward(*histories).loss
+        loss.backward()
+        found.append([loss.detach(), *(value.grad for value in model.parameters() if value.grad is not None)])
+    torch.compiler.reset()
+    plain, compiled = found
+    assert len(plain) > 1
+    for left, right in zip(plain, compiled, strict=True):
+        assert torch.allclose(left, right, atol=1e-6)
+
+
 def test_padding_and_batch_change_nothing(family, histories):
     model = make_model(family).eval()
     items, lengths = histories
