@@ -11,7 +11,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 WIDTH = 520
-LABELS = 132
+LABELS = 170
 ROW = 34
 MARGIN = 8
 PLOT_HEIGHT = 250
@@ -107,7 +107,7 @@ def bar_chart(bars: Sequence[Bar], *, title: str, shown: Callable[[float], str] 
         if bar.low is not None and bar.high is not None:
             tip += f" ({shown(bar.low)} to {shown(bar.high)})"
         rows.append(
-            _text(LABELS - 10, top + 19, _short(bar.label, 20), "label end" + (" strong" if bar.series == 0 else ""))
+            _text(LABELS - 10, top + 19, _short(bar.label, 25), "label end" + (" strong" if bar.series == 0 else ""))
         )
         rows.append(
             Markup(
@@ -231,7 +231,7 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], shares: Sequence[Seque
     ]
     for row, (name, values) in enumerate(zip(rows, shares, strict=True)):
         top = MARGIN + 20 + row * height
-        drawn.append(_text(LABELS - 10, top + 15, _short(name, 17), "label end"))
+        drawn.append(_text(LABELS - 10, top + 15, _short(name, 23), "label end"))
         for index, value in enumerate(values):
             left, tip = LABELS + index * size, f"{name}, {columns[index]}: {value:.1%}"
             drawn.append(
