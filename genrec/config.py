@@ -84,6 +84,9 @@ class TrainingConfig(Section):
     scheduler: Literal["constant", "linear", "cosine"] = "cosine"
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    expert_parallel: int = Field(
+        1, ge=1, description="processes that share the experts of a model; 1 leaves all experts to each"
+    )
     gradient_checkpointing: bool = Field(False, description="compute layers again in the backward pass: less memory")
     max_minutes: float | None = Field(None, gt=0, description="stop training after this long and keep the best")
     eval_epochs: int = Field(1, ge=1, description="epochs between two validations by real decoding")

@@ -61,7 +61,7 @@ class ItemBackbone(GenerativeRecommender):
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
         """Predict every item from those before it; the loss is the mean over items of the sum over levels."""
-        states, targets = gather_targets(self.read(items[:, :-1], lengths), items, lengths)
+        states, targets = gather_targets(self.read(items[:, :-1], lengths - 1), items, lengths)
         loss = self.codes_loss(states, self.item_codes[targets].long())
         if self.settings.item_loss:
             loss = loss + self.settings.item_loss * self.items.next_item_loss(

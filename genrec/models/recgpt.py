@@ -55,7 +55,7 @@ class RecGPT(GenerativeRecommender):
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
         """Predict all codes of every item from the items before it; the loss is the mean over items of their sum."""
-        states, targets = gather_targets(self.read(items[:, :-1], lengths), items, lengths)
+        states, targets = gather_targets(self.read(items[:, :-1], lengths - 1), items, lengths)
         codes = self.item_codes[targets].long()
         losses = [code_loss(self.code_logits(level, states), codes[:, level]) for level in range(self.num_levels)]
         return self.training_output(torch.stack(losses).sum())

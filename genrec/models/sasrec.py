@@ -55,7 +55,7 @@ class SASRec(ItemScorer):
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
         """Predict every item from those before it; the loss is the mean over all positions."""
-        states, targets = gather_targets(self.read(items[:, :-1], lengths), items, lengths)
+        states, targets = gather_targets(self.read(items[:, :-1], lengths - 1), items, lengths)
         return self.training_output(
             self.items.next_item_loss(states, targets, bias=self.item_bias, negatives=self.settings.negatives)
         )

@@ -52,7 +52,7 @@ LOG_FILE = "metrics.jsonl"
 # Processes that wait for the one that fits a tokenizer may wait for days.
 LONGEST_WAIT = timedelta(days=30)
 # Settings of training that choose no number of it.
-HOW = {"num_workers", "gradient_checkpointing"}
+HOW = {"num_workers", "gradient_checkpointing", "expert_parallel"}
 
 
 @dataclass(frozen=True)

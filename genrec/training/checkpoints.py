@@ -28,7 +28,15 @@ KEPT = 2
 # Keys that may differ between the runs that write and continue a checkpoint: they choose no number of the training.
 SAFE_KEYS = frozenset(
     f"training.{key}"
-    for key in ("num_workers", "max_minutes", "patience", "save_steps", "skip_nonfinite", "gradient_checkpointing")
+    for key in (
+        "num_workers",
+        "max_minutes",
+        "patience",
+        "save_steps",
+        "skip_nonfinite",
+        "gradient_checkpointing",
+        "expert_parallel",
+    )
 ) | {"alignment.max_minutes", "alignment.patience"}
 
 

@@ -95,7 +95,8 @@ class Launch:
             section: Of the recipe that its settings are in.
 
         Raises:
-            ConfigError: If they do not divide the batch, or the launcher's file asks for another precision.
+            ConfigError: If they do not divide the batch, cannot share experts as asked, or the launcher's file asks for
+                another precision.
         """
         if config.batch_size % self.size:
             near = max(1, round(config.batch_size / self.size)) * self.size
@@ -105,6 +106,7 @@ class Launch:
                 expected="a multiple of the number of processes: it counts the users of all processes together",
                 fix=f"set {section}.batch_size={near}, or start another number of processes",
             )
+        self._check_experts(config.expert_parallel)
         asked = environment.get("ACCELERATE_MIXED_PRECISION", "no")
         if asked not in ("no", config.precision):
             raise ConfigError(
@@ -114,6 +116,22 @@ class Launch:
                 fix="set training.precision=bf16"
                 if (section, asked) == ("training", "bf16")
                 else "set mixed_precision: 'no' there",
+            )
+
+    def _check_experts(self, parts: int) -> None:
+        if parts > 1 and self.wrapper in ("fsdp2", "deepspeed"):
+            raise ConfigError(
+                f"training.expert_parallel {parts} does not go with {self.wrapper}",
+                where="training.expert_parallel",
+                expected="DDP: an expert is whole in one process, and such a wrapper divides every weight among all",
+                fix="use configs/accelerate/ddp.yaml or torchrun, or set training.expert_parallel=1",
+            )
+        if self.size % parts:
+            raise ConfigError(
+                f"{self.size} processes cannot share experts in groups of {parts}",
+                where="training.expert_parallel",
+                expected=f"a divisor of the number of processes, {self.size}",
+                fix=f"start a multiple of {parts} processes, or set training.expert_parallel=1",
             )
 
     def refuse_shards(self) -> None:

@@ -19,6 +19,7 @@ from genrec.errors import DataError, InterruptedRun, NonFiniteLossError
 from genrec.signals import StopNow, StopSignals
 from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cut_windows
 from genrec.training.checkpoints import CheckpointStore
+from genrec.training.experts import check_experts
 from genrec.training.launch import Launch
 from genrec.training.log import Display, MetricsLog
 from genrec.training.memory import is_memory_error, memory_error
@@ -98,7 +99,7 @@ def train_recommender(
 
     Raises:
         ConfigError: If the settings changed since the checkpoints were written, the selecting metric is unknown, or
-            the processes cannot follow their launcher or do not train together.
+            the processes cannot follow their launcher, cannot share the model's experts or do not train together.
         DataError: If there is no training history.
         ArtifactError: If checkpoints cannot be written or belong to another model or data set.
         NonFiniteLossError: Before the update that a non-finite loss or gradient would have spoilt.
@@ -107,6 +108,7 @@ def train_recommender(
     """
     launch = Launch.from_environment()
     launch.check(config)
+    check_experts(model, config.expert_parallel)
     world, out = launch.join(), out.absolute()
     display = Display((console or Console(stderr=True)) if world.leads else Console(quiet=True), config.metric)
     with StopSignals() as signals:

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from genrec.models.layers.moe import expert_layers
 from genrec.signals import StopNow
 from genrec.training.batches import WindowDataset
 from genrec.training.finite import Losses, any_rank, non_finite_error, save_diagnosis, users_of_update
 from genrec.training.memory import Batch, Update, count_targets
 from genrec.training.run import Run
 from genrec.training.states import capture_random, pack_optimizer, reseed, restore_random, unpack_optimizer
-from genrec.training.wrapping import whole, wrapping_for
+from genrec.training.wrapping import wrapping_for
 
 # An update that takes longer than this after a signal is given up between two micro-batches.
 PATIENCE_AFTER_SIGNAL = 10.0
@@ -83,7 +84,7 @@ class RecommenderTrainer(Trainer):
 
     def __init__(self, model: nn.Module, args: TrainingArguments, run: Run, callbacks: list[TrainerCallback]) -> None:
         decisions = StepDecisions(run, self._continue_log)
-        self.wrapping = wrapping_for(model, run.launch, run.world)
+        self.wrapping = wrapping_for(model, run.launch, run.world, run.config.expert_parallel)
         trained = self.wrapping.trained
         super().__init__(trained, args, train_dataset=run.loader.dataset, callbacks=[decisions, *callbacks])
         self.remove_callback(PrinterCallback)
@@ -92,6 +93,7 @@ class RecommenderTrainer(Trainer):
         self.run, self.network = run, model
         self.resumed_step: int | None = None
         self._autocast = self.wrapping.set_precision(self, run.config.precision)
+        self._expert_layers = expert_layers(trained.modules())
         self._update, self._losses = Update(trained, run.state.pieces), Losses()
         self._update_is_new, self._users_elsewhere = True, 0
         self._before: tuple[Tensor, int] = (torch.zeros(()), 0)
@@ -158,7 +160,10 @@ class RecommenderTrainer(Trainer):
         return loss
 
     def _forward_backward(self, model: nn.Module, batch: Batch, share: float) -> Tensor:
-        inputs = self._prepare_inputs(batch if len(batch["lengths"]) else self.run.loader.stand_in())
+        present = bool(len(batch["lengths"]))
+        inputs = self._prepare_inputs(batch if present else self.run.loader.stand_in())
+        for layer in self._expert_layers:
+            layer.counted = present
         with self.autocast_smart_context_manager():
             loss: Tensor = model(**inputs).loss
         # Every wrapper takes the mean over the processes; the sum is wanted, of losses that are shares.
@@ -168,7 +173,7 @@ class RecommenderTrainer(Trainer):
         return loss.detach()
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        norm = torch.as_tensor(whole(super()._clip_grad_norm(model)))
+        norm = self.wrapping.clip(self, self.args.max_grad_norm)
         self.wrapping.verify(self, float(norm))
         loss = torch.as_tensor(self._update.loss)
         self._losses.add(loss)

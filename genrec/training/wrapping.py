@@ -75,9 +75,18 @@ class Whole:
         """Whether the wrapper is what was ordered."""
         return self.world.size == 1 or isinstance(trainer.model_wrapped, DistributedDataParallel)
 
+    def clip(self, trainer: Trainer, most: float) -> Tensor:
+        """Scale the gradients down to a norm, of all of them together, of at most this; returns what it was."""
+        norm = trainer.accelerator.clip_grad_norm_(trainer.model_wrapped.parameters(), most)
+        return torch.as_tensor(whole(norm))
+
+    def common_parameters(self) -> Iterator[nn.Parameter]:
+        """Those that every process holds."""
+        return self.trained.parameters()
+
     def checksum(self, norm: float) -> list[float]:
         """Numbers of the gradients that are equal in all processes when these train together."""
-        gradients = [parameter.grad for parameter in self.trained.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.common_parameters() if parameter.grad is not None]
         if not gradients:
             return [norm]
         sums = torch.stack([gradient.double().sum() for gradient in gradients])
@@ -108,7 +117,48 @@ class Whole:
         self.verified = True
 
 
-class Sharded(Whole):
+class Parted(Whole):
+    """A twin of the model is trained of which a process holds a part; the caller's own waits on the CPU, whole."""
+
+    def __init__(self, network: nn.Module, launch: Launch, world: World) -> None:
+        super().__init__(network, launch, world)
+        self.trained = copy.deepcopy(network)
+        network.to("cpu").train()
+
+    def join(self, value: Any, parameter: Tensor) -> Any:
+        """What all processes have of a parameter, or of the optimizer's state for it; all must take part."""
+        raise TypeError(f"{type(self).__name__} must define join")
+
+    def divide(self, value: Any, parameter: Tensor) -> Any:
+        """Undo :meth:`join`."""
+        raise TypeError(f"{type(self).__name__} must define divide")
+
+    def gather_weights(self) -> None:
+        """See :class:`Whole`."""
+        target = self.network.state_dict()
+        for name, value in self.trained.state_dict(keep_vars=True).items():
+            target[name].copy_(self.join(value.detach(), value))
+
+    def optimizer_state(self, optimizer: Optimizer) -> State:
+        """See :class:`Whole`."""
+        state, parameters = optimizer.state_dict(), _parameters_of(optimizer)
+        joined = {
+            index: {key: self.join(value, parameters[index]) for key, value in entry.items()}
+            for index, entry in state["state"].items()
+        }
+        return state | {"state": joined}
+
+    def load_optimizer(self, optimizer: Optimizer, state: State) -> None:
+        """See :class:`Whole`."""
+        parameters = _parameters_of(optimizer)
+        state["state"] = {
+            index: {key: self.divide(value, parameters[index]) for key, value in entry.items()}
+            for index, entry in state["state"].items()
+        }
+        optimizer.load_state_dict(state)
+
+
+class Sharded(Parted):
     """Weights, gradients and optimizer are sharded by ``fully_shard`` of torch (FSDP2; Zhao et al. 2023).
 
     accelerate shards on GPUs only, and gives embeddings a group of their own, which a model that reads their weights
@@ -117,7 +167,6 @@ class Sharded(Whole):
 
     def __init__(self, network: nn.Module, launch: Launch, world: World) -> None:
         super().__init__(network, launch, world)
-        self.trained = copy.deepcopy(network)
         mesh = init_device_mesh("cpu" if launch.cpu else "cuda", (world.size,))
         offload = CPUOffloadPolicy() if _flag("FSDP_OFFLOAD_PARAMS") else OffloadPolicy()
         for block in blocks_of(self.trained):
@@ -126,28 +175,17 @@ class Sharded(Whole):
         fully_shard(self.trained, mesh=mesh, offload_policy=offload)
         # accelerate would wrap the shards in DDP.
         self.trained._is_accelerate_prepared = True  # type: ignore[assignment]
-        network.to("cpu").train()
 
-    def gather_weights(self) -> None:
-        """See :class:`Whole`."""
-        target = self.network.state_dict()
-        for name, value in self.trained.state_dict().items():
-            target[name].copy_(whole(value))
+    def join(self, value: Any, parameter: Tensor) -> Any:
+        """See :class:`Parted`."""
+        return whole(value)
 
-    def optimizer_state(self, optimizer: Optimizer) -> State:
-        """See :class:`Whole`."""
-        state = optimizer.state_dict()
-        entries = state["state"].items()
-        return state | {"state": {index: {k: whole(v) for k, v in entry.items()} for index, entry in entries}}
-
-    def load_optimizer(self, optimizer: Optimizer, state: State) -> None:
-        """See :class:`Whole`."""
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        state["state"] = {
-            index: {key: _like(value, parameters[index]) for key, value in entry.items()}
-            for index, entry in state["state"].items()
-        }
-        optimizer.load_state_dict(state)
+    def divide(self, value: Any, parameter: Tensor) -> Any:
+        """See :class:`Parted`; what has another shape stays as it is."""
+        if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+            return value
+        value = value.to(parameter.device)
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
     def wrapped(self, trainer: Trainer) -> bool:
         """See :class:`Whole`."""
@@ -159,8 +197,14 @@ class Sharded(Whole):
         return [norm]
 
 
-def wrapping_for(network: nn.Module, launch: Launch, world: World) -> Whole:
+def wrapping_for(network: nn.Module, launch: Launch, world: World, expert_parallel: int = 1) -> Whole:
     """What the launcher ordered for this model.
+
+    Args:
+        network: With equal weights in all processes.
+        launch: How they were started.
+        world: The processes.
+        expert_parallel: How many of them share the experts of a model.
 
     Raises:
         ConfigError: If the processes start from different weights.
@@ -174,6 +218,10 @@ def wrapping_for(network: nn.Module, launch: Launch, world: World) -> Whole:
         from genrec.training.zero import Zero
 
         return Zero(network, launch, world)
+    if expert_parallel > 1:
+        from genrec.training.experts import Spread
+
+        return Spread(network, launch, world, expert_parallel)
     return (Sharded if launch.wrapper == "fsdp2" else Whole)(network, launch, world)
 
 
@@ -211,6 +259,11 @@ def _apart(what: str) -> ConfigError:
     )
 
 
+def _parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """In the order of its state."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def _flag(name: str, default: bool = False) -> bool:
     return os.environ.get(name, str(default)).lower() in ("1", "true", "yes")
 
@@ -218,11 +271,3 @@ def _flag(name: str, default: bool = False) -> bool:
 def whole(value: Any) -> Any:
     """A tensor without its shards; all processes must take part."""
     return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def _like(value: Any, parameter: Tensor) -> Any:
-    """Shard a whole tensor as the parameter is; what has another shape stays as it is."""
-    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
-        return value
-    value = value.to(parameter.device)
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

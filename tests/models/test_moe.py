@@ -16,7 +16,6 @@ from genrec.models.layers.moe import (
     balance_loss,
     grouped_linear,
     routing_metrics,
-    z_loss,
 )
 
 
@@ -123,21 +122,32 @@ def test_capacity_keeps_the_largest_weights():
 
 
 def test_balance_losses_are_those_of_the_papers():
-    equal = torch.full((8, 4), 0.25)
-    assert balance_loss(equal, torch.tensor([4, 4, 4, 4])) == pytest.approx(1.0)
-    alone = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(8, 4)
-    assert balance_loss(alone, torch.tensor([8, 0, 0, 0])) == pytest.approx(4.0)
-    mixed = torch.tensor([[0.7, 0.3], [0.4, 0.6]])
-    assert balance_loss(mixed, torch.tensor([3, 1])) == pytest.approx(2 * (0.75 * 0.55 + 0.25 * 0.45))
-    assert z_loss(torch.zeros(5, 4)) == pytest.approx(math.log(4) ** 2)
+    equal, all_for_one = torch.full((4,), 0.25), torch.tensor([1.0, 0.0, 0.0, 0.0])
+    assert balance_loss(equal, torch.tensor([4.0, 4.0, 4.0, 4.0])) == pytest.approx(1.0)
+    assert balance_loss(all_for_one, torch.tensor([8.0, 0.0, 0.0, 0.0])) == pytest.approx(4.0)
+    mixed = torch.tensor([0.55, 0.45])
+    assert balance_loss(mixed, torch.tensor([3.0, 1.0])) == pytest.approx(2 * (0.75 * 0.55 + 0.25 * 0.45))
+    module = layer(balance="none", z_loss_weight=0.5)
+    torch.nn.init.zeros_(module.router)
+    module(torch.randn(7, 16))
+    assert float(module.auxiliary.detach()) == pytest.approx(0.5 * math.log(5) ** 2)
+
+
+def test_what_only_stands_in_is_not_counted():
+    module = layer(balance_weight=1.0)
+    module.counted = False
+    module(torch.randn(7, 16))
+    assert float(module.auxiliary.detach()) == 0
+    assert module.routing.counts.tolist() == [0] * 5
 
 
 def test_router_losses_are_there_in_training_only():
     x = torch.randn(12, 16)
     module = layer(balance_weight=0.5, z_loss_weight=0.25)
     module(x)
-    scores = (x @ module.router.T).softmax(-1)
-    expected = 0.5 * balance_loss(scores, module.routing.counts) + 0.25 * z_loss(x @ module.router.T)
+    logits = x @ module.router.T
+    share = torch.bincount(logits.topk(2).indices.flatten(), minlength=5) / 24
+    expected = 0.5 * 5 * (share * logits.softmax(-1).mean(0)).sum() + 0.25 * logits.logsumexp(-1).square().mean()
     assert torch.allclose(module.auxiliary, expected, atol=1e-6)
     assert copy.deepcopy(module).auxiliary is None
     module.eval()(x)

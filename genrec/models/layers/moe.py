@@ -6,7 +6,12 @@ Shared experts (DeepSeekMoE, Dai et al. 2024) serve every position beside them. 
 every expert works on one segment: ``grouped_mm`` of torch where the device has it, one product per segment elsewhere.
 
 Positions that are padding are neither routed nor counted. Capacity and the losses of the router act in training only:
-what a model answers does not depend on what else is in the batch.
+what a model answers does not depend on what else is in the batch. In training the loads, and the losses made of them,
+are those of all processes together.
+
+Experts can be spread over processes (:meth:`MixtureOfExperts.spread`). DeepSpeed's MoE was tried for it and is another
+layer: its weight of a single choice is no one, it balances first choices of each process only, knows no bias, pads all
+experts to the fullest, and leaves gradients to an engine of its own. So only its groups of processes are taken over.
 """
 
 import math
@@ -16,10 +21,12 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.functional import dropout, linear, relu, silu
 
 from genrec.config import Section
+from genrec.models.layers.exchange import total_of_all, work_elsewhere
 
 # torch's grouped product wants rows that start at multiples of this many bytes.
 ALIGNMENT = 16
@@ -52,13 +59,13 @@ class ExpertSettings(Section):
 
 @dataclass(frozen=True)
 class Routing:
-    """Where one forward pass sent its positions.
+    """Where one forward pass sent its positions, in training those of all processes.
 
     Attributes:
-        counts: Positions that chose each expert, dropped ones included, int64 ``[E]``.
-        dropped: Choices that were dropped for want of capacity, int64 scalar.
+        counts: Positions that chose each expert, dropped ones included, float32 ``[E]``.
+        dropped: Choices that were dropped for want of capacity, float32 scalar.
         entropy: Mean entropy of the router's distribution in nats, float32 scalar; ``log E`` if it knows nothing.
-        chosen: Experts of every routed position, the strongest first, int64 ``[n, k]``.
+        chosen: Experts of every position that this process routed, the strongest first, int64 ``[n, k]``.
     """
 
     counts: Tensor
@@ -75,8 +82,13 @@ class MixtureOfExperts(nn.Module):
         inner_size: Inner width F of each expert.
         settings: With at least one expert.
         gated: SwiGLU experts; else two matrices with a ReLU between, as in T5.
+
+    Attributes:
+        counted: Whether what is routed counts: not where it only stands in for a batch that a process does not have.
     """
 
+    # The parameters whose first dimension is the experts and which :meth:`spread` divides.
+    SPREAD = ("first", "second")
     selection_bias: Tensor | None
 
     def __init__(self, hidden_size: int, inner_size: int, settings: ExpertSettings, *, gated: bool = True) -> None:
@@ -92,6 +104,8 @@ class MixtureOfExperts(nn.Module):
         self.register_buffer("selection_bias", bias)
         self.auxiliary: Tensor | None = None
         self.routing: Routing | None = None
+        self.counted = True
+        self.group: ProcessGroup | None = None
         self.reset(0.02, 0.02)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,6 +142,17 @@ class MixtureOfExperts(nn.Module):
             halves = first.chunk(2 if self.gated else 1)
             self.shared_first.copy_(torch.cat([half.repeat(shared, 1) for half in halves]))
             self.shared_second.copy_(second.repeat(1, shared))
+
+    def spread(self, group: ProcessGroup) -> None:
+        """Keep this process's part of the routed experts; those of the others get their rows sent.
+
+        Args:
+            group: Processes that divide the number of experts, and that all take part in every forward pass.
+        """
+        self.group = group
+        for name in self.SPREAD:
+            own = getattr(self, name).detach().chunk(group.size())[group.rank()]
+            setattr(self, name, nn.Parameter(own.clone()))
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """Map ``x [..., D]`` to the same shape; positions where bool ``real [...]`` is False become zeros."""
@@ -175,7 +200,13 @@ class MixtureOfExperts(nn.Module):
         return order[place < limit], counts.clamp(max=limit)
 
     def _experts(self, x: Tensor, counts: Tensor) -> Tensor:
-        """Each expert on its segment of ``x [m, D]``."""
+        """Each expert on its segment of ``x [m, D]``, wherever it is."""
+        if self.group is None:
+            return self._own_experts(x, counts)
+        return work_elsewhere(x, counts, self._own_experts, self.group)
+
+    def _own_experts(self, x: Tensor, counts: Tensor) -> Tensor:
+        """Each expert of this process on its segment of ``x [m, D]``."""
         inner = self._activate(grouped_linear(x, self.first, counts))
         return grouped_linear(dropout(inner, self.settings.expert_dropout, self.training), self.second, counts)
 
@@ -187,29 +218,28 @@ class MixtureOfExperts(nn.Module):
 
     def _note(self, logits: Tensor, scores: Tensor, chosen: Tensor, computed: int) -> None:
         """Keep the loads and, in training, the router's losses; move the biases."""
-        counts = torch.bincount(chosen.flatten(), minlength=self.settings.experts)
+        settings, learns = self.settings, self.training and torch.is_grad_enabled()
+        counts = torch.bincount(chosen.flatten(), minlength=settings.experts)
         with torch.no_grad():
-            entropy = torch.special.entr(scores).sum(-1).mean()
-            self.routing = Routing(counts, counts.sum() - computed, entropy, chosen)
+            entropy = torch.special.entr(scores).sum()
+        seen = scores.new_tensor([len(scores), chosen.numel() - computed])
+        sums = torch.cat([scores.sum(0), logits.logsumexp(-1).square().sum()[None], entropy[None], counts, seen])
+        sums = sums if self.counted else sums * 0
+        sums = total_of_all(sums) if learns else sums
+        scored, squares, entropy, counts, positions, dropped = sums.split([len(counts), 1, 1, len(counts), 1, 1])
+        positions = positions.clamp(min=1)
+        self.routing = Routing(counts.detach(), dropped[0].detach(), (entropy / positions)[0].detach(), chosen)
         self.auxiliary = None
-        if not (self.training and torch.is_grad_enabled()):
+        if not learns:
             return
-        settings = self.settings
-        self.auxiliary = settings.z_loss_weight * z_loss(logits)
+        self.auxiliary = settings.z_loss_weight * (squares / positions)[0]
         if settings.balance == "aux":
-            self.auxiliary = self.auxiliary + settings.balance_weight * balance_loss(scores, counts)
+            self.auxiliary = self.auxiliary + settings.balance_weight * balance_loss(
+                scored / positions, counts.detach()
+            )
         if self.selection_bias is not None:
-            counts = _everywhere(counts)
-            self.selection_bias.add_(torch.sign(counts.float().mean() - counts), alpha=settings.bias_step)
-
-
-def _everywhere(counts: Tensor) -> Tensor:
-    """The sum over all processes that train together, so that their biases stay equal."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return counts
-    counts = counts.clone()
-    distributed.all_reduce(counts)
-    return counts
+            step = torch.sign(counts.mean() - counts).detach()
+            self.selection_bias.add_(step, alpha=settings.bias_step)
 
 
 def grouped_linear(x: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
@@ -244,16 +274,10 @@ def balance_loss(scores: Tensor, counts: Tensor) -> Tensor:
     """E times the sum over experts of load share times mean score: 1 at equal loads (Switch, Fedus et al. 2021, 2.2).
 
     Args:
-        scores: The router's distribution, float32 ``[n, E]``.
-        counts: Choices of each expert, int64 ``[E]``.
+        scores: The router's distribution, its mean over positions, float32 ``[E]``.
+        counts: Choices of each expert, float32 ``[E]``.
     """
-    share = counts / counts.sum().clamp(min=1)
-    return len(counts) * (share * scores.sum(0) / max(len(scores), 1)).sum()
-
-
-def z_loss(logits: Tensor) -> Tensor:
-    """Mean squared log-sum-exp of ``logits [n, E]``, which keeps them small (ST-MoE, Zoph et al. 2022, section 3.3)."""
-    return logits.logsumexp(-1).square().sum() / max(len(logits), 1)
+    return len(counts) * (counts / counts.sum().clamp(min=1) * scores).sum()
 
 
 def expert_layers(modules: Iterable[nn.Module]) -> list[MixtureOfExperts]:
