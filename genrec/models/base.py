@@ -229,7 +229,7 @@ class RecommenderModel(PreTrainedModel):
 
     def training_metrics(self) -> dict[str, Any]:
         """What the training log tells beside the loss: the loads of experts, where there are any."""
-        return routing_metrics(expert_layers(self.modules())) if self.settings.experts else {}
+        return routing_metrics(layer.routing for layer in expert_layers(self.modules()))
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -26,6 +26,7 @@ from genrec.models.layers.history import gather_targets, state_at, visible_posit
 from genrec.models.layers.language import (
     input_vectors,
     language_model_like,
+    learn_vectors,
     load_language_model,
     longest_sequence,
     output_vectors,
@@ -34,6 +35,7 @@ from genrec.models.layers.language import (
     step_beams,
 )
 from genrec.models.layers.lora import add_lora, merge_adapter
+from genrec.models.layers.moe import Routing, routing_metrics
 from genrec.models.layers.rows import codebook_rows, mean_word_vectors
 from genrec.models.layers.words import (
     NO_WORD,
@@ -116,6 +118,7 @@ class LLM(Worded):
         tied = self.lm.config.tie_word_embeddings
         self.code_head = None if tied else nn.Linear(output_vectors(self.lm).shape[1], codes, bias=False)
         self.dropout = nn.Dropout(settings.dropout)
+        self._routings: list[Routing] = []
         # Only training reads them, and only a model that is made from texts has them.
         self.register_buffer("item_words", None, persistent=False)
         self.register_buffer("item_titles", None, persistent=False)
@@ -173,11 +176,13 @@ class LLM(Worded):
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
         """Predict every code from the codes before it; in training, with the tasks on texts."""
         tokens = self._history_tokens(items)
-        hidden, _ = read_vectors(self.lm, self._embed(tokens[:, :-1]))
         first = len(self._prompts["history"]) - 1
-        states = hidden[:, first:].unflatten(1, (items.shape[1], self.num_levels))
+        real = visible_positions(first + lengths * self.num_levels, tokens.shape[1] - 1)
+        learned = learn_vectors(self.lm, self._embed(tokens[:, :-1]), real)
+        self._routings = learned.routings
+        states = learned.states[:, first:].unflatten(1, (items.shape[1], self.num_levels))
         states, targets = gather_targets(states, items, lengths)
-        loss = self._identifier_loss(states, targets)
+        loss = self._identifier_loss(states, targets) + learned.balance
         if self.training and self.settings.text_weight and self.item_words is not None:
             loss = loss + self.settings.text_weight * self.text_loss(items, lengths)
         return self.training_output(loss)
@@ -193,9 +198,14 @@ class LLM(Worded):
             if task == "item-to-text":
                 losses.append(self._word_loss(self._descriptions(described)))
             else:
-                states, _ = self._learned_states(self._identifiers(described))
-                losses.append(self._identifier_loss(states.unflatten(0, (len(described), -1)), described))
+                states, _, balance = self._learned_states(self._identifiers(described))
+                states = states.unflatten(0, (len(described), -1))
+                losses.append(self._identifier_loss(states, described) + balance)
         return torch.stack(losses).mean()
+
+    def training_metrics(self) -> dict[str, Any]:
+        """The loads of the backbone's experts over the histories of the last step, where it has any."""
+        return routing_metrics(self._routings)
 
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Read each history once and keep its keys and values."""
@@ -227,16 +237,16 @@ class LLM(Worded):
         return torch.stack(losses).sum()
 
     def _word_loss(self, joined: Joined) -> Tensor:
-        """Mean cross-entropy over the learned words, in float32."""
-        states, targets = self._learned_states(joined)
+        """Mean cross-entropy over the learned words, in float32, and the balance of experts."""
+        states, targets, balance = self._learned_states(joined)
         logits = linear(states, output_vectors(self.lm)[: self.config.num_words]).float()
-        return cross_entropy(logits, targets, reduction="sum") / max(1, len(targets))
+        return cross_entropy(logits, targets, reduction="sum") / max(1, len(targets)) + balance
 
-    def _learned_states(self, joined: Joined) -> tuple[Tensor, Tensor]:
-        """States ``[n, D]`` before the learned tokens, row by row, and these tokens ``[n]``."""
-        hidden, _ = read_vectors(self.lm, self._embed(joined.tokens[:, :-1]))
+    def _learned_states(self, joined: Joined) -> tuple[Tensor, Tensor, Tensor]:
+        """States ``[n, D]`` before the learned tokens, row by row, these tokens ``[n]``, and the balance of experts."""
+        states, balance, _ = learn_vectors(self.lm, self._embed(joined.tokens[:, :-1]), joined.real[:, 1:])
         learned = joined.learned[:, 1:]
-        return hidden[learned], joined.tokens[:, 1:][learned]
+        return states[learned], joined.tokens[:, 1:][learned], balance
 
     def _descriptions(self, items: Tensor) -> Joined:
         """``Item <codes> is described as: <words>``, the words learned."""

@@ -12,10 +12,14 @@ from transformers import (
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -43,6 +47,13 @@ def make(kind: str, **settings):
     if kind == "qwen3":
         shape = {"num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48}
         return Qwen3ForCausalLM(Qwen3Config(vocab_size=400, **{**SHAPE, **shape, **settings}))
+    if kind == "qwen3-moe":
+        shape = {"num_key_value_heads": 2, "head_dim": 16, "moe_intermediate_size": 24, "intermediate_size": 48}
+        experts = {"num_experts": 6, "num_experts_per_tok": 2, "mlp_only_layers": [0]}
+        return Qwen3MoeForCausalLM(Qwen3MoeConfig(vocab_size=400, **{**SHAPE, **shape, **experts, **settings}))
+    if kind == "mixtral":
+        shape = {"num_key_value_heads": 2, "intermediate_size": 24, "num_local_experts": 4, "num_experts_per_tok": 2}
+        return MixtralForCausalLM(MixtralConfig(vocab_size=400, **{**SHAPE, **shape, **settings}))
     if kind == "gpt2":
         return GPT2LMHeadModel(GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4, **settings))
     if kind == "opt":

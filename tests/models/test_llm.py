@@ -21,7 +21,8 @@ NUM_ITEMS, LEVEL_SIZES = 30, (7, 6, 5)
 SMALL = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocabulary_size": 300}
 NAMES = [f"{('red', 'green', 'blue')[item % 3]} {('kettle', 'lamp')[item % 2]}" for item in range(NUM_ITEMS)]
 TEXTS = ItemTexts(["", *NAMES[1:]], [f"{name}. made of wood" for name in NAMES])
-CAUSAL = ["llama", "qwen3", "gpt2", "opt"]
+SPARSE = ["qwen3-moe", "mixtral"]
+CAUSAL = ["llama", "qwen3", "gpt2", "opt", *SPARSE]
 
 
 def make_index(num_items: int = NUM_ITEMS, kind: str = "sequence") -> ItemIndex:
@@ -113,7 +114,7 @@ def test_text_tasks_learn_what_the_sentences_say():
         text = f"{start_of(model, 'text')} {TEXTS.texts[item]}</s>{start_of(model, 'named')}{written(model, item)}"
         _, states = read_text(model, text)
         terms.append(log_probability_of_codes(model, states[-4:-1], item))
-    states, _ = model._learned_states(model._identifiers(chosen))
+    states, _, _ = model._learned_states(model._identifiers(chosen))
     found = model._identifier_loss(states.unflatten(0, (3, 3)), chosen)
     assert float(found) == pytest.approx(-float(torch.stack(terms).mean()), abs=1e-5)
 
@@ -150,6 +151,38 @@ def test_everything_that_is_trained_learns(settings, tmp_path):
     learned = {name: value for name, value in model.named_parameters() if value.requires_grad}
     assert [name for name, value in learned.items() if value.grad is None or not value.grad.abs().sum()] == []
     assert ("lm.lm_head.weight" in learned) == (not settings)
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+def test_experts_of_the_backbone_are_balanced_in_training(kind, tmp_path):
+    """What training adds is the backbone's own auxiliary loss, and it says where the positions went."""
+    model = make_model(backbone=save(tmp_path / kind, kind, router_aux_loss_coef=0.5), text_weight=0.0)
+    items, lengths = torch.tensor([[4, 9, 2], [7, 3, 0]]), torch.tensor([3, 2])
+    told = model.train()(items, lengths).loss
+    loads = model.training_metrics()["expert_load"]
+    plain = model.eval()(items, lengths).loss
+    rows = model._history_tokens(items)[:, :-1]
+    mask = torch.ones_like(rows)
+    mask[1, -3:] = 0
+    output = model.lm(inputs_embeds=model._embed(rows), attention_mask=mask, output_router_logits=True)
+    assert float((told - plain).detach()) == pytest.approx(0.5 * float(output.aux_loss), abs=1e-5)
+    assert [len(layer) for layer in loads] == ([6] if kind == "qwen3-moe" else [4, 4])
+    assert all(sum(layer) == pytest.approx(1, abs=1e-3) for layer in loads)
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+def test_a_backbone_with_experts_learns_a_few_users(kind, tmp_path):
+    model = make_model(backbone=save(tmp_path / kind, kind)).train()
+    items, lengths = torch.tensor([[4, 9, 2, 11], [7, 3, 5, 1]]), torch.tensor([4, 3])
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = model(items, lengths).loss
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_items_without_words_are_no_examples():
@@ -190,7 +223,7 @@ def test_new_rows_may_start_from_item_vectors_or_at_random():
         make_model(new_rows="features")
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", *SPARSE])
 def test_the_folder_alone_recommends_and_takes_new_items(kind, tmp_path):
     """Tied and untied; without the backbone's folder, without texts, with the same answers and words."""
     source = save(tmp_path / "backbone", kind)
@@ -313,4 +346,6 @@ def test_the_stand_ins_are_what_they_claim():
         "Qwen3ForCausalLM",
         "GPT2LMHeadModel",
         "OPTForCausalLM",
+        "Qwen3MoeForCausalLM",
+        "MixtralForCausalLM",
     ]

@@ -4,7 +4,7 @@ import peft
 import pytest
 import torch
 from pretrained_stand_ins import make, save
-from test_llm import TEXTS, make_model
+from test_llm import SPARSE, TEXTS, make_model
 
 from genrec.errors import ArtifactError
 from genrec.models import load_recommender
@@ -12,12 +12,13 @@ from genrec.models import load_recommender
 ITEMS, LENGTHS = torch.tensor([[4, 9, 2], [7, 3, 0]]), torch.tensor([3, 2])
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3-moe", "mixtral"])
 def test_only_low_rank_matrices_and_new_rows_are_trained(kind, tmp_path):
     model = make_model(backbone=save(tmp_path / kind, kind), lora_rank=2, text_weight=0.0).train()
     learned = {name for name, value in model.named_parameters() if value.requires_grad}
     assert {name for name in learned if ".lora_" not in name} <= {"codes.weight", "code_head.weight"}
     assert len(learned) > 8
+    assert any(".mlp.experts." in name for name in learned) == (kind in SPARSE)
     before = {name: value.clone() for name, value in model.named_parameters()}
     optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=0.01)
     losses = []
@@ -32,9 +33,10 @@ def test_only_low_rank_matrices_and_new_rows_are_trained(kind, tmp_path):
     assert moved == learned
 
 
-def test_it_starts_where_the_backbone_is_and_comes_back_from_its_folder(tmp_path):
+@pytest.mark.parametrize("kind", ["llama", "qwen3-moe", "mixtral"])
+def test_it_starts_where_the_backbone_is_and_comes_back_from_its_folder(kind, tmp_path):
     """The matrices add nothing before they are trained; a saved model needs nothing but its folder."""
-    source = save(tmp_path / "llama", "llama")
+    source = save(tmp_path / kind, kind)
     model, plain = make_model(backbone=source, lora_rank=2), make_model(backbone=source)
     assert torch.allclose(model(ITEMS, LENGTHS).loss, plain(ITEMS, LENGTHS).loss, atol=1e-6)
     for name, value in model.named_parameters():

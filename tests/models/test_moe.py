@@ -162,10 +162,10 @@ def test_the_bias_moves_loads_without_a_loss():
         module.router.mul_(0.2)
         module.router[0, 0] = 1.0
     module(x)
-    before = routing_metrics([module])["expert_max_load"]
+    before = routing_metrics([module.routing])["expert_max_load"]
     for _ in range(100):
         module(x)
-    after = routing_metrics([module])["expert_max_load"]
+    after = routing_metrics([module.routing])["expert_max_load"]
     assert before > 3
     assert after < 1.3
     assert float(module.auxiliary.detach()) == 0
@@ -176,12 +176,12 @@ def test_the_bias_moves_loads_without_a_loss():
 
 def test_metrics_tell_loads_and_drops():
     module = layer(experts=4, experts_per_token=1, capacity_factor=1.0)
-    assert routing_metrics([module]) == {}
+    assert routing_metrics([module.routing]) == {}
     with torch.no_grad():
         module.router.zero_()
         module.router[2] = 1.0
     module(torch.ones(8, 16))
-    told = routing_metrics([module, module])
+    told = routing_metrics([module.routing, module.routing])
     assert told["expert_load"] == [[0.0, 0.0, 1.0, 0.0]] * 2
     assert told["expert_max_load"] == 4.0
     assert told["expert_dropped"] == 0.75

@@ -6,18 +6,34 @@ in the model's own cache, and every attention that takes a mask, positions and a
 tries whether that holds.
 """
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from genrec.errors import ConfigError
+from genrec.models.layers.moe import Routing
 from genrec.models.layers.transformer import KeyValue
 from genrec.models.layers.words import first_line, locate_backbone
 
 # Relative differences of float32 states: of the same positions before another future, and by another way through.
 CAUSAL, SHARED = 1e-5, 1e-3
+
+
+class Learned(NamedTuple):
+    """What a pass of training gives.
+
+    Attributes:
+        states: ``[B, S, D]``.
+        balance: What the routers of a mixture of experts add to the loss, float32 scalar; 0 without.
+        routings: Where each layer of experts sent its positions; none without.
+    """
+
+    states: Tensor
+    balance: Tensor
+    routings: list[Routing]
 
 
 def load_language_model(source: str) -> PreTrainedModel:
@@ -99,6 +115,24 @@ def read_vectors(model: PreTrainedModel, vectors: Tensor, *, keep: bool = False)
     return output.last_hidden_state, [] if cache is None else _kept(cache)
 
 
+def learn_vectors(model: PreTrainedModel, vectors: Tensor, real: Tensor) -> Learned:
+    """Run the model over right-padded vectors; in training with the balance loss of its experts, weighed as it says.
+
+    Args:
+        model: A causal language model, dense or with experts (such as Mixtral and Qwen3-MoE).
+        vectors: ``[B, S, D]``.
+        real: Positions that count for the balance, bool ``[B, S]``.
+    """
+    weight = getattr(model.config, "router_aux_loss_coef", None)
+    if weight is None or not model.training:
+        return Learned(read_vectors(model, vectors)[0], vectors.new_zeros((), dtype=torch.float32), [])
+    output = model.base_model(inputs_embeds=vectors, use_cache=False, output_router_logits=True)
+    logits, chosen = output.router_logits, model.config.num_experts_per_tok
+    balance = load_balancing_loss_func(logits, logits[0].shape[-1], chosen, real)
+    routings = [_routing(layer.detach().flatten(0, -2)[real.flatten()], chosen) for layer in logits]
+    return Learned(output.last_hidden_state, weight * cast(Tensor, balance), routings)
+
+
 def step_beams(
     model: PreTrainedModel,
     vectors: Tensor,
@@ -141,6 +175,13 @@ def step_beams(
         for before, layer in zip(earlier, _kept(cache), strict=True)
     ]
     return output.last_hidden_state, grown
+
+
+def _routing(logits: Tensor, count: int) -> Routing:
+    scores = logits.float().softmax(-1)
+    chosen = scores.topk(count, dim=-1).indices
+    counts = torch.bincount(chosen.flatten(), minlength=scores.shape[1]).float()
+    return Routing(counts, counts.new_zeros(()), torch.special.entr(scores).sum(-1).mean(), chosen)
 
 
 def _kept(cache: DynamicCache) -> list[KeyValue]:

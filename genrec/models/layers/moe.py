@@ -285,23 +285,26 @@ def expert_layers(modules: Iterable[nn.Module]) -> list[MixtureOfExperts]:
     return [module for module in modules if isinstance(module, MixtureOfExperts)]
 
 
-def routing_metrics(layers: Iterable[MixtureOfExperts]) -> dict[str, Any]:
-    """What the last forward pass did, over all layers.
+def routing_metrics(routings: Iterable[Routing | None]) -> dict[str, Any]:
+    """What the last forward pass did.
+
+    Args:
+        routings: Of every layer; None before its first pass.
 
     Returns:
         ``expert_load`` (share of the choices per layer and expert), ``expert_max_load`` (the largest load as a multiple
         of equal loads), ``expert_entropy`` (nats, mean over layers), ``expert_dropped`` (share of the choices);
         nothing before the first pass.
     """
-    routings = [layer.routing for layer in layers if layer.routing is not None]
-    if not routings:
+    known = [routing for routing in routings if routing is not None]
+    if not known:
         return {}
-    counts = torch.stack([routing.counts for routing in routings]).double().cpu()
+    counts = torch.stack([routing.counts for routing in known]).double().cpu()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    dropped = sum(int(routing.dropped) for routing in routings)
+    dropped = sum(int(routing.dropped) for routing in known)
     return {
         "expert_load": [[round(share, 4) for share in row] for row in shares.tolist()],
         "expert_max_load": round(float(shares.max()) * shares.shape[1], 4),
-        "expert_entropy": round(sum(float(routing.entropy) for routing in routings) / len(routings), 4),
+        "expert_entropy": round(sum(float(routing.entropy) for routing in known) / len(known), 4),
         "expert_dropped": round(dropped / max(float(counts.sum()), 1.0), 4),
     }
