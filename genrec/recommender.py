@@ -19,7 +19,7 @@ import polars as pl
 
 from genrec.config import DecodingConfig
 from genrec.data import Dataset
-from genrec.data.events import Events, in_sequence
+from genrec.data.events import IDS, Events, in_sequence
 from genrec.data.histories import Histories
 from genrec.data.readers import to_frame
 from genrec.data.schema import tidy_interactions
@@ -295,13 +295,13 @@ class Recommender:
         frame = to_frame(table)
         if "item_id" in frame.columns and isinstance(frame.schema["item_id"], pl.List):
             return self._from_list_column(frame, unknown)
-        frame = tidy_interactions(frame, where="the histories")
+        frame = tidy_interactions(frame, where="the histories").with_columns(pl.col(IDS).cast(pl.String))
         users = frame["user_id"].unique(maintain_order=True)
         self._handle_unknown(frame["item_id"].unique(maintain_order=True).to_list(), unknown, "the histories")
         catalogue = pl.DataFrame({"item_id": self.item_ids}, schema={"item_id": pl.String})
         frame = frame.filter(pl.col("item_id").is_in(catalogue["item_id"].implode()))
         events = Events(
-            frame=frame,
+            columns=frame.drop(IDS),
             users=frame["user_id"].cast(pl.Enum(users)).to_physical().to_numpy().astype(np.int64),
             items=frame["item_id"].cast(pl.Enum(catalogue["item_id"])).to_physical().to_numpy().astype(np.int64),
             user_ids=users,

@@ -86,14 +86,14 @@ def read_histories(folder: Path) -> tuple[Histories, np.ndarray, np.ndarray]:
     return Histories(users, offsets, items, timestamps), train_end, valid_end
 
 
-def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+def write_parquet(table: pl.DataFrame | pl.LazyFrame, path: Path) -> None:
     """Write a table; polars hides the operating system's refusal in the text of its error, here it is an OSError.
 
     Raises:
         OSError: With its number, such as ENOSPC where the disk is full.
     """
     try:
-        frame.write_parquet(path)
+        table.lazy().sink_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:

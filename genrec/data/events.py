@@ -1,11 +1,18 @@
-"""Interactions as arrays of dense ids: matched with the catalogue, filtered, put in sequence."""
+"""Interactions as arrays of dense ids: matched with the catalogue, filtered, put in sequence.
+
+Ids come as categories, so that an event costs eight bytes for both, however long they are; they become text again a
+piece at a time when they are written.
+"""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from genrec.data.histories import Histories
 from genrec.data.splits import k_core
@@ -13,24 +20,59 @@ from genrec.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+IDS = ("user_id", "item_id")
+# Rows of a group of the Parquet files that polars writes.
+PIECE_ROWS = 122_880
+
 
 @dataclass(frozen=True)
 class Events:
     """Interactions of E rows.
 
     Attributes:
-        frame: The interactions with external ids and all their columns, E rows.
-        users: int64 [E], position in ``user_ids`` of each interaction.
-        items: int64 [E], row in ``catalogue`` of each interaction.
-        user_ids: External ids of the users.
+        columns: ``timestamp`` and all further columns of the interactions, E rows.
+        users: int [E], position in ``user_ids`` of each interaction.
+        items: int [E], row in ``catalogue`` of each interaction.
+        user_ids: External ids of the users, strings.
         catalogue: The items; column ``item_id`` and others.
     """
 
-    frame: pl.DataFrame
+    columns: pl.DataFrame
     users: np.ndarray
     items: np.ndarray
     user_ids: pl.Series
     catalogue: pl.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def table(self) -> pl.LazyFrame:
+        """The interactions with external ids and all their columns; text is made while rows are read."""
+        schema = dict.fromkeys(IDS, pl.String()) | dict(self.columns.schema)
+
+        def read(
+            columns: list[str] | None, predicate: pl.Expr | None, rows: int | None, size: int | None
+        ) -> Iterator[pl.DataFrame]:
+            for piece in self._pieces():
+                wanted = piece if predicate is None else piece.filter(predicate)
+                yield wanted if columns is None else wanted.select(columns)
+
+        return register_io_source(read, schema=schema)
+
+    def _pieces(self) -> Iterator[pl.DataFrame]:
+        """Pieces alike in size, the longer ones first: the groups into which polars cuts a table in memory."""
+        item_ids, count = self.catalogue["item_id"], max(round(len(self) / PIECE_ROWS), 1)
+        size, longer = divmod(len(self), count)
+        bounds = [number * size + min(number, longer) for number in range(count + 1)]
+        for start, end in pairwise(bounds):
+            users, items = self.user_ids[self.users[start:end]], item_ids[self.items[start:end]]
+            yield pl.DataFrame([users.alias("user_id"), items.alias("item_id"), *self.columns[start:end]])
+
+
+def as_categories(frame: pl.DataFrame) -> pl.DataFrame:
+    """Interactions whose ids are categories, if they are not yet."""
+    texts = [name for name in IDS if frame.schema[name] == pl.String]
+    return frame.with_columns(pl.col(name).cast(pl.Categorical(pl.Categories.random())) for name in texts)
 
 
 def match_items(
@@ -45,7 +87,7 @@ def match_items(
     took them when.
 
     Args:
-        frame: Checked interactions.
+        frame: Checked interactions, their ids as categories.
         catalogue: Checked items, or None.
         unknown: What to do with interactions whose item the catalogue lacks.
         where: What error messages call the interactions and the items.
@@ -53,30 +95,29 @@ def match_items(
     Raises:
         DataError: If items are unknown and ``unknown`` is ``error``; if there are fewer than two items.
     """
+    names = frame["item_id"].unique().cast(pl.String).sort()
     if catalogue is None:
-        catalogue = pl.DataFrame({"item_id": frame["item_id"].unique().sort()})
-    else:
-        known = frame["item_id"].is_in(catalogue["item_id"].implode())
-        missing = frame["item_id"].filter(~known).unique().sort()
-        if len(missing) and unknown == "error":
-            _refuse_unknown(frame, known, missing, where)
-        if len(missing):
-            verb = "dropped" if unknown == "drop" else "kept, without text"
-            logger.warning("%d interactions with %d unknown items: %s", (~known).sum(), len(missing), verb)
-        if unknown == "drop":
-            frame = frame.filter(known)
-            if frame.height == 0:
-                raise DataError("no interaction has an item of the items table", where=" and ".join(where))
-        else:
-            catalogue = pl.concat([catalogue, pl.DataFrame({"item_id": missing})], how="diagonal")
-    return frame, catalogue
+        return frame, pl.DataFrame({"item_id": names})
+    missing = names.filter(~names.is_in(catalogue["item_id"].implode()))
+    if not len(missing):
+        return frame, catalogue
+    known = ~frame["item_id"].is_in(missing.cast(frame.schema["item_id"]).implode())
+    if unknown == "error":
+        _refuse_unknown(frame, known, missing, where)
+    verb = "dropped" if unknown == "drop" else "kept, without text"
+    logger.warning("%d interactions with %d unknown items: %s", (~known).sum(), len(missing), verb)
+    if unknown == "keep":
+        return frame, pl.concat([catalogue, pl.DataFrame({"item_id": missing})], how="diagonal")
+    if not known.any():
+        raise DataError("no interaction has an item of the items table", where=" and ".join(where))
+    return frame.filter(known), catalogue
 
 
 def encode(frame: pl.DataFrame, catalogue: pl.DataFrame) -> Events:
     """Number users in sorted order and items by their rows in the catalogue."""
-    user_ids = frame["user_id"].unique().sort()
+    user_ids = frame["user_id"].unique().cast(pl.String).sort()
     users, items = _codes(frame["user_id"], user_ids), _codes(frame["item_id"], catalogue["item_id"])
-    return Events(frame, users, items, user_ids, catalogue)
+    return Events(frame.drop(IDS), users, items, user_ids, catalogue)
 
 
 def keep_core(events: Events, k: int, where: str) -> Events:
@@ -89,8 +130,8 @@ def keep_core(events: Events, k: int, where: str) -> Events:
         kept = k_core(events.users, events.items, k)
         users, user_rows = _renumbered(events.users[kept], len(events.user_ids))
         items, item_rows = _renumbered(events.items[kept], events.catalogue.height)
-        frame = events.frame if len(kept) == len(events.users) else events.frame[kept]
-        events = Events(frame, users, items, events.user_ids[user_rows], events.catalogue[item_rows])
+        columns = events.columns if len(kept) == len(events) else events.columns[kept]
+        events = Events(columns, users, items, events.user_ids[user_rows], events.catalogue[item_rows])
     left = events.catalogue.height
     if left < 2:
         raise DataError(
@@ -104,24 +145,29 @@ def keep_core(events: Events, k: int, where: str) -> Events:
 
 def in_sequence(events: Events) -> tuple[Histories, Events]:
     """Sort by user, then by ``order``, else by time (unknown times first), else as the rows stand."""
-    times = events.frame["timestamp"].fill_null(-1).to_numpy()
-    key = events.frame["order"].to_numpy() if "order" in events.frame.columns else times
+    times = events.columns["timestamp"].fill_null(-1).to_numpy()
+    key = events.columns["order"].to_numpy() if "order" in events.columns.columns else times
     rows = _sorted_rows(events.users, key)
-    events = replace(events, frame=events.frame[rows], users=events.users[rows], items=events.items[rows])
+    events = replace(events, columns=events.columns[rows], users=events.users[rows], items=events.items[rows])
     offsets = np.zeros(len(events.user_ids) + 1, dtype=np.int64)
     np.cumsum(np.bincount(events.users, minlength=len(events.user_ids)), out=offsets[1:])
     known = times if (times >= 0).any() else None
     histories = Histories(
         users=np.arange(len(events.user_ids), dtype=np.int64),
         offsets=offsets,
-        items=events.items.astype(np.int32),
+        items=events.items.astype(np.int32, copy=False),
         timestamps=None if known is None else known[rows],
     )
     return histories, events
 
 
 def _codes(values: pl.Series, names: pl.Series) -> np.ndarray:
-    return values.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
+    """The position in ``names`` of each category, int32; looked up once per category."""
+    present = values.unique()
+    categories = present.to_physical().to_numpy()
+    numbers = np.zeros(int(categories.max()) + 1, dtype=np.int32)
+    numbers[categories] = present.cast(pl.String).cast(pl.Enum(names)).to_physical().to_numpy()
+    return numbers[values.to_physical().to_numpy()]
 
 
 def _sorted_rows(users: np.ndarray, key: np.ndarray) -> np.ndarray:
@@ -129,14 +175,18 @@ def _sorted_rows(users: np.ndarray, key: np.ndarray) -> np.ndarray:
     low, high = int(key.min()), int(key.max())
     if (int(users.max()) + 1) * (high - low + 1) < 2**63:
         # One sort of both in one number takes half the time of two.
-        return np.argsort(users * (high - low + 1) + (key - low), kind="stable")
+        both = users.astype(np.int64)
+        both *= high - low + 1
+        both += key
+        both -= low
+        return np.argsort(both, kind="stable")
     return np.lexsort((key, users))
 
 
 def _renumbered(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Codes without gaps, and the old code of each new one."""
     present = np.bincount(codes, minlength=size) > 0
-    return (np.cumsum(present) - 1)[codes], np.flatnonzero(present)
+    return (np.cumsum(present, dtype=np.int32) - np.int32(1))[codes], np.flatnonzero(present)
 
 
 def _refuse_unknown(frame: pl.DataFrame, known: pl.Series, missing: pl.Series, where: tuple[str, str]) -> None:

@@ -12,7 +12,7 @@ from genrec.artifacts import MANIFEST, read_manifest, verify_artifact, write_art
 from genrec.config import DataConfig
 from genrec.data.arrow import write_histories, write_parquet
 from genrec.data.dataset import STAGE, Dataset
-from genrec.data.events import encode, in_sequence, keep_core, match_items
+from genrec.data.events import Events, as_categories, encode, in_sequence, keep_core, match_items
 from genrec.data.public import cached_source
 from genrec.data.readers import find_table, read_table, require_table, table_sha256, to_frame
 from genrec.data.schema import tidy_interactions, tidy_items, without_duplicates
@@ -51,10 +51,14 @@ def prepare_dataset(config: DataConfig, out: Path) -> Dataset:
     if prepared := _prepared_folder(config):
         return _copy_prepared(prepared, config, Path(out))
     tables = locate_tables(config)
-    interactions = read_table(tables.interactions, "interactions", config.columns)
-    items = read_table(tables.items, "items", config.columns) if tables.items else None
-    where = (str(tables.interactions), str(tables.items))
-    return _make(interactions, items, config, Path(out), where=where, inputs=input_fingerprints(config))
+    return _make(
+        read_table(tables.interactions, "interactions", config.columns, categories=True),
+        read_table(tables.items, "items", config.columns) if tables.items else None,
+        config,
+        Path(out),
+        where=(str(tables.interactions), str(tables.items)),
+        inputs=input_fingerprints(config),
+    )
 
 
 def make_dataset(interactions: Any, items: Any, config: DataConfig, out: Path) -> Dataset:
@@ -147,17 +151,11 @@ def _make(
     where: tuple[str, str],
     inputs: dict[str, str],
 ) -> Dataset:
-    dropped: dict[str, int] = {}
-    frame = tidy_interactions(interactions, where=where[0])
+    interactions = as_categories(tidy_interactions(interactions, where=where[0]))
     catalogue = None if items is None else tidy_items(items, where=where[1])
-    frame = _drop(frame, without_duplicates(frame), dropped, "duplicates", "repeat a (user, item, timestamp)")
-    if config.min_rating is not None:
-        frame = _drop(frame, _rated(frame, config.min_rating, where[0]), dropped, "low_ratings", "are rated too low")
-    matched, catalogue = match_items(frame, catalogue, config.unknown_items, where)
-    dropped["unknown_items"] = frame.height - matched.height
-    events = encode(matched, catalogue)
-    histories, events = in_sequence(keep_core(events, config.k_core, where[0]))
-    dropped["k_core"] = matched.height - events.frame.height
+    events, dropped = _filtered(interactions, catalogue, config, where)
+    del interactions
+    histories, events = in_sequence(events)
     train_end, valid_end = split_ends(histories, config)
     statistics = dataset_statistics(histories, train_end, valid_end, events.catalogue) | {"dropped": dropped}
     if not statistics["test"]["evaluated_users"]:
@@ -165,12 +163,27 @@ def _make(
     shaping = config.model_dump(mode="json", include=set(SHAPING_KEYS))
     with write_artifact(out, STAGE, config=shaping, inputs=inputs) as folder:
         write_parquet(events.catalogue, folder.path / "items.parquet")
-        write_parquet(events.frame, folder.path / "interactions.parquet")
+        write_parquet(events.table(), folder.path / "interactions.parquet")
         write_parquet(pl.DataFrame({"user_id": events.user_ids}), folder.path / "users.parquet")
         write_histories(folder.path / "histories", histories, train_end, valid_end)
         _write_statistics(folder.path, statistics)
         folder.counts = {name: statistics[name] for name in ("users", "items", "interactions")}
     return Dataset.load(out)
+
+
+def _filtered(
+    frame: pl.DataFrame, catalogue: pl.DataFrame | None, config: DataConfig, where: tuple[str, str]
+) -> tuple[Events, dict[str, int]]:
+    """The events that stay, and how many were dropped for which reason."""
+    dropped: dict[str, int] = {}
+    frame = _drop(frame, without_duplicates(frame), dropped, "duplicates", "repeat a (user, item, timestamp)")
+    if config.min_rating is not None:
+        frame = _drop(frame, _rated(frame, config.min_rating, where[0]), dropped, "low_ratings", "are rated too low")
+    matched, catalogue = match_items(frame, catalogue, config.unknown_items, where)
+    dropped["unknown_items"] = frame.height - matched.height
+    events = keep_core(encode(matched, catalogue), config.k_core, where[0])
+    dropped["k_core"] = matched.height - len(events)
+    return events, dropped
 
 
 def _drop(before: pl.DataFrame, after: pl.DataFrame, dropped: dict[str, int], name: str, why: str) -> pl.DataFrame:

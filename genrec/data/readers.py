@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -20,6 +20,7 @@ from genrec.errors import DataError
 Kind = Literal["interactions", "items"]
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv", ".tab")
+PIECE_ROWS = 5_000_000
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 TRUNCATED = "make the file again: it is damaged or was not written to its end"
 
@@ -39,7 +40,9 @@ TABLE_NAMES: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def read_table(path: Path, kind: Kind, columns: Mapping[str, str] | None = None) -> pl.DataFrame:
+def read_table(
+    path: Path, kind: Kind, columns: Mapping[str, str] | None = None, *, categories: bool = False
+) -> pl.DataFrame:
     """Read one table from a file, a folder of shards, or a folder of ``datasets.Dataset.save_to_disk``.
 
     Args:
@@ -47,26 +50,25 @@ def read_table(path: Path, kind: Kind, columns: Mapping[str, str] | None = None)
             formats), or a folder of such files, which are read in the order of their names.
         kind: Which table it is.
         columns: Our column name to the user's.
+        categories: Make ``user_id`` and ``item_id`` categories where they are text. No more than a piece of the table
+            then holds them as text: a shard, or five million rows of a Parquet file.
 
     Raises:
         DataError: If the file is missing, empty, damaged, not UTF-8 or of an unknown format.
     """
     if not path.exists():
         raise DataError(f"there is no file {path}", expected=f"a table of {kind}", fix="check the path")
-    if (path / "dataset_info.json").is_file():
-        return _with_our_names(_saved_dataset(path), kind, columns or {})
-    parts = _parts(path)
-    frames = [
-        _with_our_names(_read_file(part, kind).with_columns(_partitions(part, path)), kind, columns or {})
-        for part in parts
-    ]
+    saved = (path / "dataset_info.json").is_file()
+    parts = [] if saved else _parts(path)
+    pieces = (_with_our_names(piece, kind, columns or {}) for piece in _pieces(path, parts, kind))
+    frames = list(_with_categories(pieces) if categories else pieces)
     try:
         frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise DataError(
             f"the shards do not fit together: {error}", where=str(path), expected="the same columns in every shard"
         ) from error
-    return _typed(frame) if _suffix(parts[0]) in CSV_SUFFIXES else frame
+    return _typed(frame) if parts and _suffix(parts[0]) in CSV_SUFFIXES else frame
 
 
 def read_item_ids(path: Path) -> list[str]:
@@ -187,7 +189,28 @@ def _suffix(path: Path) -> str:
     return name if name in ("u.data", "u.item") else name[name.rfind(".") :] if "." in name else ""
 
 
-def _read_file(path: Path, kind: Kind) -> pl.DataFrame:
+def _pieces(path: Path, parts: list[Path], kind: Kind) -> Iterator[pl.DataFrame]:
+    """The table piece by piece; without parts it is a folder of ``datasets``."""
+    if not parts:
+        yield _saved_dataset(path)
+    for part in parts:
+        partitions = _partitions(part, path)
+        for piece in _read_file(part, kind):
+            yield piece.with_columns(partitions)
+
+
+def _with_categories(pieces: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Ids that are text in the first piece as categories, the same in all pieces; other ids stay."""
+    kinds: dict[str, pl.Categorical] | None = None
+    for piece in pieces:
+        if kinds is None:
+            texts = [name for name in ("user_id", "item_id") if piece.schema.get(name) == pl.String]
+            kinds = {name: pl.Categorical(pl.Categories.random()) for name in texts}
+        there = {name: kind for name, kind in kinds.items() if name in piece.columns}
+        yield piece.with_columns(pl.col(name).cast(pl.String).cast(kind) for name, kind in there.items())
+
+
+def _read_file(path: Path, kind: Kind) -> Iterator[pl.DataFrame]:
     readers: dict[str, Callable[[bytes], pl.DataFrame]] = {
         **dict.fromkeys(CSV_SUFFIXES, lambda data: _read_csv(data, path)),
         **dict.fromkeys((".inter", ".item", ".user"), lambda data: read_recbole(data, str(path))),
@@ -199,7 +222,8 @@ def _read_file(path: Path, kind: Kind) -> pl.DataFrame:
     if path.stat().st_size == 0:
         raise DataError("the file is empty", where=str(path), expected=f"a table of {kind}", fix="check the file")
     if suffix in (".parquet", ".pq"):
-        return _read_parquet(path)
+        yield from _read_parquet(path)
+        return
     if suffix not in readers and suffix not in JSON_SUFFIXES:
         raise DataError(
             f"the format {suffix or 'without a suffix'} is not known",
@@ -209,18 +233,21 @@ def _read_file(path: Path, kind: Kind) -> pl.DataFrame:
         )
     try:
         with io.BufferedReader(gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as stream:
-            if suffix in JSON_SUFFIXES:
-                return read_json_lines(stream, kind, str(path))
-            return readers[suffix](stream.read())
+            json = suffix in JSON_SUFFIXES
+            frame = read_json_lines(stream, kind, str(path)) if json else readers[suffix](stream.read())
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"the file cannot be unpacked: {error}", where=str(path), fix=TRUNCATED) from error
+    yield frame
 
 
-def _read_parquet(path: Path) -> pl.DataFrame:
+def _read_parquet(path: Path) -> Iterator[pl.DataFrame]:
     try:
-        return pl.read_parquet(path)
+        table = pl.scan_parquet(path)
+        rows = table.select(pl.len()).collect().item()
+        for start in range(0, max(rows, 1), PIECE_ROWS):
+            yield table.slice(start, PIECE_ROWS).collect()
     except (OSError, pl.exceptions.PolarsError) as error:
         message = " ".join(str(error).split())[:200]
         raise DataError(f"the parquet file cannot be read: {message}", where=str(path), fix=TRUNCATED) from error

@@ -6,6 +6,7 @@ Rows are counted from 1, without a header line. Ids become strings, timestamps w
 import difflib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import polars as pl
 
 from genrec.errors import DataError, first_rows
@@ -30,7 +31,7 @@ def tidy_interactions(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
         where: What error messages call the table.
 
     Returns:
-        ``user_id`` and ``item_id`` strings, ``timestamp`` Int64 seconds or null, then ``order`` Int64 and ``rating``
+        ``user_id`` and ``item_id`` strings (categories stay categories), ``timestamp`` Int64 seconds or null, then ``order`` Int64 and ``rating``
         Float64 where there are any, then the other columns. Rows are in the order given, or in the order of time
         where times were finer than a second.
 
@@ -89,9 +90,18 @@ def tidy_items(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
 
 def without_duplicates(frame: pl.DataFrame) -> pl.DataFrame:
     """The first of all interactions with equal user, item and timestamp; unknown timestamps are equal to none."""
-    key = ["user_id", "item_id", "timestamp"]
-    extra = ~pl.struct(key).is_first_distinct() & pl.col("timestamp").is_not_null()
-    return frame.filter(~extra)
+    key, timed = ("user_id", "item_id", "timestamp"), pl.col("timestamp").is_not_null()
+    keys = frame.select(pl.col(key).to_physical())
+    # Sorting a number per row takes a tenth of a table of all keys; the few that repeat are looked at themselves.
+    hashes = keys.hash_rows().alias("hash")
+    ranked = np.sort(hashes.filter(keys.select(timed).to_series()).to_numpy())
+    repeated = pl.Series(np.unique(ranked[1:][ranked[1:] == ranked[:-1]]))
+    if not len(repeated):
+        return frame
+    suspects = keys.with_columns(hashes).with_row_index("row").filter(timed & pl.col("hash").is_in(repeated.implode()))
+    first = np.ones(frame.height, dtype=bool)
+    first[suspects.filter(~pl.struct(key).is_first_distinct())["row"].to_numpy()] = False
+    return frame.filter(pl.Series(first))
 
 
 def _require_columns(frame: pl.DataFrame, names: Sequence[str], where: str) -> None:
@@ -120,12 +130,13 @@ def _ids(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
         bad = ~(values.is_finite() & (values == values.floor())).fill_null(True)
         _refuse(values, bad, f"{name} is not an id", "whole numbers or text", where)
         values = values.cast(pl.Int64)
-    if not (values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical, pl.Enum)):
+    if not (values.dtype.is_integer() or isinstance(values.dtype, pl.String | pl.Categorical | pl.Enum)):
         raise DataError(
             f"{name} is {values.dtype}", where=where, expected="text or whole numbers", fix=f"convert {name} to text"
         )
-    values = values.cast(pl.String)
-    empty = values.is_null() | (values == "").fill_null(False)
+    if not isinstance(values.dtype, pl.Categorical):
+        values = values.cast(pl.String)
+    empty = values.to_frame().select((pl.col(name) == "").fill_null(True)).to_series()
     _refuse(values, empty, f"{name} is empty", "an id in every row", where, fix="remove these rows, or give them an id")
     return values
 

@@ -21,7 +21,7 @@ def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
     kept = np.arange(len(users), dtype=np.int64)
     while k > 1 and len(kept):
         by_user, by_item = users[kept], items[kept]
-        stays = (np.bincount(by_user)[by_user] >= k) & (np.bincount(by_item)[by_item] >= k)
+        stays = (np.bincount(by_user) >= k)[by_user] & (np.bincount(by_item) >= k)[by_item]
         if stays.all():
             break
         kept = kept[stays]
