@@ -328,7 +328,7 @@ class Round:
             display = Display(self.console, config.metric)
             run = GuardedRun(training_of(config), loader, validate, store, log, display, signals)
             run.guards, run.state.best_metric = guards, start["selected"]
-            run.user_ids, run.launch, run.world = self.dataset.user_ids, self.launch, world
+            run.name_users, run.launch, run.world = self.dataset.users_named, self.launch, world
             return continue_run(learner, run)
 
     def _save(

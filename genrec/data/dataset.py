@@ -87,6 +87,10 @@ class Dataset:
         """External id of every user, U strings."""
         return _read_table(self.path / "users.parquet")["user_id"].to_list()
 
+    def users_named(self, users: np.ndarray) -> list[str]:
+        """External ids of some users, given as int ``[n]``; read from disk at each call, for few users of many."""
+        return _read_table(self.path / "users.parquet")["user_id"][users].to_list()
+
     @property
     def interactions(self) -> pl.DataFrame:
         """All interactions, sorted by user and position, with every further column; read from disk at each call."""

@@ -31,9 +31,9 @@ def tidy_interactions(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
         where: What error messages call the table.
 
     Returns:
-        ``user_id`` and ``item_id`` strings (categories stay categories), ``timestamp`` Int64 seconds or null, then ``order`` Int64 and ``rating``
-        Float64 where there are any, then the other columns. Rows are in the order given, or in the order of time
-        where times were finer than a second.
+        ``user_id`` and ``item_id`` strings (categories stay categories), ``timestamp`` Int64 seconds or null, then
+        ``order`` Int64 and ``rating`` Float64 where there are any, then the other columns. Rows are in the order given,
+        or in the order of time where times were finer than a second.
 
     Raises:
         DataError: On a missing column, a value of the wrong type, an empty id, or a table without rows.

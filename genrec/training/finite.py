@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,20 +56,22 @@ def users_of_update(batches: EpochBatches, dataset: WindowDataset, step: int) ->
     return np.unique(dataset.windows.users[rows[rows < len(dataset.windows)]])
 
 
-def save_diagnosis(folder: Path, facts: dict[str, Any], users: np.ndarray, names: Sequence[str]) -> Path:
+def save_diagnosis(
+    folder: Path, facts: dict[str, Any], users: np.ndarray, name_users: Callable[[np.ndarray], list[str]] | None
+) -> Path:
     """Write ``diagnosis-step-STEP-rank-RANK.json``.
 
     Args:
         folder: Where.
         facts: ``step``, ``rank``, and whatever else is known; numbers that are none are written as words.
         users: Dense users of the update.
-        names: External ids of all users; empty where nobody knows them.
+        name_users: Gives the external ids of dense users; None where nobody knows them.
 
     Raises:
         ArtifactError: If the disk is full or not writable.
     """
     path = folder / f"diagnosis-step-{facts['step']}-rank-{facts['rank']}.json"
-    known = {"users": users.tolist(), "user_ids": [str(names[user]) for user in users] if len(names) else None}
+    known = {"users": users.tolist(), "user_ids": None if name_users is None else name_users(users)}
     write_json(path, {key: _in_words(value) for key, value in (facts | known).items()})
     return path
 

@@ -1,10 +1,11 @@
 """One training run: its parts, what it knows, and what its steps ask: validate, stop, is this the best so far?"""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -67,7 +68,7 @@ class Run:
 
     Attributes:
         section: Of the recipe that its settings are in.
-        user_ids: External ids of all users, for what people read; empty where nobody knows them.
+        name_users: Gives the external ids of dense users, for what people read; None where nobody knows them.
         launch: How the processes were started.
         world: The processes that train together.
 
@@ -82,7 +83,7 @@ class Run:
     """
 
     section = "training"
-    user_ids: Sequence[str] = ()
+    name_users: Callable[[np.ndarray], list[str]] | None = None
     launch = Launch()
     world = World()
 

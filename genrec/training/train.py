@@ -121,7 +121,7 @@ def train_recommender(
             display,
             signals,
         )
-        run.user_ids = getattr(dataset, "user_ids", ())
+        run.name_users = getattr(dataset, "users_named", None)
         run.launch, run.world = launch, world
         return continue_run(model, run)
 

@@ -194,7 +194,7 @@ class RecommenderTrainer(Trainer):
             "last_losses": self._losses.values(),
         }
         users = users_of_update(run.loader.batches, cast(WindowDataset, run.loader.dataset), step)
-        path = save_diagnosis(run.store.folder, facts, users, run.user_ids)
+        path = save_diagnosis(run.store.folder, facts, users, run.name_users)
         if run.state.skipped >= run.config.skip_nonfinite:
             raise non_finite_error(facts, path, run.state.skipped, run.section)
         run.state.skipped += 1

@@ -262,12 +262,12 @@ def test_an_output_that_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize("full", ["items.parquet", "interactions.parquet"])
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, full):
-    write = pl.DataFrame.write_parquet
+    write = pl.LazyFrame.sink_parquet
 
     def write_to_full_disk(self, file, *rest, **options):
         return write(self, "/dev/full" if Path(file).name == full else file, *rest, **options)
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", write_to_full_disk)
+    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", write_to_full_disk)
     with pytest.raises(ArtifactError, match=r"the disk is full while writing .*out[\s\S]*free some space"):
         make(tmp_path, THREE)
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,8 @@ from genrec.training.finite import any_rank, non_finite_error, users_of_update
 class Named(TinyData):
     """The tiny data with names of its users."""
 
-    user_ids = tuple(f"user {row}" for row in range(45))
+    def users_named(self, users: np.ndarray) -> list[str]:
+        return [f"user {user}" for user in users]
 
 
 def broken_at(*calls: int) -> TinyModel:
