@@ -63,7 +63,7 @@ def stages(folder: Path, minutes: float) -> dict[str, list[str]]:
     raw, recipe = folder / "raw", folder / "recipe.yaml"
     tokenizer = {"name": "rqkmeans", "num_levels": 3, "codebook_size": 256, "max_points": 64, "allow_collapse": True}
     recommender = {"name": "depth", "hidden_size": 64, "num_layers": 2}
-    training = {"epochs": 1, "batch_size": 256, "eval_users": 500, "max_minutes": minutes}
+    training = {"epochs": 1, "batch_size": 1024, "eval_users": 500, "max_minutes": minutes}
     recipe.write_text(json.dumps({"tokenizer": tokenizer, "recommender": recommender, "training": training}))
     data, features = ["--dataset", str(folder / "dataset")], ["--features", str(folder / "features")]
     named = ["--tokenizer", str(folder / "tokenizer")]

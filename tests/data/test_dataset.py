@@ -27,6 +27,11 @@ def as_ids(dataset: Dataset, histories) -> dict[str, list[str]]:
     }
 
 
+def test_the_names_of_some_users(tiny_dataset):
+    users = np.array([7, 0, 7])
+    assert tiny_dataset.users_named(users) == [tiny_dataset.user_ids[user] for user in (7, 0, 7)]
+
+
 def test_leave_one_out_is_the_last_two_items_of_every_user(tiny_dataset, tiny_interactions):
     wanted = {user: [item for _, item in rows] for user, rows in sequences(tiny_interactions).items()}
     held_out = {user: items for user, items in wanted.items() if len(items) >= 3}
