@@ -57,7 +57,7 @@ def plainly(rows: list[Row], k: int) -> list[Row]:
         kept = left
 
 
-@pytest.mark.parametrize("k", [0, 3, 10])
+@pytest.mark.parametrize("k", [0, 3, 8])
 def test_a_prepared_folder_of_shards(tmp_path, monkeypatch, k):
     monkeypatch.setattr(readers, "PIECE_ROWS", 7)
     monkeypatch.setattr(events, "PIECE_ROWS", 11)
