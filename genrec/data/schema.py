@@ -69,7 +69,7 @@ def tidy_items(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
     """
     _require_columns(frame, ("item_id",), where)
     _require_rows(frame, where)
-    item_ids = _ids(frame, "item_id", where)
+    item_ids = _ids(frame, "item_id", where).cast(pl.String)
     others = [frame[name] for name in frame.columns if name != "item_id"]
     tidy = pl.DataFrame([item_ids, *others])
     if item_ids.n_unique() == tidy.height:

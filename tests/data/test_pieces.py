@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from genrec.config import DataConfig
-from genrec.data import events, prepare_dataset, readers
+from genrec.data import events, make_dataset, prepare_dataset, readers
 from genrec.data.events import as_categories, encode
 from genrec.data.readers import read_table
 from genrec.data.schema import without_duplicates
@@ -117,6 +117,19 @@ def test_categories_say_what_the_text_says(tmp_path, shards):
     texts = [name for name in ("user_id", "item_id") if isinstance(shards[0][name][0], str)]
     assert [name for name, dtype in found.schema.items() if isinstance(dtype, pl.Categorical)] == texts
     assert found.with_columns(pl.col(texts).cast(pl.String)).equals(wanted)
+
+
+def test_ids_that_come_as_categories(tmp_path):
+    frame = pl.DataFrame(random_rows(160, seed=5), schema=NAMES, orient="row")
+    items = pl.DataFrame({"item_id": frame["item_id"].unique().sort(descending=True)}).with_columns(
+        title=pl.lit("Title")
+    )
+    plain = make_dataset(frame, items, DataConfig(k_core=0), tmp_path / "plain")
+    kinds = {"user_id": pl.Categorical, "item_id": pl.Enum(items["item_id"])}
+    coded = make_dataset(
+        frame.cast(kinds), items.cast({"item_id": pl.Categorical}), DataConfig(k_core=0), tmp_path / "c"
+    )
+    assert coded.fingerprint == plain.fingerprint
 
 
 def test_an_empty_id_is_refused_with_its_row_in_the_whole_table(tmp_path):
