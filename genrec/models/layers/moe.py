@@ -41,7 +41,7 @@ class ExpertSettings(Section):
     expert_every: int = Field(1, ge=1, description="every n-th layer has experts, the others are dense")
     expert_dropout: float = Field(0.0, ge=0, lt=1, description="rate on the inner activations of routed experts")
     balance: Literal["aux", "bias", "none"] = Field("aux", description="how experts get equal loads")
-    balance_weight: float = Field(0.01, ge=0, description="weight of the balance loss (aux)")
+    balance_weight: float = Field(0.1, ge=0, description="weight of the balance loss (aux)")
     bias_step: float = Field(0.001, gt=0, description="change of an expert's bias per step (bias)")
     z_loss_weight: float = Field(0.0, ge=0, description="weight of the squared log-sum-exp of the router's logits")
     capacity_factor: float | None = Field(
