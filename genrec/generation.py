@@ -148,7 +148,9 @@ class Job:
 
     def description(self) -> dict[str, Any]:
         """Everything that the lists depend on, JSON-able: a rerun with another one keeps nothing."""
-        histories = (self.histories.users, self.histories.offsets, self.histories.items)
+        histories = [self.histories.users, self.histories.offsets, self.histories.items]
+        if self.recommender.model.settings.extra_inputs and self.histories.timestamps is not None:
+            histories.append(self.histories.timestamps)
         return {
             "model": self.recommender.manifest.fingerprint,
             "catalogue": self.catalogue,

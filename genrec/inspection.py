@@ -10,7 +10,7 @@ from rich.console import Console
 
 from genrec.artifacts import MANIFEST, Manifest, read_json, verify_artifact
 from genrec.config import load_recipe
-from genrec.data import Dataset
+from genrec.data import Dataset, Histories
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.pipeline.ledger import LEDGER_FILE
 from genrec.pipeline.model_folder import EXPERTS_FILE
@@ -94,8 +94,7 @@ def _examples(model: Path, dataset: Dataset, users: Sequence[str]) -> list[Examp
         )
     drawn = np.random.default_rng(0).permutation(dataset.num_users)[:SHOWN_USERS]
     histories = dataset.full().select(np.array([numbers[name] for name in users]) if users else np.sort(drawn))
-    named = [[dataset.item_ids[item] for item in histories[row]] for row in range(len(histories))]
-    found = recommender.recommend(named, k=recommender.decoding.top_k, unknown="warn")
+    found = recommender.recommend(_as_table(dataset, histories), k=recommender.decoding.top_k, unknown="warn")
     return [
         Example(
             dataset.user_ids[int(user)],
@@ -105,6 +104,20 @@ def _examples(model: Path, dataset: Dataset, users: Sequence[str]) -> list[Examp
         )
         for row, (user, titles, scores) in enumerate(zip(histories.users, found.titles, found.scores, strict=True))
     ]
+
+
+def _as_table(dataset: Dataset, histories: Histories) -> pl.DataFrame:
+    """Histories with all that a model may read of them, under external ids."""
+    users, items = np.repeat(histories.users, histories.lengths), pl.Series(dataset.item_ids, dtype=pl.String)
+    columns = {
+        "user_id": pl.Series(dataset.user_ids, dtype=pl.String).gather(users),
+        "item_id": items.gather(histories.items),
+        "order": pl.Series(np.arange(len(users))),
+    }
+    if histories.timestamps is not None:
+        times = pl.Series(histories.timestamps)
+        columns["timestamp"] = times.set(times < 0, None)
+    return pl.DataFrame(columns)
 
 
 def _captured(show: Callable[[Console], None]) -> str:

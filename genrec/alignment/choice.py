@@ -33,6 +33,7 @@ from genrec.artifacts import read_manifest
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.models import GenerativeRecommender, ItemScorer, RecommenderModel, load_recommender
+from genrec.models.base import BackboneSettings
 from genrec.training.world import World
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def check_recipe(config: AlignmentConfig, model: RecommenderModel, dataset: "Dat
             expected="dpo, cdpo, sdpo, ipo, simpo, kto or grpo",
             fix="set alignment.method",
         )
-    check_family(model.config.family, writes=isinstance(model, GenerativeRecommender))
+    check_family(model.config.family, model.settings, writes=isinstance(model, GenerativeRecommender))
     if uses_reward(config):
         check_names(config.rewards)
     if config.pairs.source == "explicit" and config.method != "grpo":
@@ -88,8 +89,8 @@ def check_recipe(config: AlignmentConfig, model: RecommenderModel, dataset: "Dat
             raise ConfigError(f"{where} is not given", where=where, expected="a path", fix=f"set {where}")
 
 
-def check_family(name: str, *, writes: bool) -> None:
-    """Refuse a family that does not write identifiers.
+def check_family(name: str, settings: BackboneSettings, *, writes: bool) -> None:
+    """Refuse a family that does not write identifiers, and a model that reads more than items.
 
     Raises:
         ConfigError: If so.
@@ -101,6 +102,7 @@ def check_family(name: str, *, writes: bool) -> None:
             expected="a recommender that writes identifiers, such as depth, decoder or seq2seq",
             fix="train one of these, or leave the alignment out",
         )
+    _refuse_extras(settings, "alignment")
 
 
 def uses_reward(config: AlignmentConfig) -> bool:
@@ -268,6 +270,7 @@ def _load_scorer(folder: Path, dataset: "Dataset") -> ItemScorer:
             expected="the folder of a sasrec model",
             fix="give one that `genrec train` made with recommender.name: sasrec",
         )
+    _refuse_extras(model.settings, "alignment.scorer")
     if manifest.inputs.get("dataset") != dataset.fingerprint:
         raise ArtifactError(
             "the scorer was trained on another data set",
@@ -276,6 +279,17 @@ def _load_scorer(folder: Path, dataset: "Dataset") -> ItemScorer:
             fix="train the scorer on this data set",
         )
     return model
+
+
+def _refuse_extras(settings: BackboneSettings, where: str) -> None:
+    """Preferences and prompts hold items alone."""
+    if settings.extra_inputs:
+        raise ConfigError(
+            f"an alignment reads the items of histories alone, the model also {', '.join(settings.extra_inputs)}",
+            where=where,
+            expected="a model without these settings",
+            fix=f"train it with recommender.{settings.extra_inputs[0]}: false, or leave the alignment out",
+        )
 
 
 def _report(quality: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from genrec.models.base import Context, GenerativeRecommender
+from genrec.models.extras import NO_EXTRAS, Extras
 from genrec.models.layers.codes import NO_CODE
 
 
@@ -14,6 +15,7 @@ def sequence_log_probs(
     candidates: Tensor,
     *,
     item_weight: float = 0.0,
+    extras: Extras = NO_EXTRAS,
 ) -> Tensor:
     """log p(item | history) of some items per user: the sum over their codes under the full, unmasked softmax.
 
@@ -27,11 +29,12 @@ def sequence_log_probs(
             one sequence, ``[B, C, m]``, -1 behind the end of a shorter one.
         item_weight: w; adds w log p(item) of the model's item vectors, as ``decoding.item_weight`` does in lists. The
             sum is then a score that differs from a log-probability by what is equal for all items of one history.
+        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
 
     Returns:
         float32 ``[B, C]``, natural logarithms; 0 where there is no candidate.
     """
-    context = model.encode(items, lengths)
+    context = model.encode(items, lengths, **extras)
     known = candidates.clamp(min=0)
     codes = model.item_codes[known].long()
     if candidates.dim() == 3:

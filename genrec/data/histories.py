@@ -76,12 +76,40 @@ def pad_histories(histories: Histories, rows: np.ndarray, max_history: int) -> t
     Returns:
         Items int64 [B, T], 0 where padded, T the longest row of the batch (at least 1); lengths int64 [B].
     """
+    positions, real, lengths = _last_positions(histories, rows, max_history)
+    items = np.zeros(real.shape, dtype=np.int64)
+    items[real] = histories.items[positions[real]]
+    return items, lengths
+
+
+def pad_gaps(histories: Histories, rows: np.ndarray, max_history: int) -> np.ndarray:
+    """Seconds from the item before to each item of the block that :func:`pad_histories` gives.
+
+    Args:
+        histories: Where the rows are.
+        rows: int [B], row numbers.
+        max_history: Most items kept per row, at least 1.
+
+    Returns:
+        int64 [B, T]; -1 where there is no item before it in the block, where one of both times is unknown, and where
+        they contradict the order of the items.
+    """
+    positions, real, _ = _last_positions(histories, rows, max_history)
+    gaps = np.full(real.shape, -1, dtype=np.int64)
+    if histories.timestamps is not None:
+        real[:, 0] = False
+        after = positions[real]
+        before, now = histories.timestamps[after - 1], histories.timestamps[after]
+        gaps[real] = np.where((before >= 0) & (now >= before), now - before, -1)
+    return gaps
+
+
+def _last_positions(
+    histories: Histories, rows: np.ndarray, max_history: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions [B, T] of the last items of some rows, which of them are real, and how many of each row."""
     rows = np.asarray(rows, dtype=np.int64)
     ends = histories.offsets[rows + 1]
     lengths = np.minimum(ends - histories.offsets[rows], max_history)
-    width = max(int(lengths.max(initial=0)), 1)
-    steps = np.arange(width, dtype=np.int64)
-    real = steps < lengths[:, None]
-    items = np.zeros((len(rows), width), dtype=np.int64)
-    items[real] = histories.items[((ends - lengths)[:, None] + steps)[real]]
-    return items, lengths
+    steps = np.arange(max(int(lengths.max(initial=0)), 1), dtype=np.int64)
+    return (ends - lengths)[:, None] + steps, steps < lengths[:, None], lengths

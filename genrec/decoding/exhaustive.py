@@ -15,6 +15,7 @@ from genrec.decoding.finite import NonFiniteLogitsError, refuse_broken_scores
 from genrec.decoding.ranking import RankedItems, best_keys, forbid, pack, unpack
 from genrec.decoding.selection import Options
 from genrec.errors import ConfigError
+from genrec.models.extras import NO_EXTRAS, Extras
 
 CHUNK_ENTRIES = 1 << 22
 # Scores of this many items and users are ranked together.
@@ -48,6 +49,7 @@ def score_catalogue(
     temperature: float = 1.0,
     length_penalty: float = 0.0,
     item_weight: float = 0.0,
+    extras: Extras = NO_EXTRAS,
 ) -> RankedItems:
     """Exact top-k of a model with parallel heads: N x L gathers per user, memory bounded by chunks of items.
 
@@ -61,12 +63,13 @@ def score_catalogue(
         temperature: Divides the logits.
         length_penalty: p; identifiers of n codes are ranked by log p(codes) / n^p.
         item_weight: w; ranked by log p(codes) + w log p(item).
+        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
 
     Raises:
         NonFiniteLogitsError: Naming the first row and level with NaN or infinite logits.
     """
     # Codes ascend level after level in one table; a last column of zeros stands for "no code".
-    context = model.encode(items, lengths)
+    context = model.encode(items, lengths, **extras)
     levels = [log_probabilities(logits, temperature) for logits in model.all_code_logits(context)]
     _refuse_nan(levels)
     table = torch.cat([*levels, torch.zeros_like(levels[0][:, :1])], dim=1)
@@ -131,6 +134,7 @@ def exhaustive_search(
     item_weight: float = 0.0,
     length_penalty: float = 0.0,
     max_nodes: int | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> RankedItems:
     """The list that a beam search would give with as many beams as items; arguments as in ``beam_search``.
 
@@ -151,7 +155,9 @@ def exhaustive_search(
     for first in range(0, len(items), users):
         rows = slice(first, first + users)
         try:
-            scores = _score_items(model, trie, items[rows], lengths[rows], options, max_nodes)
+            given = {name: part[rows] for name, part in extras.items()}
+            context = model.encode(items[rows], lengths[rows], **given)
+            scores = _score_items(model, trie, context, len(items[rows]), options, max_nodes)
         except NonFiniteLogitsError as error:
             raise NonFiniteLogitsError(first + int(error.user), error.step) from None
         everything = torch.arange(trie.num_items, device=items.device).expand_as(scores)
@@ -161,18 +167,17 @@ def exhaustive_search(
 
 
 def _score_items(
-    model: CodeWriter, trie: DeviceTrie, items: Tensor, lengths: Tensor, options: Options, max_nodes: int | None
+    model: CodeWriter, trie: DeviceTrie, context: Any, batch: int, options: Options, max_nodes: int | None
 ) -> Tensor:
     """What ranks every item, float32 ``[B, N]``; -inf for items that the trie does not hold."""
-    context = model.encode(items, lengths)
-    leaves, written = _walk(model, trie, context, len(items), options, max_nodes)
+    leaves, written = _walk(model, trie, context, batch, options, max_nodes)
     if options.length_penalty:
         leaves = leaves / written**options.length_penalty
     counts = (trie.leaf_start[1:] - trie.leaf_start[:-1]).long()
-    scores = torch.full((len(items), trie.num_items), float("-inf"), device=items.device)
+    scores = torch.full((batch, trie.num_items), float("-inf"), device=trie.device)
     scores[:, trie.leaf_items.long()] = leaves.repeat_interleave(counts, dim=1)
     if options.item_weight:
-        everything = torch.arange(trie.num_items, device=items.device).expand_as(scores)
+        everything = torch.arange(trie.num_items, device=trie.device).expand_as(scores)
         scores = scores + options.item_weight * model.item_log_probabilities(context, everything)
         refuse_broken_scores(scores)
     return scores

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 from genrec.decoding.beam import log_probabilities
 from genrec.errors import ConfigError
 from genrec.models.base import Context, GenerativeRecommender, RecommenderModel
+from genrec.models.extras import NO_EXTRAS, Extras
 
 
 class Explanation(NamedTuple):
@@ -52,6 +53,7 @@ def explain_items(
     temperature: float = 1.0,
     item_weight: float = 0.0,
     session_size: int = 1,
+    extras: Extras = NO_EXTRAS,
 ) -> Explanation:
     """Score given items code by code, without trie or beams.
 
@@ -67,12 +69,13 @@ def explain_items(
         temperature: Divides the logits.
         item_weight: Weight that the search gave to item-level probabilities.
         session_size: m; the first m items were written as one sequence, then the next m, and so on.
+        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
 
     Raises:
         ConfigError: If the model scores items as wholes.
     """
     writer = writes_identifiers(model)
-    context = writer.encode(items, lengths)
+    context = writer.encode(items, lengths, **extras)
     listed, levels = found.shape[1], writer.num_levels
     sessions = pad(found, (0, -listed % session_size), value=-1).unflatten(1, (-1, session_size))
     codes = writer.item_codes.long()[sessions.clamp(min=0)].masked_fill((sessions < 0).unsqueeze(-1), -1).flatten(2)

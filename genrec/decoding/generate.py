@@ -21,6 +21,7 @@ from genrec.decoding.progress import counting_users
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.searcher import Searcher
 from genrec.models.base import RecommenderModel
+from genrec.models.extras import NO_EXTRAS, Extras
 
 BLOCK_USERS = 1024
 
@@ -54,6 +55,7 @@ def recommend(
     top_k: int | None = None,
     exclude: Tensor | None = None,
     allowed: np.ndarray | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> RankedItems:
     """The k best items of each user, by the search that suits the model.
 
@@ -68,12 +70,13 @@ def recommend(
         top_k: k; ``decoding.top_k`` if None.
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
         allowed: bool ``[N]``, False for items that nobody may get.
+        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
 
     Raises:
         NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
         ConfigError: If the filter does not fit the catalogue.
     """
-    return Searcher(model, decoding, allowed).search(items, lengths, top_k or decoding.top_k, exclude)
+    return Searcher(model, decoding, allowed).search(items, lengths, top_k or decoding.top_k, exclude, extras=extras)
 
 
 def generate_blocks(
@@ -180,6 +183,7 @@ class _Batch(NamedTuple):
         rows: Numbers of their rows, int64 ``[B]``.
         items: What the model reads, int64 ``[B, T]``, right-padded.
         lengths: int64 ``[B]``.
+        extras: What else it reads of them.
         seen: What they must not get, int64 ``[B, E]``; -1 fills shorter rows.
         last: Whether it is the last one of its block.
     """
@@ -187,6 +191,7 @@ class _Batch(NamedTuple):
     rows: np.ndarray
     items: np.ndarray
     lengths: np.ndarray
+    extras: dict[str, np.ndarray]
     seen: np.ndarray | None
     last: bool
 
@@ -201,7 +206,8 @@ def _batches(histories: Histories, blocks: Sequence[int], searcher: Searcher) ->
         for start in range(0, len(rows), size):
             chosen = by_length[start : start + size]
             seen = _seen_items(histories, chosen) if searcher.decoding.exclude_seen else None
-            yield _Batch(chosen, *pad_histories(histories, chosen, longest), seen, start + size >= len(rows))
+            extras = searcher.model.settings.read_extras(histories, chosen, longest)
+            yield _Batch(chosen, *pad_histories(histories, chosen, longest), extras, seen, start + size >= len(rows))
 
 
 def _seen_items(histories: Histories, rows: np.ndarray) -> np.ndarray:
@@ -223,13 +229,14 @@ def _ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
 def _search_batch(searcher: Searcher, batch: _Batch, explain: bool) -> Block:
     model, decoding = searcher.model, searcher.decoding
     items, lengths = (torch.from_numpy(part).to(model.device) for part in (batch.items, batch.lengths))
+    extras = {name: torch.from_numpy(part).to(model.device) for name, part in batch.extras.items()}
     exclude = None if batch.seen is None else torch.from_numpy(batch.seen).to(model.device)
-    ranked = searcher.search(items, lengths, decoding.top_k, exclude)
+    ranked = searcher.search(items, lengths, decoding.top_k, exclude, extras=extras)
     parts: list[Tensor | None] = [None, None, None]
     if explain:
         found_by = {"temperature": decoding.temperature, "item_weight": decoding.item_weight}
         size = searcher.session_size
-        parts = list(explain_items(model, items, lengths, ranked.items, session_size=size, **found_by))
+        parts = list(explain_items(model, items, lengths, ranked.items, session_size=size, extras=extras, **found_by))
     codes, code_log_probs, item_log_probs = (None if part is None else part.cpu().numpy() for part in parts)
     found = ranked.items.cpu().numpy().astype(np.int32)
     return Block(batch.rows, found, ranked.scores.cpu().numpy(), codes, code_log_probs, item_log_probs)

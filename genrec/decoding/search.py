@@ -13,6 +13,7 @@ from genrec.decoding.noise import gumbel, history_seeds, stream, user_keys
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.selection import NEGATIVE_INFINITY, Options, condition_on_largest
 from genrec.errors import ConfigError
+from genrec.models.extras import NO_EXTRAS, Extras
 
 
 @torch.no_grad()
@@ -30,6 +31,7 @@ def beam_search(
     item_weight: float = 0.0,
     item_guidance: bool = True,
     length_penalty: float = 0.0,
+    extras: Extras = NO_EXTRAS,
 ) -> RankedItems:
     """Find the k items with the most probable identifiers.
 
@@ -51,6 +53,7 @@ def beam_search(
         item_guidance: Choose beams by both as well (see :class:`~genrec.decoding.guide.ItemGuide`), for B x N more
             numbers; else by codes alone.
         length_penalty: p; identifiers of n codes are ranked by log p(codes) / n^p.
+        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
 
     Returns:
         Items with what ranked them, in natural logarithms; -1 and -inf where there are fewer than k.
@@ -62,7 +65,7 @@ def beam_search(
     options = Options(
         num_beams, temperature, renormalise, length_penalty, item_weight=item_weight, item_guidance=item_guidance
     )
-    return search_items(model, trie, items, lengths, options, top_k=top_k, exclude=exclude)
+    return search_items(model, trie, items, lengths, options, top_k=top_k, exclude=exclude, extras=extras)
 
 
 @torch.no_grad()
@@ -76,6 +79,7 @@ def search_items(
     top_k: int,
     exclude: Tensor | None = None,
     seeds: Tensor | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> RankedItems:
     """Lists by any of the searches that :class:`Options` describe; other arguments as in :func:`beam_search`.
 
@@ -92,7 +96,7 @@ def search_items(
         return RankedItems.nothing(len(items), top_k, items.device)
     seeds = history_seeds(items, lengths) if seeds is None else seeds
     exclusion = trie.exclusion(exclude)
-    context = model.encode(items, lengths)
+    context = model.encode(items, lengths, **extras)
     guide = _guide(model, trie, context, len(items), options, exclusion)
     leaves = find_leaves(model, trie, context, options, exclusion, seeds, guide)
     leaves.refuse_broken()

@@ -16,6 +16,7 @@ from genrec.decoding.selection import Options
 from genrec.decoding.session import list_by_sessions, session_size_of
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import GenerativeRecommender, ItemScorer, RecommenderModel
+from genrec.models.extras import NO_EXTRAS, Extras
 from genrec.tokenizers.index import ItemIndex
 from genrec.tokenizers.trie import build_trie
 
@@ -106,6 +107,7 @@ class Searcher:
         top_k: int,
         exclude: Tensor | None = None,
         seeds: Tensor | None = None,
+        extras: Extras = NO_EXTRAS,
     ) -> RankedItems:
         """The k best items of each user.
 
@@ -115,20 +117,21 @@ class Searcher:
             top_k: k.
             exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
             seeds: int64 ``[B]``, one per user, where lists are drawn; from their histories if None.
+            extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
 
         Raises:
             NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
         """
-        model, decoding = self.model, self.decoding
+        model, decoding, trie = self.model, self.decoding, self.trie
         if isinstance(model, ItemScorer):
-            return top_items(model.score_items(items, lengths), top_k, exclude, self.allowed)
+            return top_items(model.score_items(items, lengths, **extras), top_k, exclude, self.allowed)
         if not isinstance(model, GenerativeRecommender):
             raise TypeError(f"{type(model).__name__} neither writes identifiers nor scores items")
         if decoding.mode == "items":
             everything = torch.arange(model.config.num_items, device=items.device).expand(len(items), -1)
-            scores = model.item_log_probabilities(model.encode(items, lengths), everything)
+            scores = model.item_log_probabilities(model.encode(items, lengths, **extras), everything)
             return top_items(scores, top_k, exclude, self.allowed)
-        if self.trie is None:
+        if trie is None:
             return score_catalogue(
                 model,
                 items,
@@ -139,11 +142,12 @@ class Searcher:
                 temperature=decoding.temperature,
                 length_penalty=decoding.length_penalty,
                 item_weight=decoding.item_weight,
+                extras=extras,
             )
         if decoding.mode == "exhaustive":
             return exhaustive_search(
                 model,
-                self.trie,
+                trie,
                 items,
                 lengths,
                 top_k=top_k,
@@ -152,14 +156,17 @@ class Searcher:
                 renormalise=decoding.renormalise,
                 item_weight=decoding.item_weight,
                 length_penalty=decoding.length_penalty,
+                extras=extras,
             )
         options = options_of(decoding, top_k)
         if decoding.mode == "session":
             size = self.session_size
             return list_by_sessions(
-                model, self.trie, items, lengths, options, session_size=size, top_k=top_k, exclude=exclude
+                model, trie, items, lengths, options, session_size=size, top_k=top_k, exclude=exclude, extras=extras
             )
-        return search_items(model, self.trie, items, lengths, options, top_k=top_k, exclude=exclude, seeds=seeds)
+        return search_items(
+            model, trie, items, lengths, options, top_k=top_k, exclude=exclude, seeds=seeds, extras=extras
+        )
 
 
 def items_per_sequence(model: RecommenderModel, decoding: DecodingConfig) -> int:

@@ -27,6 +27,7 @@ from genrec.decoding.search import check_options
 from genrec.decoding.selection import NEGATIVE_INFINITY, Options, legal
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings
+from genrec.models.extras import NO_EXTRAS, Extras
 from genrec.models.layers.codes import NO_CODE
 
 USUAL_SIZE = 5
@@ -97,6 +98,7 @@ def list_by_sessions(
     session_size: int,
     top_k: int,
     exclude: Tensor | None = None,
+    extras: Extras = NO_EXTRAS,
 ) -> RankedItems:
     """The k items of the best session; where k is more than a session, further sessions without the items before.
 
@@ -109,6 +111,7 @@ def list_by_sessions(
         session_size: m, items written as one sequence.
         top_k: k.
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
+        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
 
     Returns:
         Items in the order in which they were written; a score is the log-probability of the list so far.
@@ -121,7 +124,7 @@ def list_by_sessions(
     found = RankedItems.nothing(len(items), top_k, items.device)
     if not trie.num_leaves or not len(items):
         return found
-    context = model.encode(items, lengths)
+    context = model.encode(items, lengths, **extras)
     before = torch.zeros(len(items), device=items.device)
     excluded = items[:, :0] if exclude is None else exclude.to(items.device)
     for first in range(0, top_k, session_size):

@@ -172,7 +172,9 @@ def _pass(
         rows = np.arange(start, min(start + BATCH, len(histories)))
         padded = (*pad_histories(histories, rows, model.max_history), np.array([targets[row][0] for row in rows]))
         given = [torch.from_numpy(part).to(model.device, torch.int64) for part in padded]
-        items, place = (part.cpu().numpy() for part in model.route(*given))
+        read_too = model.settings.read_extras(histories, rows, model.max_history)
+        extras = {name: torch.from_numpy(part).to(model.device) for name, part in read_too.items()}
+        items, place = (part.cpu().numpy() for part in model.route(*given, **extras))
         read.append(_without_ended(model, items, place))
         places.append(place)
         for number, layer in enumerate(layers):

@@ -396,6 +396,13 @@ def _open_part(setting: str, path: str | None, num_items: int) -> RecommenderMod
             expected=what,
             fix=fix,
         )
+    if model.settings.extra_inputs:
+        raise ConfigError(
+            f"{path} was trained with {', '.join(model.settings.extra_inputs)}, which 'allmrec' does not read",
+            where=f"recommender.{setting}",
+            expected=f"{what} that reads items alone",
+            fix=f"train it again with {model.settings.extra_inputs[0]}: false",
+        )
     if model.config.num_items != num_items:
         raise ArtifactError(
             f"the model in {path} knows {model.config.num_items} items, the data set has {num_items}",

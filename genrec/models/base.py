@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from genrec.data.histories import Histories
 from genrec.errors import ConfigError
 from genrec.models.layers.codes import CodeHead
 from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts, expert_layers, routing_metrics
@@ -87,6 +88,28 @@ class BackboneSettings(ExpertSettings):
     def longest_session(self) -> int:
         """Most items that such a model writes as one sequence, each given those before; 1 where it writes only one."""
         return 1
+
+    @property
+    def extra_inputs(self) -> tuple[str, ...]:
+        """Names of the settings that let the model read more of a history than its items."""
+        return ()
+
+    def read_extras(self, histories: Histories, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
+        """What the model reads of some rows beside their last ``size`` items, by the keywords of its calls.
+
+        Args:
+            histories: Where the rows are.
+            rows: int ``[B]``.
+            size: Most items read.
+        """
+        return {}
+
+    def check_extras(self, histories: Histories) -> None:
+        """Refuse to learn from histories that lack what the model is to read of them.
+
+        Raises:
+            ConfigError: If so, naming the setting and what to do.
+        """
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> "BackboneSettings":

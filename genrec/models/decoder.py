@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
+from genrec.models.extras import ExtraInputs, ExtraSettings
 from genrec.models.layers.codes import CodeEmbedding, CodeHead, code_loss
-from genrec.models.layers.history import gather_targets, positions_read, prepend, state_at, visible_positions
+from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
 
 
-class DecoderSettings(BackboneSettings):
+class DecoderSettings(ExtraSettings):
     """Settings of the decoder-only family."""
 
     @property
@@ -27,6 +28,7 @@ class Decoder(GenerativeRecommender):
     """Codes in, codes out, causal at the level of single codes."""
 
     Settings: ClassVar[type[BackboneSettings]] = DecoderSettings
+    settings: DecoderSettings
     supports_variable_length = True
     supports_experts = True
 
@@ -34,37 +36,40 @@ class Decoder(GenerativeRecommender):
         super().__init__(config)
         self.codes = CodeEmbedding(self.level_sizes, self.settings.hidden_size, config.variable_length)
         self.start = nn.Parameter(torch.zeros(self.settings.hidden_size))
+        self.inputs = ExtraInputs(self.settings)
         self.transformer = self.settings.transformer()
         self.head = CodeHead(self.level_sizes, self.settings.hidden_size)
         self.post_init()
 
-    def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
+    def forward(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> TrainingOutput:
         """Predict every code from the codes before it; the loss is the mean over all items of the sum over levels."""
         batch, length = items.shape
-        tokens = self.codes(self.item_codes[items]).flatten(1, 2)
+        inputs = self.inputs(self.start, self.codes(self.item_codes[items]), **extras)
         real = visible_positions(lengths * self.num_levels, length * self.num_levels)
-        hidden, _ = self.transformer(prepend(self.start, tokens[:, :-1]), real)
+        hidden, _ = self.transformer(inputs[:, :-1], real)
         states, targets = gather_targets(hidden.view(batch, length, self.num_levels, -1), items, lengths)
         codes = self.item_codes[targets].long()
         losses = [code_loss(self.head(level, states[:, level]), codes[:, level]) for level in range(self.num_levels)]
         return self.training_output(torch.stack(losses).sum())
 
-    def encode(self, items: Tensor, lengths: Tensor) -> Context:
+    def encode(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Context:
         """Read each history once and keep its keys and values."""
-        tokens = self.codes(self.item_codes[items]).flatten(1, 2)
+        inputs = self.inputs(self.start, self.codes(self.item_codes[items]), **extras)
         positions = lengths * self.num_levels
-        visible = visible_positions(positions + 1, tokens.shape[1] + 1)
-        hidden, history = self.transformer(prepend(self.start, tokens), visible)
+        visible = visible_positions(positions + 1, inputs.shape[1])
+        hidden, history = self.transformer(inputs, visible)
         return Context(state_at(hidden, positions), history, visible, positions + 1)
 
-    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def route(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
         """Experts read codes."""
-        self.encode(items, lengths)
+        self.encode(items, lengths, **extras)
         return positions_read(items, lengths, codes=self.num_levels)
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``, counted on in a session."""
         vectors = self.codes.level(level % self.num_levels, codes)
+        if level % self.num_levels == self.num_levels - 1:
+            vectors = self.inputs.of_written(vectors)
         hidden, context.own = self.transformer.step(
             vectors, context.lengths + level, context.history, context.visible, context.own
         )

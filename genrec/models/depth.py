@@ -49,9 +49,9 @@ class Depth(ItemBackbone):
         ]
         return torch.stack(losses).sum()
 
-    def encode(self, items: Tensor, lengths: Tensor) -> Context:
+    def encode(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Context:
         """Run the backbone once per user; the depth decoder's history is the state alone."""
-        state = state_at(self.read(items, lengths), lengths)
+        state = state_at(self.read(items, lengths, **extras), lengths)
         depth, history = self.depth(state.unsqueeze(1))
         ones = torch.ones_like(lengths)
         return Context(depth[:, 0], history, ones.bool().unsqueeze(1), ones, item_state=state)

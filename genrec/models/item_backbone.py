@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
+from genrec.models.extras import ExtraInputs, ExtraSettings
 from genrec.models.layers.codes import CodeHead
-from genrec.models.layers.history import gather_targets, positions_read, prepend, visible_positions
+from genrec.models.layers.history import gather_targets, positions_read, visible_positions
 from genrec.models.layers.items import ItemEmbedding
 
 
-class ItemBackboneSettings(BackboneSettings):
+class ItemBackboneSettings(ExtraSettings):
     """Settings of the families that read items and write codes."""
 
     use_ids: bool = Field(True, description="add one learned vector per item to its codes")
@@ -56,12 +57,13 @@ class ItemBackbone(GenerativeRecommender):
             variable_length=config.variable_length,
         )
         self.start = nn.Parameter(torch.zeros(settings.hidden_size))
+        self.inputs = ExtraInputs(settings)
         self.transformer = settings.transformer()
         self.head = CodeHead(self.level_sizes, settings.hidden_size)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
+    def forward(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> TrainingOutput:
         """Predict every item from those before it; the loss is the mean over items of the sum over levels."""
-        states, targets = gather_targets(self.read(items[:, :-1], lengths - 1), items, lengths)
+        states, targets = gather_targets(self.read(items[:, :-1], lengths - 1, **extras), items, lengths)
         loss = self.codes_loss(states, self.item_codes[targets].long())
         if self.settings.item_loss:
             loss = loss + self.settings.item_loss * self.items.next_item_loss(
@@ -72,15 +74,16 @@ class ItemBackbone(GenerativeRecommender):
             )
         return self.training_output(loss)
 
-    def read(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def read(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Tensor:
         """States ``[B, 1 + T, D]`` before the first and after each of ``items [B, T]``; ``lengths [B]`` are real."""
         real = visible_positions(lengths + 1, items.shape[1] + 1)
-        hidden, _ = self.transformer(prepend(self.start, self.items(items, self.item_codes)), real)
+        vectors = self.items(items, self.item_codes).unsqueeze(2)
+        hidden, _ = self.transformer(self.inputs(self.start, vectors, **extras), real)
         return hidden
 
-    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def route(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
         """Experts read items, one position each."""
-        self.read(items, lengths)
+        self.read(items, lengths, **extras)
         return positions_read(items, lengths)
 
     @abstractmethod

@@ -37,9 +37,9 @@ class Parallel(ItemBackbone):
         ]
         return torch.stack(losses).sum()
 
-    def encode(self, items: Tensor, lengths: Tensor) -> Context:
+    def encode(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Context:
         """Run the backbone once per user; there is nothing to attend to afterwards."""
-        state = state_at(self.read(items, lengths), lengths)
+        state = state_at(self.read(items, lengths, **extras), lengths)
         ones = torch.ones_like(lengths)
         return Context(state, [], ones.bool().unsqueeze(1), ones, item_state=state)
 

@@ -12,11 +12,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
-from genrec.models.layers.history import gather_targets, positions_read, prepend, state_at, visible_positions
+from genrec.models.extras import ExtraInputs, ExtraSettings
+from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
 from genrec.models.layers.items import ItemEmbedding
 
 
-class SASRecSettings(BackboneSettings):
+class SASRecSettings(ExtraSettings):
     """Settings of the item-level baseline."""
 
     negatives: int = Field(0, ge=0, description="negatives shared by a batch; 0 takes the full softmax")
@@ -49,28 +50,29 @@ class SASRec(ItemScorer):
             feature_dropout=settings.feature_dropout,
         )
         self.start = nn.Parameter(torch.zeros(settings.hidden_size))
+        self.inputs = ExtraInputs(settings)
         self.transformer = settings.transformer()
         self.item_bias = nn.Parameter(torch.zeros(config.num_items))
         self.post_init()
 
-    def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
+    def forward(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> TrainingOutput:
         """Predict every item from those before it; the loss is the mean over all positions."""
-        states, targets = gather_targets(self.read(items[:, :-1], lengths - 1), items, lengths)
+        states, targets = gather_targets(self.read(items[:, :-1], lengths - 1, **extras), items, lengths)
         return self.training_output(
             self.items.next_item_loss(states, targets, bias=self.item_bias, negatives=self.settings.negatives)
         )
 
-    def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def score_items(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Tensor:
         """Score the whole catalogue after each history, float32 ``[B, N]``."""
-        return (state_at(self.read(items, lengths), lengths) @ self.items.table().T + self.item_bias).float()
+        return (state_at(self.read(items, lengths, **extras), lengths) @ self.items.table().T + self.item_bias).float()
 
-    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def route(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
         """Experts read items, one position each."""
-        self.read(items, lengths)
+        self.read(items, lengths, **extras)
         return positions_read(items, lengths)
 
-    def read(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def read(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Tensor:
         """States ``[B, 1 + T, D]`` before the first and after each of ``items [B, T]``; ``lengths [B]`` are real."""
         real = visible_positions(lengths + 1, items.shape[1] + 1)
-        hidden, _ = self.transformer(prepend(self.start, self.items(items)), real)
+        hidden, _ = self.transformer(self.inputs(self.start, self.items(items).unsqueeze(2), **extras), real)
         return hidden

@@ -99,6 +99,6 @@ def _check_alignment(recipe: Recipe) -> None:
     if recipe.alignment.method == "none":
         return
     writes = issubclass(recommender_class(recipe.recommender.name), GenerativeRecommender)
-    check_family(recipe.recommender.name, writes=writes)
+    check_family(recipe.recommender.name, parse_recommender(recipe.recommender), writes=writes)
     if uses_reward(recipe.alignment):
         check_names(recipe.alignment.rewards)

@@ -87,12 +87,14 @@ def held_out_loss(model: GenerativeRecommender, dataset: Dataset) -> float:
     total, count = 0.0, 0
     for rows in np.array_split(np.argsort(histories.lengths), max(1, len(histories) // SCORED_USERS)):
         items, lengths = (_on(model, part) for part in pad_histories(histories, rows, model.max_history))
+        read_too = model.settings.read_extras(histories, rows, model.max_history)
+        extras = {name: _on(model, part) for name, part in read_too.items()}
         wanted = targets.select(rows)
         candidates = np.full((len(rows), int(wanted.lengths.max())), -1, dtype=np.int64)
         candidates[np.arange(candidates.shape[1]) < wanted.lengths[:, None]] = np.concatenate(
             [wanted[row] for row in range(len(rows))]
         )
-        total -= float(sequence_log_probs(model, items, lengths, _on(model, candidates)).double().sum())
+        total -= float(sequence_log_probs(model, items, lengths, _on(model, candidates), extras=extras).double().sum())
         count += int(wanted.lengths.sum())
     return total / count
 

@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from genrec.data.histories import Histories, pad_histories
+from genrec.models.base import BackboneSettings
 from genrec.training.world import World
 
 POOL = 64
@@ -106,15 +107,16 @@ class EpochBatches(Sampler[np.ndarray]):
 
 
 class WindowDataset(Dataset[dict[str, torch.Tensor]]):
-    """Windows as padded batches: int64 ``items [B, T]`` and ``lengths [B]``.
+    """Windows as padded batches: int64 ``items [B, T]`` and ``lengths [B]``, and what else the model reads of them.
 
     Args:
         windows: From :func:`cut_windows`.
         size: Longest window.
+        settings: Of the model; with None it reads items alone.
     """
 
-    def __init__(self, windows: Histories, size: int) -> None:
-        self.windows, self.size = windows, size
+    def __init__(self, windows: Histories, size: int, settings: BackboneSettings | None = None) -> None:
+        self.windows, self.size, self.settings = windows, size, settings
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -125,7 +127,8 @@ class WindowDataset(Dataset[dict[str, torch.Tensor]]):
     def __getitems__(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """A whole batch at once, which spares a Python call per user."""
         items, lengths = pad_histories(self.windows, rows, self.size)
-        return {"items": torch.from_numpy(items), "lengths": torch.from_numpy(lengths)}
+        extras = {} if self.settings is None else self.settings.read_extras(self.windows, rows, self.size)
+        return {name: torch.from_numpy(part) for name, part in {"items": items, "lengths": lengths, **extras}.items()}
 
 
 class EpochLoader(DataLoader[dict[str, torch.Tensor]]):

@@ -13,7 +13,7 @@ from genrec.training.states import capture_random, restore_random
 
 Batch = dict[str, Tensor]
 # The tensors of a batch that holds users and nothing else.
-PLAIN = {"items", "lengths"}
+PLAIN = {"items", "lengths", "gaps"}
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -114,7 +114,7 @@ class Update:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             return False
         # What else a batch holds beside users, only the model knows how to divide.
-        divisible = [batch for batch, _ in self._done if hasattr(self.network, "cut_batch") or set(batch) == PLAIN]
+        divisible = [batch for batch, _ in self._done if hasattr(self.network, "cut_batch") or set(batch) <= PLAIN]
         return any(min(map(len, batch.values())) > self.pieces for batch in divisible)
 
 

@@ -189,13 +189,14 @@ def make_loader(model: nn.Module, dataset: TrainingData, config: TrainingConfig,
     """The training samples of a model in their order.
 
     Args:
-        model: Has ``max_history``.
+        model: Has ``max_history``, and ``settings`` if it reads more than items.
         dataset: Only its training part is looked at.
         config: The recipe's section.
         world: The processes that share each batch.
 
     Raises:
         DataError: If there is no training history.
+        ConfigError: If the histories lack what the model is to read of them.
     """
     size = int(model.max_history) + 1  # type: ignore[arg-type]
     windows = cut_windows(dataset.train(), size)
@@ -205,8 +206,11 @@ def make_loader(model: nn.Module, dataset: TrainingData, config: TrainingConfig,
             expected="at least one interaction in the training part",
             fix="give more interactions, or lower data.k_core",
         )
+    settings: Any = getattr(model, "settings", None)
+    if settings is not None:
+        settings.check_extras(windows)
     batches = EpochBatches(windows.lengths, config.batch_size, config.gradient_accumulation_steps, config.seed, world)
-    return EpochLoader(WindowDataset(windows, size), batches, config.num_workers)
+    return EpochLoader(WindowDataset(windows, size, settings), batches, config.num_workers)
 
 
 def _store(

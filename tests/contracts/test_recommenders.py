@@ -28,6 +28,9 @@ EXTRA = {
 }
 # Other forms of families, which must pass as well.
 VARIANTS = {"setrec on T5": ("setrec", {"backbone": "t5"})}
+# The families that can read more of a history than its items, once more with all that they can read.
+EXTRAS = {f"{name} with extras": name for name in ("depth", "parallel", "decoder", "sasrec")}
+WITH_EXTRAS = {"use_times": True}
 TITLES = [f"{('red', 'blue', 'green')[item % 3]} thing number {item}" for item in range(NUM_ITEMS)]
 TEXTS = ItemTexts(TITLES, [f"{title}, made by {item % 5}" for item, title in enumerate(TITLES)])
 # Families that learn some items of a history per step instead of all.
@@ -48,6 +51,8 @@ def make_index(kind: str = "sequence") -> ItemIndex:
 
 
 def make_model(family: str, seed: int = 0, **settings):
+    if family in EXTRAS:
+        return make_model(EXTRAS[family], seed, **WITH_EXTRAS, **settings)
     features = np.random.default_rng(5).standard_normal((NUM_ITEMS, 12)).astype(np.float32)
     torch.manual_seed(seed)
     built_on = second_stage(NUM_ITEMS) if family == "allmrec" else {}
@@ -56,6 +61,15 @@ def make_model(family: str, seed: int = 0, **settings):
     index = make_index(recommender_class(name).identifier_kind)
     tokens = np.random.default_rng(6).standard_normal((NUM_ITEMS, 3, 8)).astype(np.float32)
     return build_recommender(config, num_items=NUM_ITEMS, index=index, features=features, tokens=tokens, texts=TEXTS)
+
+
+def extras_of(model, items: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Gaps that follow from the items, of all sizes and some unknown, so that every slice of a batch has its own."""
+    return {"gaps": 2 ** (items % 29) - 2} if model.settings.extra_inputs else {}
+
+
+def loss_of(model, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return model(items, lengths, **extras_of(model, items)).loss
 
 
 def log_probability(model, items: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -67,8 +81,9 @@ def log_probability(model, items: torch.Tensor, lengths: torch.Tensor, targets: 
         # It learns to write titles, of which other items and things that are no item may have some.
         return model.score_candidates(items, lengths, targets[:, None])[:, 0]
     if isinstance(model, ItemScorer):
-        return model.score_items(items, lengths).log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    context = model.encode(items, lengths)
+        scores = model.score_items(items, lengths, **extras_of(model, items))
+        return scores.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    context = model.encode(items, lengths, **extras_of(model, items))
     codes = model.item_codes[targets].long()[:, None]
     total = torch.zeros(len(items))
     for level in range(model.num_levels):
@@ -78,7 +93,7 @@ def log_probability(model, items: torch.Tensor, lengths: torch.Tensor, targets: 
     return total
 
 
-@pytest.fixture(params=sorted([*FAMILIES, *VARIANTS]))
+@pytest.fixture(params=[*sorted([*FAMILIES, *VARIANTS]), *EXTRAS])
 def family(request) -> str:
     return request.param
 
@@ -111,7 +126,7 @@ def test_equal_seeds_give_equal_weights(family):
 
 def test_every_parameter_learns(family, histories):
     model = make_model(family)
-    model(*histories).loss.backward()
+    loss_of(model, *histories).backward()
     learned = {name: value for name, value in model.named_parameters() if value.requires_grad}
     assert learned
     assert [name for name, value in learned.items() if value.grad is None or not value.grad.abs().sum()] == []
@@ -151,7 +166,10 @@ def test_padding_and_batch_change_nothing(family, histories):
                 model, items[row : row + 1, :length], lengths[row : row + 1], targets[row : row + 1]
             )
             assert torch.allclose(alone[0], batched[row], atol=1e-5)
-        assert torch.allclose(model(noisy, lengths).loss, model(items, lengths).loss, atol=1e-5) or family in DRAWING
+        assert (
+            torch.allclose(loss_of(model, noisy, lengths), loss_of(model, items, lengths), atol=1e-5)
+            or family in DRAWING
+        )
 
 
 def test_every_history_item_is_read(family, histories):
@@ -178,7 +196,7 @@ def test_training_loss_is_the_probability_that_decoding_sees(family, histories):
                 target = items[row : row + 1, cut]
                 terms.append(log_probability(model, prefix, torch.tensor([cut]), target))
         expected = -torch.cat(terms).mean()
-        assert torch.allclose(model(items, lengths).loss, expected, atol=1e-4)
+        assert torch.allclose(loss_of(model, items, lengths), expected, atol=1e-4)
 
 
 def test_empty_history_is_answered(family):
@@ -200,7 +218,7 @@ def test_incremental_decoding_equals_recomputation(family, histories):
     assert isinstance(model, GenerativeRecommender)
     generator = torch.Generator().manual_seed(7)
     batch, beams = 6, 5
-    cached, fresh = model.encode(*histories), model.encode(*histories)
+    cached, fresh = (model.encode(*histories, **extras_of(model, histories[0])) for _ in range(2))
     prefix = torch.zeros(batch, 1, 0, dtype=torch.long)
     with torch.no_grad():
         logits = model.next_code_logits(cached, prefix)
@@ -215,6 +233,7 @@ def test_incremental_decoding_equals_recomputation(family, histories):
             assert torch.allclose(logits, model.next_code_logits(fresh, prefix), atol=1e-5)
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_it_memorises_a_few_users(family):
     """Each family learns 64 histories by heart: the last item is the most probable one."""
     generator = torch.Generator().manual_seed(11)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from genrec.data import Histories, pad_histories
+from genrec.data.histories import pad_gaps
 
 LISTS = [[3, 1, 2], [], [7], [5, 5, 6, 0, 9]]
 
@@ -58,3 +59,15 @@ def test_a_batch_of_empty_histories_is_one_wide():
     items, lengths = pad_histories(Histories.from_lists([[], []]), np.array([0, 1]), 10)
     assert items.tolist() == [[0], [0]]
     assert lengths.tolist() == [0, 0]
+
+
+def test_gaps_are_those_between_items_of_the_block():
+    plain = Histories.from_lists(LISTS)
+    times = np.array([100, 160, 160, 7, 50, -1, 90, 80, 1_000_000_080])
+    histories = Histories(plain.users, plain.offsets, plain.items, times)
+    rows = np.array([3, 1, 0, 2])
+    # Unknown: the first of a row, beside an unknown time, and where time runs against the order.
+    whole = [[-1, -1, -1, -1, 1_000_000_000], [-1] * 5, [-1, 60, 0, -1, -1], [-1] * 5]
+    assert pad_gaps(histories, rows, 50).tolist() == whole
+    assert pad_gaps(histories, rows, 2).tolist() == [[-1, 1_000_000_000], [-1, -1], [-1, 0], [-1, -1]]
+    assert pad_gaps(plain, rows, 2).tolist() == [[-1, -1]] * 4

@@ -1,0 +1,98 @@
+"""What a history tells beside its items, at the input of the families that read it with our causal transformer.
+
+Extras are tensors that travel beside ``items [B, T]`` and ``lengths [B]`` as keywords of ``forward``, ``encode``,
+``score_items``, ``read`` and ``route``: ``gaps``, int64 ``[B, T]``, the seconds since the item before, -1 where they
+are unknown. A call without them is answered as if nothing of the kind were known.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from genrec.data.histories import Histories, pad_gaps
+from genrec.errors import ConfigError
+from genrec.models.base import BackboneSettings
+from genrec.models.layers.history import prepend
+
+Extras = Mapping[str, Tensor]
+NO_EXTRAS: Extras = MappingProxyType({})
+# 0 is unknown, 1 the same second; the last bucket begins at 2^29 seconds, 17 years.
+GAP_BUCKETS = 32
+
+
+class ExtraSettings(BackboneSettings):
+    """Settings of what is read beside items; all of it is off by default."""
+
+    use_times: bool = Field(False, description="add a vector of the time since the item before, in powers of two")
+
+    @property
+    def extra_inputs(self) -> tuple[str, ...]:
+        """Names of the settings that are on."""
+        return ("use_times",) if self.use_times else ()
+
+    def read_extras(self, histories: Histories, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
+        """What is read of some rows beside the items of :func:`~genrec.data.histories.pad_histories`."""
+        return {"gaps": pad_gaps(histories, rows, size)} if self.use_times else {}
+
+    def check_extras(self, histories: Histories) -> None:
+        """Refuse to learn from histories without what the settings say that the model reads."""
+        if self.use_times and histories.timestamps is None:
+            raise ConfigError(
+                "the model is to read the times of interactions and the data set has none",
+                where="recommender.use_times",
+                expected="a data set whose interactions have a column timestamp",
+                fix="prepare the data again with that column (genrec prepare --interactions FILE), or set "
+                "recommender.use_times: false",
+            )
+
+
+class ExtraInputs(nn.Module):
+    """The start vector and the items of a history as inputs of a transformer, with what else is known of them.
+
+    The gap of an item is the time from the item before it to the item itself, both read; so the first item that is read
+    has none. What is not read is the time from the last item to the target, or to the moment of asking: where the last
+    interaction of every user is held out, the time of the target belongs to what is to be predicted, and a model that
+    learned from it would be measured with an answer that nobody has when lists are made.
+
+    Args:
+        settings: Of the family; without extras there is no weight, and nothing is added.
+    """
+
+    def __init__(self, settings: ExtraSettings) -> None:
+        super().__init__()
+        self.gap_vectors = nn.Embedding(GAP_BUCKETS, settings.hidden_size) if settings.use_times else None
+
+    def forward(self, start: Tensor, x: Tensor, gaps: Tensor | None = None) -> Tensor:
+        """Inputs of all positions, ``[B, 1 + T * P, D]``.
+
+        Args:
+            start: ``[D]``, read before the first item.
+            x: Vectors of T items of P positions each, ``[B, T, P, D]``. The gap stands at an item's last position:
+                those before it take part in predicting the item itself, whose time is not known then.
+            gaps: Seconds since the item before, int64 ``[B, T]``; -1 or None where they are unknown. Those of items
+                behind the T are not read.
+        """
+        if self.gap_vectors is not None:
+            if gaps is None:
+                gaps = torch.full(x.shape[:2], -1, device=x.device)
+            known = self.gap_vectors(gap_buckets(gaps[:, : x.shape[1]]))
+            x = torch.cat([x[:, :, :-1], x[:, :, -1:] + known.unsqueeze(2)], dim=2)
+        return prepend(start, x.flatten(1, 2))
+
+    def of_written(self, x: Tensor) -> Tensor:
+        """Last positions ``[..., D]`` of items that the model wrote itself: their time is unknown."""
+        return x if self.gap_vectors is None else x + self.gap_vectors.weight[0]
+
+
+def gap_buckets(gaps: Tensor) -> Tensor:
+    """Buckets 0 to 31 of gaps in seconds, int64: 0 below zero (unknown), 1 of zero, else 2 + floor(log2(gap)).
+
+    By logarithm as in HSTU (Zhai et al. 2024, section 3), where a bucket is a bias of attention: of a time its order of
+    magnitude matters. Gaps longer than the bounds share the last bucket.
+    """
+    bounds = 2 ** torch.arange(GAP_BUCKETS - 2, device=gaps.device)
+    return torch.where(gaps < 0, 0, 1 + torch.bucketize(gaps.contiguous(), bounds, right=True))
