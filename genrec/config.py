@@ -43,6 +43,7 @@ class DataConfig(Section):
     source: str | None = Field(None, description="a public data set by name, fetched on first use")
     interactions: str | None = Field(None, description="file or folder of interactions")
     items: str | None = Field(None, description="file or folder of items; optional")
+    users: str | None = Field(None, description="file or folder of what is known of users; optional")
     columns: dict[str, str] = Field(default_factory=dict, description="our column name: yours")
     k_core: int = Field(5, ge=0, description="drop users and items with fewer interactions, repeatedly; 0 keeps all")
     min_rating: float | None = Field(None, description="drop interactions rated lower")

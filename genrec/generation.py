@@ -38,6 +38,7 @@ class GenerationRequest:
     Attributes:
         histories: A table of user_id, item_id and timestamp; or
         dataset: a prepared data set, whose users get lists.
+        users: With ``histories``: a table of user_id and the columns of users that the model reads.
         catalogue: A prepared data set whose items are recommended instead of those that the model was trained on; its
             users get lists if neither of the two above is given.
         features: The ``features`` folder of the model's training, for its encoder, if there is a catalogue and the
@@ -53,6 +54,7 @@ class GenerationRequest:
 
     histories: Path | None = None
     dataset: Path | None = None
+    users: Path | None = None
     catalogue: Path | None = None
     features: Path | None = None
     decoding: dict[str, Any] = field(default_factory=dict)
@@ -149,8 +151,11 @@ class Job:
     def description(self) -> dict[str, Any]:
         """Everything that the lists depend on, JSON-able: a rerun with another one keeps nothing."""
         histories = [self.histories.users, self.histories.offsets, self.histories.items]
-        if self.recommender.model.settings.extra_inputs and self.histories.timestamps is not None:
+        settings, everyone = self.recommender.model.settings, np.arange(len(self.histories))
+        if settings.extra_inputs and self.histories.timestamps is not None:
             histories.append(self.histories.timestamps)
+        # With single items there are no gaps: this is what is read of users.
+        histories += settings.read_extras(self.histories, everyone, 1).values()
         return {
             "model": self.recommender.manifest.fingerprint,
             "catalogue": self.catalogue,
@@ -186,6 +191,8 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
         raise ConfigError(f"{out} is a folder", where="--out", expected="a file", fix=f"write {out / 'lists.parquet'}")
     if request.features is not None and request.catalogue is None:
         raise ConfigError("--features is for --catalogue", expected="both or neither", fix="leave out --features")
+    if request.users is not None and request.histories is None:
+        raise ConfigError("--users is for --histories", expected="both or neither", fix="leave out --users")
     if request.catalogue is not None and request.histories is None and request.dataset is None:
         request = replace(request, dataset=request.catalogue)
     if (request.histories is None) == (request.dataset is None):
@@ -212,12 +219,14 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
 
 def _read_histories(recommender: Recommender, request: GenerationRequest) -> tuple[Sequence[str], Histories]:
     if request.histories is not None:
-        return recommender.dense_histories(read_table(request.histories, "interactions"), request.unknown)
+        users = read_table(request.users, "users") if request.users is not None else None
+        return recommender.dense_histories(read_table(request.histories, "interactions"), request.unknown, users=users)
     dataset = Dataset.load(Path(str(request.dataset)), verify=True)
     # Items that were added to the model later stand behind those of the data set that it learned from.
     if dataset.item_ids == recommender.item_ids[: dataset.num_items]:
         return dataset.user_ids, dataset.full()
-    return recommender.dense_histories(dataset.interactions, request.unknown)
+    users = None if dataset.profiles is None else dataset.profiles.table
+    return recommender.dense_histories(dataset.interactions, request.unknown, users=users)
 
 
 def _sha256(*parts: Any) -> str:

@@ -94,7 +94,12 @@ def _examples(model: Path, dataset: Dataset, users: Sequence[str]) -> list[Examp
         )
     drawn = np.random.default_rng(0).permutation(dataset.num_users)[:SHOWN_USERS]
     histories = dataset.full().select(np.array([numbers[name] for name in users]) if users else np.sort(drawn))
-    found = recommender.recommend(_as_table(dataset, histories), k=recommender.decoding.top_k, unknown="warn")
+    found = recommender.recommend(
+        _as_table(dataset, histories),
+        k=recommender.decoding.top_k,
+        unknown="warn",
+        users=None if dataset.profiles is None else dataset.profiles.table,
+    )
     return [
         Example(
             dataset.user_ids[int(user)],

@@ -9,7 +9,7 @@ lists.titles[0]
 import difflib
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,8 +21,9 @@ from genrec.config import DecodingConfig
 from genrec.data import Dataset
 from genrec.data.events import IDS, Events, in_sequence
 from genrec.data.histories import Histories
+from genrec.data.profiles import Profiles, with_columns
 from genrec.data.readers import to_frame
-from genrec.data.schema import tidy_interactions
+from genrec.data.schema import tidy_interactions, tidy_users
 from genrec.decoding import generate_lists
 from genrec.errors import ConfigError, DataError
 from genrec.pipeline.catalogue import on_catalogue
@@ -168,6 +169,7 @@ class Recommender:
         allowed: Iterable[str] | None = None,
         blocked: Iterable[str] | None = None,
         decoding: DecodingConfig | None = None,
+        users: Any = None,
         progress: bool = False,
     ) -> Recommendations:
         """The next items of each user.
@@ -186,6 +188,9 @@ class Recommender:
             allowed: Recommend nothing but these items; :meth:`select_items` finds them by a condition.
             blocked: Never recommend these items.
             decoding: How to search; as at training if None.
+            users: A table of ``user_id`` and the columns of users that the model reads, where it reads any
+                (``recommender.use_user_features``); lists of items are users "0", "1" and so on. Nothing is known of
+                users whom it lacks.
             progress: Show users per second and the time left on the standard error stream.
 
         Raises:
@@ -194,7 +199,7 @@ class Recommender:
         """
         if k < 1:
             raise ConfigError(f"k = {k} cannot be used", expected="at least 1")
-        users, dense = self.dense_histories(histories, unknown)
+        names, dense = self.dense_histories(histories, unknown, users=users)
         items, scores = generate_lists(
             self.model,
             dense,
@@ -204,27 +209,33 @@ class Recommender:
             allowed=self.filter_items(allowed, blocked),
             progress=progress,
         )
-        found = Recommendations(users, items, scores, self.item_ids, self.titles)
+        found = Recommendations(names, items, scores, self.item_ids, self.titles)
         empty = int((found.short_by == k).sum())
         if empty:
             logger.warning("%d of %d users get no item: none is left that they may get", empty, len(found))
         return found
 
-    def dense_histories(self, histories: Any, unknown: Unknown = "error") -> tuple[list[str], Histories]:
+    def dense_histories(
+        self, histories: Any, unknown: Unknown = "error", *, users: Any = None
+    ) -> tuple[list[str], Histories]:
         """External ids of the users, in the order given, and their histories in dense items.
 
         Args:
             histories: As in :meth:`recommend`.
             unknown: As in :meth:`recommend`.
+            users: As in :meth:`recommend`.
 
         Raises:
             DataError: If the table cannot be used or names unknown items.
         """
         if unknown not in get_args(Unknown):
             raise ConfigError(f"unknown = {unknown!r} cannot be used", expected=", ".join(get_args(Unknown)))
-        if isinstance(histories, Sequence) and not isinstance(histories, str | bytes):
-            return self._from_lists(histories, unknown)
-        return self._from_table(histories, unknown)
+        listed = isinstance(histories, Sequence) and not isinstance(histories, str | bytes)
+        names, dense = self._from_lists(histories, unknown) if listed else self._from_table(histories, unknown)
+        if users is None:
+            return names, dense
+        known = with_columns(names, tidy_users(to_frame(users), where="the users"))
+        return names, replace(dense, profiles=Profiles(known))
 
     def select_items(self, where: str) -> list[str]:
         """Ids of the items of which a condition is true.

@@ -13,7 +13,7 @@ from genrec import Recommender
 from genrec.alignment.choice import check_recipe
 from genrec.cli import main
 from genrec.config import AlignmentConfig, DataConfig, RecommenderConfig, TrainingConfig, load_recipe
-from genrec.data import Dataset, make_dataset
+from genrec.data import Dataset, make_dataset, prepare_dataset
 from genrec.errors import ConfigError
 from genrec.generation import GenerationRequest, Job
 from genrec.models import build_recommender
@@ -108,7 +108,7 @@ def test_batches_hold_what_is_read_and_can_be_cut(timed):
     batch = WindowDataset(windows, 11, model.settings)[3]
     times = windows.timestamps[windows.offsets[3] : windows.offsets[4]]
     assert batch["gaps"].tolist() == [[-1, *np.diff(times)]]
-    assert set(batch) == {"items", "lengths", "gaps"} <= PLAIN
+    assert set(batch) == {"items", "lengths", "gaps"} < PLAIN
     plain = Recommender.from_pretrained(tiny_home() / "run" / "model").model
     assert set(WindowDataset(windows, 11, plain.settings)[3]) == {"items", "lengths"}
     # A process without users of its own steps with a window of nothing, through all weights.
@@ -135,6 +135,113 @@ def test_alignment_refuses_models_that_read_more_than_items(timed):
     model, dataset = Recommender.from_pretrained(timed).model, Dataset.load(tiny_home() / "run" / "dataset")
     with pytest.raises(ConfigError, match=r"recommender\.use_times: false"):
         check_recipe(AlignmentConfig(method="dpo"), model, dataset)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    """A folder with `users.csv`, which lacks one user and has one too many, and the data set prepared with it."""
+    home, data = tmp_path_factory.mktemp("people"), tiny_home() / "data"
+    tastes = ("space", "garden", "river", "winter")
+    rows = [(f"u{user:02d}", tastes[user % 4], 20 + user % 3, user / 7) for user in range(59)]
+    columns = ["user_id", "taste", "age", "score"]
+    table = pl.DataFrame([*rows, ("nobody", "space", 20, 0.5)], schema=columns, orient="row")
+    table.sample(fraction=1.0, shuffle=True, seed=1).write_csv(home / "users.csv")
+    command = ["prepare", "--interactions", str(data / "interactions.csv"), "--items", str(data / "items.parquet")]
+    command += ["--k-core", "0", "--out", str(home / "dataset"), "--users", str(home / "users.csv")]
+    assert main(command) == 0
+    return home
+
+
+@pytest.fixture(scope="module")
+def personal(people) -> Path:
+    out = people / "model"
+    assert train(out, "recommender.use_user_features=true", "training.epochs=6", dataset=people / "dataset") == 0
+    return out
+
+
+def test_the_data_set_holds_the_users_columns_and_is_the_same_otherwise(people):
+    plain, known = tiny_home() / "run" / "dataset", people / "dataset"
+    ours, theirs = (json.loads((path / "manifest.json").read_text()) for path in (known, plain))
+    assert {name for name in ours["files"] if ours["files"][name] != theirs["files"][name]} == {"users.parquet"}
+    assert set(ours["inputs"]) - set(theirs["inputs"]) == {"users"}
+    users = pl.read_parquet(known / "users.parquet")
+    assert users.columns == ["user_id", "taste", "age", "score"]
+    assert users["user_id"].to_list() == pl.read_parquet(plain / "users.parquet")["user_id"].to_list()
+    given = pl.read_csv(people / "users.csv").filter(user_id="u06").row(0)
+    assert users.filter(user_id="u06").row(0) == given
+    assert users.filter(user_id="u59").row(0) == ("u59", None, None, None)
+    assert Dataset.load(plain).profiles is None
+    # What has fractions is not read.
+    assert Dataset.load(known).profiles.columns == ("taste", "age")
+
+
+def test_without_a_table_of_users_the_file_is_as_ever(tmp_path):
+    written = tiny_home() / "run" / "dataset" / "users.parquet"
+    pl.DataFrame({"user_id": pl.read_parquet(written)["user_id"]}).write_parquet(tmp_path / "users.parquet")
+    assert (tmp_path / "users.parquet").read_bytes() == written.read_bytes()
+
+
+def test_lists_follow_what_is_known_of_users(personal, people, tmp_path):
+    assert json.loads((personal / "config.json").read_text())["settings"]["user_columns"] == ["taste", "age"]
+    log = tiny_home() / "data" / "interactions.csv"
+    of_dataset = lists_of(personal, tmp_path / "a.parquet", "--dataset", people / "dataset", "--explain")
+    assert (of_dataset["code_log_probs"].list.sum() - of_dataset["score"]).abs().max() < 1e-5
+    table = ["--histories", log, "--users", people / "users.csv"]
+    assert lists_of(personal, tmp_path / "b.parquet", *table)["score"].to_list() == of_dataset["score"].to_list()
+    # Of the user whom the table lacks nothing was known before either.
+    strangers = lists_of(personal, tmp_path / "b.parquet", "--histories", log)
+    same = strangers["score"] == of_dataset["score"]
+    assert strangers.filter(same)["user_id"].unique().to_list() == ["u59"]
+    bare = lists_of(personal, tmp_path / "b.parquet", "--dataset", tiny_home() / "run" / "dataset")
+    assert bare["score"].to_list() == strangers["score"].to_list()
+
+
+def test_users_without_a_history_and_values_never_seen_are_answered(personal):
+    recommender = Recommender.from_pretrained(personal)
+    users = pl.DataFrame({"user_id": ["0", "1", "2"], "taste": ["space", "winter", "unheard of"], "unread": [1, 2, 3]})
+    found = recommender.recommend([[], [], [], []], k=5, users=users)
+    assert len({tuple(row) for row in found.scores.tolist()}) == 4
+    assert np.allclose(found.scores[3], recommender.recommend([[]], k=5).scores[0])
+    again = recommender.recommend([[], []], k=5, users=users.head(1).to_dict(as_series=False))
+    assert np.allclose(again.scores[0], found.scores[0])
+
+
+def test_columns_that_are_not_there_are_refused(people, tmp_path, capsys):
+    on = "recommender.use_user_features=true"
+
+    def refused(*settings: str, dataset: Path | None = None) -> str:
+        capsys.readouterr()
+        assert train(tmp_path / "model", on, *settings, dataset=dataset) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    message = refused()
+    assert "columns of users and the data set has none" in message
+    assert "genrec prepare --users FILE" in message
+    message = refused("recommender.user_columns=[taste, score]", dataset=people / "dataset")
+    assert "the column 'score' of users and the data set has others" in message
+    assert "taste, age" in message
+
+
+def test_a_table_of_users_that_cannot_be_used_is_refused(people, tmp_path, capsys):
+    log = ["--interactions", tiny_home() / "data" / "interactions.csv"]
+
+    def refused(*options: object) -> str:
+        capsys.readouterr()
+        assert main(["prepare", "--out", str(tmp_path / "out"), *map(str, options)]) == 3
+        return " ".join(capsys.readouterr().err.split())
+
+    (tmp_path / "twice.csv").write_text("user_id,age\nu01,3\nu02,4\nu01,5\n")
+    assert "1 users stand in several rows that differ, such as 'u01'" in refused(
+        *log, "--users", tmp_path / "twice.csv"
+    )
+    (tmp_path / "nameless.csv").write_text("users,age\nu01,3\n")
+    assert "there is no column 'user_id'" in refused(*log, "--users", tmp_path / "nameless.csv")
+    assert "there is no file" in refused(*log, "--users", tmp_path / "absent.csv")
+    lists = ["generate", "--model", tiny_home() / "run" / "model", "--dataset", people / "dataset"]
+    assert main([*map(str, lists), "--users", str(people / "users.csv"), "--out", str(tmp_path / "x.parquet")]) == 2
+    assert "--users is for --histories" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="prepared already"):
+        prepare_dataset(DataConfig(path=str(people / "dataset"), users=str(people / "users.csv")), tmp_path / "again")
 
 
 def test_a_scorer_or_a_collaborative_model_that_reads_more_is_refused(tmp_path):

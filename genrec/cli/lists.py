@@ -15,6 +15,7 @@ def generate(
     out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("recommendations.parquet"),
     histories: Annotated[Path | None, typer.Option(help="Table of user_id, item_id and timestamp.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="A data set whose users get lists.")] = None,
+    users: Annotated[Path | None, typer.Option(help="With --histories: a table of what is known of users.")] = None,
     catalogue: Annotated[
         Path | None, typer.Option(help="A data set whose items are recommended, never seen by the model before.")
     ] = None,
@@ -53,6 +54,7 @@ def generate(
     request = GenerationRequest(
         histories=histories,
         dataset=dataset,
+        users=users,
         catalogue=catalogue,
         features=features,
         decoding={key: value for key, value in changed.items() if value is not None},

@@ -44,6 +44,7 @@ def prepare(
     interactions: Annotated[Path, typer.Option(help="File or folder of interactions.", show_default=False)],
     out: Out,
     items: Annotated[Path | None, typer.Option(help="File or folder of items.")] = None,
+    users: Annotated[Path | None, typer.Option(help="File or folder of what is known of users.")] = None,
     k_core: Annotated[int | None, typer.Option(help="Fewest interactions of a user and of an item.")] = None,
     split: Annotated[Split | None, typer.Option(help="How histories are divided.")] = None,
     overrides: Overrides = None,
@@ -57,6 +58,8 @@ def prepare(
     given = [f"data.{key}={value}" for key, value in values.items() if value is not None]
     config = load_recipe(None, [*given, *(f"data.{text}" for text in overrides or ())]).data
     paths = {"interactions": str(interactions), "items": str(items) if items else None}
+    if users is not None:
+        paths["users"] = str(users)
     dataset = prepare_dataset(config.model_copy(update=paths), out)
     typer.echo(statistics_page(dataset.statistics))
     typer.echo(f"{dataset.num_users} users, {dataset.num_items} items: {out}")

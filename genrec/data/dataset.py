@@ -1,6 +1,7 @@
 """A prepared data set: dense ids inside, external ids only at the border, histories mapped from disk."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import polars as pl
 from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact
 from genrec.data.arrow import read_histories
 from genrec.data.histories import Histories
+from genrec.data.profiles import Profiles
 from genrec.errors import ArtifactError, ConfigError
 
 STAGE = "dataset"
@@ -36,7 +38,8 @@ class Dataset:
         self.statistics = statistics
         self.split: str = manifest.config["split"]
         self.fingerprint: str = manifest.fingerprint
-        self._everything, self._train_end, self._valid_end = read_histories(path / "histories")
+        histories, self._train_end, self._valid_end = read_histories(path / "histories")
+        self._everything = replace(histories, profiles=_read_profiles(path / "users.parquet"))
 
     @classmethod
     def load(cls, path: Path, verify: bool = False) -> "Dataset":
@@ -76,6 +79,11 @@ class Dataset:
     def has_timestamps(self) -> bool:
         """Whether any interaction has a timestamp."""
         return self._everything.timestamps is not None
+
+    @property
+    def profiles(self) -> Profiles | None:
+        """What is known of the users beside their interactions; None where there is no such column."""
+        return self._everything.profiles
 
     @cached_property
     def item_ids(self) -> list[str]:
@@ -188,6 +196,15 @@ def _text_of(items: pl.DataFrame, name: str) -> pl.Expr:
     elif isinstance(dtype, pl.List):
         column = column.cast(pl.List(pl.String)).list.drop_nulls().list.join(", ")
     return column.cast(pl.String).str.strip_chars().fill_null("")
+
+
+def _read_profiles(path: Path) -> Profiles | None:
+    try:
+        known = len(pl.read_parquet_schema(path)) > 1
+    except (OSError, pl.exceptions.PolarsError):
+        # Whoever asks for the users' names is told.
+        return None
+    return Profiles(_read_table(path)) if known else None
 
 
 def _read_table(path: Path) -> pl.DataFrame:

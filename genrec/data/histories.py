@@ -1,9 +1,11 @@
 """User histories as two flat arrays, the way they lie in the Arrow file: no Python object per user."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from genrec.data.profiles import Profiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,12 +17,14 @@ class Histories:
         offsets: int64 [R+1], row r holds positions ``offsets[r]:offsets[r+1]``.
         items: int32 [total], dense item ids; may be a read-only view of a memory-mapped file.
         timestamps: int64 [total] in seconds, -1 where unknown; None where the data have no timestamps at all.
+        profiles: What is known of the dense users beside their items; None where nothing is.
     """
 
     users: np.ndarray
     offsets: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray | None = None
+    profiles: Profiles | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -54,7 +58,8 @@ class Histories:
         positions = np.repeat(starts - offsets[:-1], lengths)
         positions += np.arange(offsets[-1], dtype=np.int64)
         timestamps = None if self.timestamps is None else self.timestamps[positions]
-        return Histories(np.asarray(users, dtype=np.int64), offsets, self.items[positions], timestamps)
+        users = np.asarray(users, dtype=np.int64)
+        return replace(self, users=users, offsets=offsets, items=self.items[positions], timestamps=timestamps)
 
     @classmethod
     def from_lists(cls, lists: Sequence[Sequence[int]]) -> "Histories":

@@ -31,7 +31,7 @@ META_TEXT = ("title", "brand", "store", "main_category")
 META_LISTS = ("categories", "features", "description")
 
 
-def read_json_lines(stream: IO[bytes], kind: Literal["interactions", "items"], where: str) -> pl.DataFrame:
+def read_json_lines(stream: IO[bytes], kind: Literal["interactions", "items", "users"], where: str) -> pl.DataFrame:
     """A table from one JSON object per line, or from one JSON array of objects; read in pieces.
 
     Amazon reviews keep their ids, time and rating. Amazon metadata keep ``asin`` or ``parent_asin``, title, brand

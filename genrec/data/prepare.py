@@ -13,9 +13,10 @@ from genrec.config import DataConfig
 from genrec.data.arrow import write_histories, write_parquet
 from genrec.data.dataset import STAGE, Dataset
 from genrec.data.events import Events, as_categories, encode, in_sequence, keep_core, match_items
+from genrec.data.profiles import with_columns
 from genrec.data.public import cached_source
 from genrec.data.readers import find_table, read_table, require_table, table_sha256, to_frame
-from genrec.data.schema import tidy_interactions, tidy_items, without_duplicates
+from genrec.data.schema import tidy_interactions, tidy_items, tidy_users, without_duplicates
 from genrec.data.splits import split_ends
 from genrec.data.statistics import dataset_statistics, statistics_page
 from genrec.errors import ConfigError, DataError
@@ -28,10 +29,11 @@ SHAPING_KEYS = ("columns", "k_core", "min_rating", "unknown_items", "split", "va
 
 @dataclass(frozen=True)
 class Tables:
-    """Files of a raw data set: a table of interactions and perhaps one of items."""
+    """Files of a raw data set: a table of interactions, perhaps one of items, perhaps one of users."""
 
     interactions: Path
     items: Path | None
+    users: Path | None
 
 
 def prepare_dataset(config: DataConfig, out: Path) -> Dataset:
@@ -51,6 +53,9 @@ def prepare_dataset(config: DataConfig, out: Path) -> Dataset:
     if prepared := _prepared_folder(config):
         return _copy_prepared(prepared, config, Path(out))
     tables = locate_tables(config)
+    users = (
+        tidy_users(read_table(tables.users, "users", config.columns), where=str(tables.users)) if tables.users else None
+    )
     return _make(
         read_table(tables.interactions, "interactions", config.columns, categories=True),
         read_table(tables.items, "items", config.columns) if tables.items else None,
@@ -58,10 +63,11 @@ def prepare_dataset(config: DataConfig, out: Path) -> Dataset:
         Path(out),
         where=(str(tables.interactions), str(tables.items)),
         inputs=input_fingerprints(config),
+        users=users,
     )
 
 
-def make_dataset(interactions: Any, items: Any, config: DataConfig, out: Path) -> Dataset:
+def make_dataset(interactions: Any, items: Any, config: DataConfig, out: Path, *, users: Any = None) -> Dataset:
     """As :func:`prepare_dataset`, from tables in memory.
 
     Args:
@@ -69,6 +75,7 @@ def make_dataset(interactions: Any, items: Any, config: DataConfig, out: Path) -
         items: The same kinds, or None to make the catalogue from the interactions.
         config: Filters and split; its paths are not read.
         out: Folder to write.
+        users: The same kinds; None where nothing is known of users.
 
     Raises:
         DataError: If the tables cannot be used.
@@ -76,7 +83,8 @@ def make_dataset(interactions: Any, items: Any, config: DataConfig, out: Path) -
     """
     frame = to_frame(interactions, config.columns)
     catalogue = None if items is None else to_frame(items, config.columns)
-    return _make(frame, catalogue, config, Path(out), where=("interactions", "items"), inputs={})
+    known = None if users is None else tidy_users(to_frame(users, config.columns), where="users")
+    return _make(frame, catalogue, config, Path(out), where=("interactions", "items"), inputs={}, users=known)
 
 
 def locate_tables(config: DataConfig) -> Tables:
@@ -102,10 +110,11 @@ def locate_tables(config: DataConfig) -> Tables:
             raise DataError(f"there is no folder {folder}", where="data.path", fix="check the path")
         interactions = require_table(folder, "interactions")
         items = Path(config.items) if config.items else find_table(folder, "items")
-    for path in filter(None, (interactions, items)):
+    users = Path(config.users) if config.users else None
+    for path in filter(None, (interactions, items, users)):
         if not path.exists():
             raise DataError(f"there is no file {path}", expected="a file or folder of tables", fix="check the path")
-    return Tables(interactions, items)
+    return Tables(interactions, items, users)
 
 
 def input_fingerprints(config: DataConfig) -> dict[str, str]:
@@ -114,7 +123,8 @@ def input_fingerprints(config: DataConfig) -> dict[str, str]:
         return {"dataset": read_manifest(prepared, STAGE).fingerprint}
     tables = locate_tables(config)
     found = {"interactions": table_sha256(tables.interactions)}
-    return found | ({"items": table_sha256(tables.items)} if tables.items else {})
+    others = {"items": tables.items, "users": tables.users}
+    return found | {name: table_sha256(path) for name, path in others.items() if path}
 
 
 def _prepared_folder(config: DataConfig) -> Path | None:
@@ -126,6 +136,13 @@ def _prepared_folder(config: DataConfig) -> Path | None:
 def _copy_prepared(folder: Path, config: DataConfig, out: Path) -> Dataset:
     manifest = verify_artifact(folder, STAGE)
     asked = config.model_dump(mode="json")
+    if config.users:
+        raise ConfigError(
+            f"{folder} is prepared already: a table of users comes too late",
+            where="data.users",
+            expected="a data set that was prepared with it",
+            fix="prepare the data again: genrec prepare --users FILE",
+        )
     for key in ("k_core", "split", "min_rating"):
         if key in config.model_fields_set and asked[key] != manifest.config.get(key):
             logger.warning(
@@ -150,6 +167,7 @@ def _make(
     *,
     where: tuple[str, str],
     inputs: dict[str, str],
+    users: pl.DataFrame | None,
 ) -> Dataset:
     interactions = as_categories(tidy_interactions(interactions, where=where[0]))
     catalogue = None if items is None else tidy_items(items, where=where[1])
@@ -164,7 +182,8 @@ def _make(
     with write_artifact(out, STAGE, config=shaping, inputs=inputs) as folder:
         write_parquet(events.catalogue, folder.path / "items.parquet")
         write_parquet(events.table(), folder.path / "interactions.parquet")
-        write_parquet(pl.DataFrame({"user_id": events.user_ids}), folder.path / "users.parquet")
+        named = pl.DataFrame({"user_id": events.user_ids})
+        write_parquet(named if users is None else with_columns(events.user_ids, users), folder.path / "users.parquet")
         write_histories(folder.path / "histories", histories, train_end, valid_end)
         _write_statistics(folder.path, statistics)
         folder.counts = {name: statistics[name] for name in ("users", "items", "interactions")}

@@ -17,7 +17,7 @@ from genrec.data.schema import rename_columns
 from genrec.data.textformats import read_double_colon, read_recbole, read_u_data, read_u_item
 from genrec.errors import DataError
 
-Kind = Literal["interactions", "items"]
+Kind = Literal["interactions", "items", "users"]
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv", ".tab")
 PIECE_ROWS = 5_000_000
@@ -32,6 +32,7 @@ FOREIGN_NAMES: dict[Kind, tuple[dict[str, str], ...]] = {
         {"parent_asin": "item_id"},
     ),
     "items": ({"movieId": "item_id"}, {"parent_asin": "item_id"}, {"asin": "item_id"}, {"movie_title": "title"}),
+    "users": ({"userId": "user_id"},),
 }
 # Names of tables in a folder, best first.
 TABLE_NAMES: dict[Kind, tuple[str, ...]] = {

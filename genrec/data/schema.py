@@ -14,7 +14,6 @@ from genrec.errors import DataError, first_rows
 # The year 1973 in milliseconds and the year 5138 in seconds: nothing between the two readings is plausible.
 MILLISECONDS_FROM, MICROSECONDS_FROM, NANOSECONDS_FROM = 10**11, 10**14, 10**17
 TIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
-SEVERAL_ROWS = "keep one row per item"
 
 
 def rename_columns(frame: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
@@ -67,25 +66,12 @@ def tidy_items(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
     Raises:
         DataError: On a missing or empty ``item_id``, no rows, or two different rows for one item.
     """
-    _require_columns(frame, ("item_id",), where)
-    _require_rows(frame, where)
-    item_ids = _ids(frame, "item_id", where).cast(pl.String)
-    others = [frame[name] for name in frame.columns if name != "item_id"]
-    tidy = pl.DataFrame([item_ids, *others])
-    if item_ids.n_unique() == tidy.height:
-        return tidy
-    tidy = tidy.unique(maintain_order=True)
-    repeated = tidy.filter(tidy["item_id"].is_duplicated())
-    if repeated.height:
-        name = repeated["item_id"][0]
-        rows = (item_ids == name).arg_true() + 1
-        raise DataError(
-            f"{repeated['item_id'].n_unique()} items stand in several rows that differ, such as {name!r}",
-            where=f"{where}, {first_rows(rows.to_list())}",
-            expected="one row per item_id",
-            fix=SEVERAL_ROWS,
-        )
-    return tidy
+    return _one_row_each(frame, "item", where)
+
+
+def tidy_users(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
+    """Check users as :func:`tidy_items` checks items, by ``user_id``."""
+    return _one_row_each(frame, "user", where)
 
 
 def without_duplicates(frame: pl.DataFrame) -> pl.DataFrame:
@@ -102,6 +88,29 @@ def without_duplicates(frame: pl.DataFrame) -> pl.DataFrame:
     first = np.ones(frame.height, dtype=bool)
     first[suspects.filter(~pl.struct(key).is_first_distinct())["row"].to_numpy()] = False
     return frame.filter(pl.Series(first))
+
+
+def _one_row_each(frame: pl.DataFrame, kind: str, where: str) -> pl.DataFrame:
+    key = f"{kind}_id"
+    _require_columns(frame, (key,), where)
+    _require_rows(frame, where)
+    ids = _ids(frame, key, where).cast(pl.String)
+    others = [frame[name] for name in frame.columns if name != key]
+    tidy = pl.DataFrame([ids, *others])
+    if ids.n_unique() == tidy.height:
+        return tidy
+    tidy = tidy.unique(maintain_order=True)
+    repeated = tidy.filter(tidy[key].is_duplicated())
+    if repeated.height:
+        name = repeated[key][0]
+        rows = (ids == name).arg_true() + 1
+        raise DataError(
+            f"{repeated[key].n_unique()} {kind}s stand in several rows that differ, such as {name!r}",
+            where=f"{where}, {first_rows(rows.to_list())}",
+            expected=f"one row per {key}",
+            fix=f"keep one row per {kind}",
+        )
+    return tidy
 
 
 def _require_columns(frame: pl.DataFrame, names: Sequence[str], where: str) -> None:

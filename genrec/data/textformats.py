@@ -46,11 +46,13 @@ def read_recbole(data: bytes, where: str) -> pl.DataFrame:
     return frame
 
 
-def read_double_colon(data: bytes, kind: Literal["interactions", "items"], where: str) -> pl.DataFrame:
-    """``ratings.dat`` or ``movies.dat`` of MovieLens-1M and -10M: Latin-1, values separated by ``::``."""
+def read_double_colon(data: bytes, kind: Literal["interactions", "items", "users"], where: str) -> pl.DataFrame:
+    """``ratings.dat``, ``movies.dat`` or ``users.dat`` of MovieLens-1M (and -10M): Latin-1, separated by ``::``."""
     text = data.decode("latin-1").replace("::", "\t")
     if kind == "interactions":
         return _named(_separated(text, "\t", where), ("user_id", "item_id", "rating", "timestamp"), where)
+    if kind == "users":
+        return _named(_separated(text, "\t", where), ("user_id", "gender", "age", "occupation", "zip_code"), where)
     frame = _named(_separated(text, "\t", where), ("item_id", "title", "genres"), where)
     titles = pl.Series("title", [clean_movie_title(title) for title in frame["title"]], dtype=pl.String)
     return frame.with_columns(titles, pl.col("genres").str.replace_all("|", ", ", literal=True))

@@ -2,7 +2,8 @@
 
 Extras are tensors that travel beside ``items [B, T]`` and ``lengths [B]`` as keywords of ``forward``, ``encode``,
 ``score_items``, ``read`` and ``route``: ``gaps``, int64 ``[B, T]``, the seconds since the item before, -1 where they
-are unknown. A call without them is answered as if nothing of the kind were known.
+are unknown; ``user_values``, int64 ``[B, F]``, the buckets of the user's columns, 0 where they are unknown. A call
+without them is answered as if nothing of the kind were known.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from genrec.data.histories import Histories, pad_gaps
+from genrec.data.profiles import NOTHING, USER_BUCKETS
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings
 from genrec.models.layers.history import prepend
@@ -28,15 +30,26 @@ class ExtraSettings(BackboneSettings):
     """Settings of what is read beside items; all of it is off by default."""
 
     use_times: bool = Field(False, description="add a vector of the time since the item before, in powers of two")
+    use_user_features: bool = Field(False, description="add a vector of each column of the user to the start")
+    user_columns: list[str] | None = Field(
+        None, min_length=1, description="columns of the table of users; all that can be read if null"
+    )
 
     @property
     def extra_inputs(self) -> tuple[str, ...]:
         """Names of the settings that are on."""
-        return ("use_times",) if self.use_times else ()
+        return tuple(name for name in ("use_times", "use_user_features") if getattr(self, name))
 
     def read_extras(self, histories: Histories, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
         """What is read of some rows beside the items of :func:`~genrec.data.histories.pad_histories`."""
-        return {"gaps": pad_gaps(histories, rows, size)} if self.use_times else {}
+        extras = {"gaps": pad_gaps(histories, rows, size)} if self.use_times else {}
+        if self.use_user_features:
+            profiles, users = histories.profiles, histories.users[rows]
+            if profiles is None:
+                extras["user_values"] = np.full((len(users), 1), NOTHING, dtype=np.int64)
+            else:
+                extras["user_values"] = profiles.values(users, self.user_columns or profiles.columns)
+        return extras
 
     def check_extras(self, histories: Histories) -> None:
         """Refuse to learn from histories without what the settings say that the model reads."""
@@ -48,6 +61,20 @@ class ExtraSettings(BackboneSettings):
                 fix="prepare the data again with that column (genrec prepare --interactions FILE), or set "
                 "recommender.use_times: false",
             )
+        if self.use_user_features:
+            self._check_columns(() if histories.profiles is None else histories.profiles.columns)
+
+    def _check_columns(self, columns: tuple[str, ...]) -> None:
+        missing = [name for name in self.user_columns or () if name not in columns]
+        if missing or not columns:
+            raise ConfigError(
+                f"the model is to read {f'the column {missing[0]!r}' if missing else 'columns'} of users and the data "
+                f"set has {'others' if columns else 'none'}",
+                where="recommender.user_columns" if missing else "recommender.use_user_features",
+                expected=", ".join(columns) or "a data set with columns of text, categories or whole numbers of users",
+                fix="prepare the data again with a table of user_id and such columns (genrec prepare --users FILE), or "
+                "set recommender.use_user_features: false",
+            )
 
 
 class ExtraInputs(nn.Module):
@@ -58,6 +85,9 @@ class ExtraInputs(nn.Module):
     interaction of every user is held out, the time of the target belongs to what is to be predicted, and a model that
     learned from it would be measured with an answer that nobody has when lists are made.
 
+    Each column of the user is one learned vector per bucket; their sum is added to the start vector, which every
+    position sees.
+
     Args:
         settings: Of the family; without extras there is no weight, and nothing is added.
     """
@@ -65,8 +95,13 @@ class ExtraInputs(nn.Module):
     def __init__(self, settings: ExtraSettings) -> None:
         super().__init__()
         self.gap_vectors = nn.Embedding(GAP_BUCKETS, settings.hidden_size) if settings.use_times else None
+        self.user_vectors = None
+        if settings.use_user_features:
+            self.user_vectors = nn.Embedding(1 + USER_BUCKETS, settings.hidden_size, padding_idx=NOTHING)
 
-    def forward(self, start: Tensor, x: Tensor, gaps: Tensor | None = None) -> Tensor:
+    def forward(
+        self, start: Tensor, x: Tensor, gaps: Tensor | None = None, user_values: Tensor | None = None
+    ) -> Tensor:
         """Inputs of all positions, ``[B, 1 + T * P, D]``.
 
         Args:
@@ -75,12 +110,17 @@ class ExtraInputs(nn.Module):
                 those before it take part in predicting the item itself, whose time is not known then.
             gaps: Seconds since the item before, int64 ``[B, T]``; -1 or None where they are unknown. Those of items
                 behind the T are not read.
+            user_values: Buckets of the user's columns, int64 ``[B, F]``; 0 or None where they are unknown.
         """
         if self.gap_vectors is not None:
             if gaps is None:
                 gaps = torch.full(x.shape[:2], -1, device=x.device)
             known = self.gap_vectors(gap_buckets(gaps[:, : x.shape[1]]))
             x = torch.cat([x[:, :, :-1], x[:, :, -1:] + known.unsqueeze(2)], dim=2)
+        if self.user_vectors is not None:
+            if user_values is None:
+                user_values = torch.full((len(x), 1), NOTHING, device=x.device)
+            start = start + self.user_vectors(user_values).sum(1, keepdim=True)
         return prepend(start, x.flatten(1, 2))
 
     def of_written(self, x: Tensor) -> Tensor:
@@ -91,7 +131,7 @@ class ExtraInputs(nn.Module):
 def gap_buckets(gaps: Tensor) -> Tensor:
     """Buckets 0 to 31 of gaps in seconds, int64: 0 below zero (unknown), 1 of zero, else 2 + floor(log2(gap)).
 
-    By logarithm as in HSTU (Zhai et al. 2024, section 3), where a bucket is a bias of attention: of a time its order of
+    By logarithm as in HSTU (Zhai et al. 2024), whose attention has a bias for each bucket of time: the order of
     magnitude matters. Gaps longer than the bounds share the last bucket.
     """
     bounds = 2 ** torch.arange(GAP_BUCKETS - 2, device=gaps.device)

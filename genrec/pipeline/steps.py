@@ -36,6 +36,7 @@ from genrec.models import (
     parse_recommender,
     recommender_class,
 )
+from genrec.models.extras import ExtraSettings
 from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import TOKENIZER_FOLDER, Companions, TrainedModel, open_model, save_model, to_device
 from genrec.pipeline.resolve import uses_features, uses_texts
@@ -219,10 +220,16 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
     """An untrained model whose weights depend on nothing but the plan, the catalogue and the seed.
 
     Raises:
-        ConfigError: If a folder that the family reads is not given.
+        ConfigError: If a folder that the family reads is not given, or the data set lacks what it reads of histories.
         ArtifactError: If the folders do not belong to the data set.
     """
-    name = plan.recommender.name
+    name, config = plan.recommender.name, plan.recommender
+    settings = parse_recommender(config)
+    settings.check_extras(dataset.full())
+    if isinstance(settings, ExtraSettings) and settings.use_user_features and dataset.profiles is not None:
+        # Written into the model, which reads these of whatever data set it meets later.
+        columns = settings.user_columns or list(dataset.profiles.columns)
+        config = config.model_copy(update={"user_columns": columns})
     index, values, tokens = None, None, None
     if recommender_class(name).needs_identifiers:
         folder = _given(companions.tokenizer, name, "identifiers", "--tokenizer")
@@ -231,11 +238,11 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
     if uses_features(plan.recommender):
         values = load_features(_given(companions.features, name, "item features", "--features"), dataset).values
     texts = texts_of(dataset) if uses_texts(plan.recommender) else None
-    for source in getattr(parse_recommender(plan.recommender), "sources", ()):
+    for source in getattr(settings, "sources", ()):
         _check_trained_on(Path(source), dataset)
     torch.manual_seed(plan.training.seed)
     model = build_recommender(
-        plan.recommender, num_items=dataset.num_items, index=index, features=values, tokens=tokens, texts=texts
+        config, num_items=dataset.num_items, index=index, features=values, tokens=tokens, texts=texts
     )
     model = to_device(model, None)
     if index is not None and isinstance(model, GenerativeRecommender) and not model.supports_parallel:

@@ -13,6 +13,7 @@ one process and several, which divide each batch.
 
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -43,7 +44,7 @@ def cut_windows(histories: Histories, size: int) -> Histories:
     first = (np.cumsum(counts) - counts)[filled]
     lengths[first] = histories.lengths[filled] - (counts[filled] - 1) * size
     offsets = np.concatenate([histories.offsets[:1], histories.offsets[:1] + np.cumsum(lengths)]).astype(np.int64)
-    return Histories(histories.users[rows], offsets, histories.items, histories.timestamps)
+    return replace(histories, users=histories.users[rows], offsets=offsets)
 
 
 def update_rows(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:

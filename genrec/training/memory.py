@@ -13,7 +13,7 @@ from genrec.training.states import capture_random, restore_random
 
 Batch = dict[str, Tensor]
 # The tensors of a batch that holds users and nothing else.
-PLAIN = {"items", "lengths", "gaps"}
+PLAIN = {"items", "lengths", "gaps", "user_values"}
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 

@@ -41,6 +41,13 @@ def states(model, items, lengths, gaps):
     return hidden[:, :: len(LEVEL_SIZES)], hidden
 
 
+def answer(model, items, lengths, user_values):
+    """What is said of each user, [B, ...]."""
+    if isinstance(model, ItemScorer):
+        return model.score_items(items, lengths, user_values=user_values)
+    return model.encode(items, lengths, user_values=user_values).state
+
+
 def test_buckets_are_powers_of_two_worked_by_hand():
     gaps = [-1, 0, 1, 2, 3, 4, 7, 8, 60, 3_600, 86_400, 31_536_000, 2**29 - 1, 2**29, 2**40]
     by_hand = [0, 1, 2, 3, 3, 4, 4, 5, 7, 13, 18, 26, 30, 31, 31]
@@ -99,6 +106,40 @@ def test_off_there_is_no_weight_and_nothing_is_read(family, histories, gaps):
         assert torch.equal(plain(*histories, gaps=gaps).loss, plain(*histories).loss)
 
 
+def test_a_value_of_a_user_changes_all_that_is_said_of_this_user_and_of_no_other(family, histories):
+    model, (items, lengths) = make_model(family, use_user_features=True).eval(), histories
+    values = torch.tensor([[1, 2]]).repeat(6, 1)
+    other = values.clone()
+    other[2, 1] = 3
+    with torch.no_grad():
+        # Also of a user without any item.
+        for read in (lengths, torch.zeros_like(lengths)):
+            before, after = (answer(model, items, read, given) for given in (values, other))
+            assert [not torch.equal(*pair) for pair in zip(before, after, strict=True)] == [
+                row == 2 for row in range(6)
+            ]
+
+
+def test_unknown_users_get_what_is_expected_of_a_stranger(family, histories):
+    """Nothing known is a vector of zeros, before and after learning, and the order of columns tells nothing."""
+    model = make_model(family, use_user_features=True)
+    values = torch.tensor([[7, 0, 9]]).expand(6, -1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=0.1)
+    model(*histories, user_values=values).loss.backward()
+    optimizer.step()
+    model.eval()
+    weights = model.inputs.user_vectors.weight
+    assert not weights[0].any()
+    with torch.no_grad():
+        known = model(*histories, user_values=values).loss
+        assert torch.allclose(model(*histories, user_values=values[:, [2, 0, 1]]).loss, known)
+        stranger = model(*histories).loss
+        assert not torch.equal(stranger, known)
+        assert torch.equal(model(*histories, user_values=torch.zeros(6, 4, dtype=torch.int64)).loss, stranger)
+        weights[1:].normal_()
+        assert torch.equal(model(*histories).loss, stranger)
+
+
 @pytest.mark.parametrize(("family", "mode"), [(family, mode) for family in MODES for mode in MODES[family]])
 def test_every_way_of_decoding_reads_them(family, mode, histories, gaps):
     settings = {"item_loss": 1.0} if family in ("depth", "parallel") else {}
@@ -122,7 +163,7 @@ def test_every_way_of_decoding_reads_them(family, mode, histories, gaps):
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(EXTRAS.values())))
-@pytest.mark.parametrize("setting", sorted(WITH_EXTRAS))
+@pytest.mark.parametrize("setting", [*WITH_EXTRAS, "user_columns"])
 def test_other_families_have_no_such_setting(family, setting):
     with pytest.raises(ConfigError, match=f"unknown key {setting}"):
         parse_recommender(RecommenderConfig(name=family, **{setting: True}))

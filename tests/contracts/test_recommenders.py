@@ -30,7 +30,7 @@ EXTRA = {
 VARIANTS = {"setrec on T5": ("setrec", {"backbone": "t5"})}
 # The families that can read more of a history than its items, once more with all that they can read.
 EXTRAS = {f"{name} with extras": name for name in ("depth", "parallel", "decoder", "sasrec")}
-WITH_EXTRAS = {"use_times": True}
+WITH_EXTRAS = {"use_times": True, "use_user_features": True}
 TITLES = [f"{('red', 'blue', 'green')[item % 3]} thing number {item}" for item in range(NUM_ITEMS)]
 TEXTS = ItemTexts(TITLES, [f"{title}, made by {item % 5}" for item, title in enumerate(TITLES)])
 # Families that learn some items of a history per step instead of all.
@@ -65,7 +65,9 @@ def make_model(family: str, seed: int = 0, **settings):
 
 def extras_of(model, items: torch.Tensor) -> dict[str, torch.Tensor]:
     """Gaps that follow from the items, of all sizes and some unknown, so that every slice of a batch has its own."""
-    return {"gaps": 2 ** (items % 29) - 2} if model.settings.extra_inputs else {}
+    if not model.settings.extra_inputs:
+        return {}
+    return {"gaps": 2 ** (items % 29) - 2, "user_values": torch.tensor([[3, 0, 4096]]).expand(len(items), -1)}
 
 
 def loss_of(model, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

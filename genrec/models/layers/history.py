@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def prepend(start: Tensor, x: Tensor) -> Tensor:
-    """Put the learned vector ``start [D]`` before ``x [B, T, D]``: position t then predicts item t."""
+    """Put ``start``, ``[D]`` or ``[B, 1, D]``, before ``x [B, T, D]``: position t then predicts item t."""
     return torch.cat([start.expand(x.shape[0], 1, -1).to(x.dtype), x], dim=1)
 
 
