@@ -333,11 +333,12 @@ def parse_settings(cls: type[SectionType], values: Mapping[str, Any], *, where: 
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         location = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:
-            raise ConfigError(first["msg"].removeprefix("Value error, "), where=where) from error
+            raise ConfigError(reason, where=where) from error
         if first["type"] != "extra_forbidden":
             raise ConfigError(
-                f"{location} = {first['input']!r} cannot be used", where=where, expected=first["msg"]
+                f"{location} = {first['input']!r} cannot be used", where=where, expected=reason
             ) from error
         known = _keys_beside(cls, first["loc"])
         nearest = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)

@@ -176,12 +176,12 @@ class ItemTokenizer(ABC):
         Raises:
             ConfigError: If the family has no such measure.
         """
-        raise ConfigError(
-            f"the tokenizer {self.name} cannot reassign codes",
-            where="tokenizer.collisions",
-            expected="suffix, bucket or error",
-            fix="choose one of these",
-        )
+        raise cannot_reassign(self.name)
+
+    @classmethod
+    def reassigns(cls) -> bool:
+        """Whether :meth:`last_level_costs` says anything, so that items can be given other codes."""
+        return cls.last_level_costs is not ItemTokenizer.last_level_costs
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray | None:
         """Vectors float32 ``[n, D]`` that codes int ``[n, L]`` stand for, or None where the method has none."""
@@ -258,6 +258,20 @@ class ItemTokenizer(ABC):
                 fix="make the features again",
             )
         return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def cannot_reassign(name: str) -> ConfigError:
+    """The error for ``collisions: reassign`` with a family that does not say how badly other codes would fit.
+
+    Args:
+        name: Of the tokenizer.
+    """
+    return ConfigError(
+        f"the tokenizer {name} cannot reassign codes",
+        where="tokenizer.collisions",
+        expected="suffix, bucket or error",
+        fix="choose one of these",
+    )
 
 
 def check_alignment(catalogue: Sequence[str], vectors: Sequence[str]) -> None:

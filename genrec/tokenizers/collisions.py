@@ -215,5 +215,5 @@ def _refuse_collisions(codes: np.ndarray, counted: dict[str, Any], item_ids: Seq
         f"{counted['colliding_items']} items share their codes with another item, {len(shared)} of them {names}",
         where=f"items, {first_rows(shared.tolist())}",
         expected="an identifier of its own for every item (tokenizer.collisions: error)",
-        fix="use collisions: suffix, raise codebook_size or num_levels, or remove duplicated items",
+        fix="use collisions: suffix, more levels or codes per level, or remove duplicated items",
     )

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genrec.artifacts import write_artifact, write_json
-from genrec.config import TokenizerConfig, parse_settings
+from genrec.config import TokenizerConfig
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.features.sharing import Peers, share_blocks
-from genrec.tokenizers.base import ItemTokenizer
+from genrec.tokenizers.base import ItemTokenizer, cannot_reassign
 from genrec.tokenizers.collisions import Catalogue, Resolution, resolve_collisions
 from genrec.tokenizers.index import ItemIndex
 from genrec.tokenizers.parts.residual import ResidualTokenizer
@@ -18,7 +18,7 @@ from genrec.tokenizers.parts.sampling import row_blocks
 from genrec.tokenizers.quality.plots import draw_quality
 from genrec.tokenizers.quality.report import bucket_sizes, measure_quality
 from genrec.tokenizers.quality.stability import measure_stability
-from genrec.tokenizers.registry import tokenizer_class
+from genrec.tokenizers.registry import tokenizer_class, tokenizer_settings
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -32,10 +32,13 @@ def build_tokenizer(config: TokenizerConfig) -> ItemTokenizer:
     """An unfitted tokenizer from its name and settings.
 
     Raises:
-        ConfigError: If the name or a setting is not known.
+        ConfigError: If the name or a setting is not known, or the family does not have the collision policy.
     """
-    cls = tokenizer_class(config.name)
-    return cls(parse_settings(cls.Settings, config.settings, where="tokenizer"))
+    tokenizer = tokenizer_class(config.name)(tokenizer_settings(config.name, config.settings, where="tokenizer"))
+    # Known before hours of fitting, and even if nothing should collide.
+    if tokenizer.settings.collisions == "reassign" and not tokenizer.reassigns():
+        raise cannot_reassign(config.name)
+    return tokenizer
 
 
 def fit_tokenizer(
@@ -171,8 +174,8 @@ def refuse_collapse(level: dict[str, Any]) -> None:
         f"the first level collapsed: it uses {level['used']} of {level['size']} codes",
         where="tokenizer",
         expected=f"at least {COLLAPSED_USE:.0%} of the codes in use",
-        fix="check that the features tell items apart, lower codebook_size, or use tokenizer.name: rqkmeans; "
-        "tokenizer.allow_collapse: true accepts it",
+        fix="check that the features tell items apart, give the first level fewer codes (codebook_size, grid, "
+        "num_clusters), or use tokenizer.name: rqkmeans; tokenizer.allow_collapse: true accepts it",
     )
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from genrec.config import TokenizerConfig, parse_settings
+from genrec.config import TokenizerConfig
 from genrec.errors import ConfigError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
-from genrec.tokenizers.registry import tokenizer_class
+from genrec.tokenizers.registry import tokenizer_class, tokenizer_settings
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -112,4 +112,4 @@ def _build_part(part: str, config: TokenizerConfig, seed: int) -> ItemTokenizer:
             expected="a tokenizer whose codes are read in order",
             fix="choose another tokenizer",
         )
-    return family(parse_settings(family.Settings, {"seed": seed, **config.settings}, where=where))
+    return family(tokenizer_settings(config.name, {"seed": seed, **config.settings}, where=where))

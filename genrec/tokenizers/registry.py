@@ -1,9 +1,12 @@
 """Item tokenizers by name; a family's libraries are imported when it is asked for."""
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
+from genrec.config import parse_settings
+from genrec.errors import ConfigError
 from genrec.features.registry import lookup
-from genrec.tokenizers.base import ItemTokenizer
+from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
 
 TOKENIZERS = {
     "aligned": "genrec.tokenizers.aligned:AlignedTokenizer",
@@ -38,3 +41,30 @@ def tokenizer_class(name: str) -> type[ItemTokenizer]:
         ConfigError: If there is no such tokenizer; the nearest name is given.
     """
     return cast(type[ItemTokenizer], lookup(TOKENIZERS, name, kind="item tokenizer", where="tokenizer.name"))
+
+
+def tokenizer_settings(name: str, values: Mapping[str, Any], *, where: str) -> TokenizerSettings:
+    """The validated settings of a family.
+
+    Args:
+        name: Of the tokenizer.
+        values: Settings as read from YAML.
+        where: The section that holds them, for the message.
+
+    Raises:
+        ConfigError: If the name or a setting is not known, or a value cannot be used; of a setting that other families
+            have, those are named.
+    """
+    family = tokenizer_class(name)
+    for key in values:
+        if key in family.Settings.model_fields:
+            continue
+        others = [other for other in TOKENIZERS if key in tokenizer_class(other).Settings.model_fields]
+        if others:
+            raise ConfigError(
+                f"unknown key {key}: the tokenizer {name} has no such setting",
+                where=where,
+                expected=f"one of {', '.join(sorted(family.Settings.model_fields))}",
+                fix=f"remove it, or set {where}.name to a tokenizer that has it: {', '.join(others)}",
+            )
+    return parse_settings(family.Settings, values, where=where)

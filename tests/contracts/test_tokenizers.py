@@ -12,7 +12,15 @@ from genrec.config import DataConfig, FeaturesConfig, TokenizerConfig
 from genrec.data import Dataset, make_dataset
 from genrec.errors import ConfigError, DataError
 from genrec.features import ItemFeatures, build_encoder
-from genrec.tokenizers import TOKENIZERS, ItemIndex, ItemTokenizer, TokenizerSettings, fit_tokenizer, tokenizer_class
+from genrec.tokenizers import (
+    TOKENIZERS,
+    ItemIndex,
+    ItemTokenizer,
+    TokenizerSettings,
+    build_tokenizer,
+    fit_tokenizer,
+    tokenizer_class,
+)
 from genrec.tokenizers.base import CodebookSettings
 
 SMALL = {"num_levels": 2, "codebook_size": (7, 5)}
@@ -164,9 +172,21 @@ def test_it_reports_its_quality(name, folder):
     assert report["neighbours"]
 
 
+def test_it_reassigns_codes_or_says_so_before_it_is_fitted(name):
+    chosen = recipe(name, collisions="reassign")
+    if tokenizer_class(name).reassigns():
+        build_tokenizer(chosen)
+        return
+    with pytest.raises(ConfigError, match=f"(?s)the tokenizer {name} cannot reassign.*suffix, bucket or error"):
+        build_tokenizer(chosen)
+
+
 def test_it_refuses_what_it_cannot_use(name, tiny_dataset, features, tmp_path):
     with pytest.raises(ConfigError, match=r"(?s)unknown key colisions.*did you mean 'collisions'"):
         fit_tokenizer(recipe(name, colisions="error"), tiny_dataset, features, tmp_path / "tokenizer")
+    foreign, owner = ("resolution", "louvain") if name != "louvain" else ("leaf_size", "cid")
+    with pytest.raises(ConfigError, match=f"(?s)unknown key {foreign}: the tokenizer {name} has.*that has it: {owner}"):
+        fit_tokenizer(recipe(name, **{foreign: 3}), tiny_dataset, features, tmp_path / "tokenizer")
     if has_codebooks(name):
         with pytest.raises(DataError, match="level 1 has 99 codes but the 40 items have 40 different vectors"):
             fit_tokenizer(recipe(name, codebook_size=(99, 5)), tiny_dataset, features, tmp_path / "tokenizer")
