@@ -46,6 +46,7 @@ class AlignedTokenizer(ResidualKMeansTokenizer):
 
     name: ClassVar[str] = "aligned"
     Settings: ClassVar[type[TokenizerSettings]] = AlignedSettings
+    quantises_vectors: ClassVar[bool] = False
     settings: AlignedSettings
 
     def __init__(self, settings: AlignedSettings) -> None:

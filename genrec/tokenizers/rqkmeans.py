@@ -38,6 +38,7 @@ class ResidualKMeansTokenizer(ResidualTokenizer):
 
     name: ClassVar[str] = "rqkmeans"
     Settings: ClassVar[type[TokenizerSettings]] = ResidualKMeansSettings
+    quantises_vectors: ClassVar[bool] = True
     settings: ResidualKMeansSettings
 
     def __init__(self, settings: ResidualKMeansSettings) -> None:

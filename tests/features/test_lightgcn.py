@@ -86,6 +86,30 @@ def test_sampled_triples_are_what_they_say(tiny_dataset):
     assert shares.max() < 1.6 / 60
 
 
+def test_training_equals_a_dense_reference(tiny_dataset):
+    edges, users, items = train_edges(tiny_dataset), tiny_dataset.num_users, tiny_dataset.num_items
+    settings = LightGCNSettings(dim=6, epochs=2, batch_size=100, learning_rate=0.01, l2=0.05, num_layers=2)
+    taken = torch.zeros(users + items, users + items)
+    taken[edges[0], users + edges[1]] = taken[users + edges[1], edges[0]] = 1
+    factor = taken.sum(dim=1).clamp(min=1).rsqrt()
+    layer = factor[:, None] * taken * factor
+    mean = (torch.eye(users + items) + layer + layer @ layer) / 3
+    random = np.random.default_rng(settings.seed)
+    vectors = torch.from_numpy(random.standard_normal((users + items, 6), dtype=np.float32) * 0.1).requires_grad_()
+    optimiser = torch.optim.Adam([vectors], lr=0.01)
+    for _ in range(2):
+        for batch in torch.from_numpy(sample_triples(edges, items, random)).split(100, dim=1):
+            nodes = batch + torch.tensor([[0], [users], [users]])
+            user, positive, negative = (mean @ vectors)[nodes]
+            likelier = (user * positive).sum(dim=1) - (user * negative).sum(dim=1)
+            penalty = 0.5 * 0.05 * (vectors[nodes] ** 2).sum() / batch.shape[1]
+            optimiser.zero_grad()
+            (penalty - torch.log(torch.sigmoid(likelier)).mean()).backward()
+            optimiser.step()
+    trained = train_lightgcn(edges, users, items, settings)
+    np.testing.assert_allclose(trained.numpy(), (mean @ vectors).detach().numpy(), atol=1e-4)
+
+
 def test_it_learns(tiny_dataset):
     edges = train_edges(tiny_dataset)
     settings = LightGCNSettings(dim=16, epochs=30, learning_rate=0.02, batch_size=128)

@@ -10,10 +10,10 @@ import pytest
 
 from genrec.artifacts import write_artifact, write_json
 from genrec.cli import main
-from genrec.config import DataConfig, TokenizerConfig
+from genrec.config import DataConfig, FeaturesConfig, TokenizerConfig
 from genrec.data import make_dataset
 from genrec.errors import ArtifactError, ConfigError
-from genrec.features import ItemFeatures
+from genrec.features import ItemFeatures, build_encoder
 from genrec.tokenizers import fit_tokenizer
 from genrec.tokenizers.quality.comparison import Candidate, compare_tokenizers, mean_ranks, reading_of
 from genrec.tokenizers.quality.comparison_view import comparison_as_text, draw_comparison, sizes_in_words
@@ -64,6 +64,26 @@ def test_a_comparison_of_folders(folders):
     assert fine.level_sizes[:3] == (6, 6, 6)
     assert comparison.reading.startswith("fine looks best: ")
     assert comparison.notes == ()
+
+
+def test_energy_left_is_that_of_the_vectors_whatever_space_was_quantised(folders, tiny_dataset, tmp_path):
+    parts = [{"encoder": "lexical", "dim": 12}, {"encoder": "fastrp", "dim": 4}]
+    both = build_encoder(FeaturesConfig(encoder="concat", parts=parts)).fit(tiny_dataset)
+    small = {"num_levels": 2, "codebook_size": 5, "epochs": 2}
+    for name, more in {"rqvae": {"hidden_sizes": (12,), "latent_size": 6}, "aligned": {}}.items():
+        fit_tokenizer(TokenizerConfig(name=name, **small, **more), tiny_dataset, both, tmp_path / name)
+    reports = {path.name: json.loads((path / "quality.json").read_text()) for path in (folders[0], *tmp_path.iterdir())}
+    assert {name: report["residual_space"] for name, report in reports.items()} == {
+        "fine": "vectors",
+        "rqvae": "own",
+        "aligned": "own",
+    }
+    compared = compare_tokenizers([folders[0], tmp_path / "rqvae", tmp_path / "aligned"])
+    assert {one.name: one.energy_left for one in compared.candidates} == {
+        "fine": reports["fine"]["residual_energy"][-1],
+        "rqvae": reports["rqvae"]["reconstruction_error"],
+        "aligned": None,
+    }
 
 
 def test_the_table_has_a_row_per_folder_and_the_reading(folders):

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ class ResidualTokenizer(ItemTokenizer):
     """
 
     normalise_residuals = False
+    # Whether codes are sums in the space of the vectors themselves, so that what they leave over compares.
+    quantises_vectors: ClassVar[bool] = False
 
     def __init__(self, settings: TokenizerSettings) -> None:
         super().__init__(settings)

@@ -34,7 +34,8 @@ class Candidate:
         gini: Unevenness of the first level.
         collision_rate: 1 - identifiers / items before the policy.
         largest_bucket: Items of the most frequent identifier, before the policy.
-        energy_left: Share of the vectors' variance that all codes together do not tell.
+        energy_left: Share of the vectors' variance that all codes together do not tell; None where codes are of a space
+            that the family made for itself and there is no way back.
         found_by_vectors: Share of an item's ten nearest vectors that its identifier finds.
         found_by_users: The same of the ten items that share most users.
         chance: What identifiers drawn at random would find of the latter two at most.
@@ -179,7 +180,7 @@ def _candidate(name: str, place: Path, manifest: Manifest, level_sizes: tuple[in
         gini=report["levels"][0]["gini"],
         collision_rate=before["collision_rate"],
         largest_bucket=before["largest_bucket"],
-        energy_left=energy[-1] if energy else None,
+        energy_left=energy[-1] if report.get("residual_space") == "vectors" else report["reconstruction_error"],
         found_by_vectors=likeness["vectors"]["recall"] if likeness["vectors"] else None,
         found_by_users=likeness["users"]["recall"] if likeness["users"] else None,
         chance=max((one["chance"] for one in found), default=0.0),

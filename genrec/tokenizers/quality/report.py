@@ -8,6 +8,7 @@ import numpy as np
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer, Kind
 from genrec.tokenizers.collisions import prefix_groups
+from genrec.tokenizers.parts.residual import ResidualTokenizer
 from genrec.tokenizers.parts.sampling import draw_rows
 from genrec.tokenizers.quality.neighbourhoods import measure_likeness, shared_codes
 from genrec.tokenizers.quality.words import first_codes
@@ -137,7 +138,8 @@ def measure_quality(
         ``items``, ``kind``, ``levels`` (see :func:`level_quality`), ``prefixes`` (see :func:`prefix_quality`),
         ``likeness`` (see :func:`~genrec.tokenizers.quality.neighbourhoods.measure_likeness`), ``residual_norm`` (root
         mean squared distance to what the first 0..L codes stand for, the mean for none), ``residual_energy`` (its
-        square as a share of the first), ``reconstruction_error`` (squared error as a share of the vectors' variance),
+        square as a share of the first), ``residual_space`` (``vectors``, or ``own`` where the family quantises what it
+        made of them), ``reconstruction_error`` (squared error as a share of the vectors' variance),
         ``first_codes`` (see :func:`~genrec.tokenizers.quality.words.first_codes`), ``neighbours`` and ``stability``
         (null until :func:`~genrec.tokenizers.quality.stability.measure_stability` says it); null where the family has
         no such thing.
@@ -156,11 +158,16 @@ def measure_quality(
         "likeness": measure_likeness(codes, tokenizer.kind, features.values, dataset),
         "residual_norm": None if energy is None else np.sqrt(energy).tolist(),
         "residual_energy": None if energy is None else relative_energy(energy.tolist()),
+        "residual_space": None if energy is None else _residual_space(tokenizer),
         "reconstruction_error": reconstruction_error(values, tokenizer.reconstruct(codes[rows])),
         "first_codes": first_codes(codes, dataset.titles if titled else None),
         "neighbours": neighbours_in_titles(codes, dataset, tokenizer.kind),
         "stability": None,
     }
+
+
+def _residual_space(tokenizer: ItemTokenizer) -> str:
+    return "vectors" if isinstance(tokenizer, ResidualTokenizer) and tokenizer.quantises_vectors else "own"
 
 
 def relative_energy(energy: Sequence[float]) -> list[float]:
