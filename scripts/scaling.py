@@ -96,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="a recipe of identifiers")
     parser.add_argument("--family", choices=COUNTED, default="decoder")
     parser.add_argument("--widths", type=int, nargs="*", default=[16, 32, 64, 96], help="of dense models")
-    parser.add_argument("--expert-widths", type=int, nargs="*", default=[16, 32, 64], help="of models with experts")
+    parser.add_argument("--expert-widths", type=int, nargs="*", default=[16, 32, 64, 96], help="of models with experts")
     parser.add_argument("--experts", type=int, default=8)
     parser.add_argument("--experts-per-token", type=int, default=2)
     parser.add_argument("--layers", type=int, default=2)

@@ -135,6 +135,8 @@ def draw_scaling(studies: Sequence[Study], path: Path) -> None:
         studies: A row of the picture each.
         path: PNG file to write.
     """
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
+
     figure = new_figure(11, 4.2 * len(studies))
     axes = figure.subplots(len(studies), 2, squeeze=False)
     for row, study in zip(axes, studies, strict=True):
@@ -144,6 +146,9 @@ def draw_scaling(studies: Sequence[Study], path: Path) -> None:
             _draw_kind(row, study, kind, colour)
         for panel in row:
             panel.set_xscale("log")
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(9, 9)))
+            panel.xaxis.set_minor_locator(NullLocator())
             panel.set_xlabel("training FLOPs (active parameters)", color=MUTED, fontsize=9)
         row[0].legend(frameon=False, fontsize=9)
     write_figure(figure, path)
