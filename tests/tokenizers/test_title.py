@@ -101,6 +101,8 @@ def test_items_without_a_title_are_named_or_get_the_end(retitled):
     assert (codes[[0, 39]] == tokenizer.level_sizes[0] - 1).all()
     with pytest.raises(DataError, match=r"(?s)no item has a title.*tokenizer.column"):
         fitted(*retitled(["-"] * 40), missing_titles="own")
+    with pytest.raises(DataError, match="use a tokenizer that reads vectors"):
+        fitted(*retitled(["-"] * 40))
 
 
 def test_tables_and_vectors_that_do_not_fit_are_refused(tiny_dataset, tiny_features):

@@ -96,11 +96,13 @@ def refuse_empty(items: pl.DataFrame, empty: list[int], column: str, setting: st
         DataError: Naming the first item and the rows, if there are any.
     """
     if empty:
+        accepting = f"fill it in, or set {setting}: own, which gives these items one name for all that they lack"
+        elsewhere = "set tokenizer.column, or use a tokenizer that reads vectors, such as rqkmeans"
         raise DataError(
             f"item {str(items['item_id'][empty[0]])!r} has nothing in the column {column!r}",
             where=f"items, {first_rows(empty)}",
             expected=f"a text with words for every item ({setting}: error)",
-            fix=f"fill it in, or set {setting}: own, which gives these items one name for all that they lack",
+            fix=accepting if len(empty) < items.height else elsewhere,
         )
 
 

@@ -98,16 +98,18 @@ def draw_bucket_sizes(buckets: dict[str, list[int]], path: Path) -> None:
     write_figure(figure, path)
 
 
-def draw_residual_energy(energy: list[float], path: Path) -> None:
+def draw_residual_energy(energy: list[float], space: str, path: Path) -> None:
     """What is left of the vectors after each level.
 
     Args:
         energy: Share of the energy left after 0..L levels.
+        space: Where it was measured: ``vectors``, or ``own``.
         path: PNG file to write.
     """
     figure = new_figure(min(1.8 + 1.1 * len(energy), 12), 3.8)
     axes = figure.add_subplot()
-    dress(axes, "Residual energy", "share of variance that the codes so far do not tell")
+    meant = "what the family made of the vectors" if space == "own" else "the vectors"
+    dress(axes, "Residual energy", f"share of the variance of {meant} that the codes so far do not tell")
     bars = axes.bar(range(len(energy)), energy, color=[MUTED] + [ACCENT] * (len(energy) - 1), width=0.65)
     axes.bar_label(bars, [f"{value:.1%}" for value in energy], padding=3, color=INK, fontsize=9)
     axes.set_xticks(range(len(energy)), ["no code", *(f"level {level}" for level in range(1, len(energy)))])
@@ -230,6 +232,6 @@ def draw_quality(report: dict[str, Any], codes: np.ndarray, buckets: dict[str, l
     if any(node["words"] for node in report["first_codes"]):
         draw_first_codes(report["first_codes"], report["items"], folder / "first_codes.png")
     if report["residual_energy"] is not None:
-        draw_residual_energy(report["residual_energy"], folder / "residual_energy.png")
+        draw_residual_energy(report["residual_energy"], report["residual_space"], folder / "residual_energy.png")
     if report["likeness"]["vectors"] is not None or report["likeness"]["users"] is not None:
         draw_likeness(report["likeness"], report["kind"], folder / "likeness.png")
