@@ -18,12 +18,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
-from shelf import RESULT_FILE, Inputs, tokenizer_recipe
+from shelf import RESULT_FILE, Inputs, average, spread, tokenizer_recipe
 
 from genrec.artifacts import MANIFEST, read_json, write_file, write_json
 from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, TrainingConfig
@@ -205,23 +205,15 @@ def write_tables(out: Path) -> None:
 
 def table_row(group: Sequence[dict[str, Any]]) -> str:
     """One line of the table: mean and standard deviation over the seeds of an entry."""
-
-    def spread(key: str) -> str:
-        values = [one[key] for one in group]
-        return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
-
-    def average(key: str) -> float:
-        return mean(one[key] for one in group)
-
     cells = [
         f"`{group[0]['entry']}`",
         f"`{group[0]['identifiers'].partition(':')[0]}`" if group[0]["identifiers"] else "-",
-        *map(spread, METRICS),
-        spread("cold_recall@10") if group[0]["cold_users"] else "-",
-        f"{average('epochs'):.0f}",
-        f"{average('seconds_per_epoch'):.0f}",
-        f"{average('users_per_second'):,.0f}",
-        f"{average('parameters'):,.0f}",
+        *(spread(group, name) for name in METRICS),
+        spread(group, "cold_recall@10") if group[0]["cold_users"] else "-",
+        f"{average(group, 'epochs'):.0f}",
+        f"{average(group, 'seconds_per_epoch'):.0f}",
+        f"{average(group, 'users_per_second'):,.0f}",
+        f"{average(group, 'parameters'):,.0f}",
         str(len(group)),
     ]
     return f"| {' | '.join(cells)} |"

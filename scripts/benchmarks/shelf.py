@@ -217,26 +217,29 @@ def write_tables(out: Path) -> None:
         path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
+def spread(group: Sequence[dict[str, Any]], key: str) -> str:
+    """Mean and, of several seeds, standard deviation."""
+    values = [one[key] for one in group]
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def average(group: Sequence[dict[str, Any]], key: str) -> float:
+    """Mean over the seeds; what is missing counts as nothing."""
+    return mean(one[key] or 0.0 for one in group)
+
+
 def table_row(group: Sequence[dict[str, Any]]) -> str:
     """One line of the table: mean and standard deviation over the seeds of a recipe."""
-
-    def spread(key: str) -> str:
-        values = [one[key] for one in group]
-        return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
-
-    def average(key: str) -> float:
-        return mean(one[key] or 0.0 for one in group)
-
     cells = [
         f"`{group[0]['recipe']}`",
         " ".join(map(str, group[0]["level_sizes"])),
-        spread("recall@10"),
-        spread("ndcg@10"),
-        f"{average('collision_rate'):.1%}",
-        f"{average('finds_by_users'):.1%}",
-        f"{average('fit_seconds'):.0f} s",
-        f"{average('train_seconds') / 60:.1f} min",
-        f"{average('epochs'):.0f}",
+        spread(group, "recall@10"),
+        spread(group, "ndcg@10"),
+        f"{average(group, 'collision_rate'):.1%}",
+        f"{average(group, 'finds_by_users'):.1%}",
+        f"{average(group, 'fit_seconds'):.0f} s",
+        f"{average(group, 'train_seconds') / 60:.1f} min",
+        f"{average(group, 'epochs'):.0f}",
         str(len(group)),
     ]
     return f"| {' | '.join(cells)} |"
