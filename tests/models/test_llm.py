@@ -170,18 +170,23 @@ def test_experts_of_the_backbone_are_balanced_in_training(kind, tmp_path):
     assert all(sum(layer) == pytest.approx(1, abs=1e-3) for layer in loads)
 
 
-@pytest.mark.parametrize("kind", SPARSE)
-def test_a_backbone_with_experts_learns_a_few_users(kind, tmp_path):
-    model = make_model(backbone=save(tmp_path / kind, kind)).train()
-    items, lengths = torch.tensor([[4, 9, 2, 11], [7, 3, 5, 1]]), torch.tensor([4, 3])
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+def losses_of(model, items: torch.Tensor, lengths: torch.Tensor, optimizer, steps: int) -> list[float]:
+    """The loss before each of some steps of training."""
     losses = []
-    for _ in range(30):
+    for _ in range(steps):
         loss = model(items, lengths).loss
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    return losses
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+def test_a_backbone_with_experts_learns_a_few_users(kind, tmp_path):
+    model = make_model(backbone=save(tmp_path / kind, kind)).train()
+    items, lengths = torch.tensor([[4, 9, 2, 11], [7, 3, 5, 1]]), torch.tensor([4, 3])
+    losses = losses_of(model, items, lengths, torch.optim.Adam(model.parameters(), lr=3e-3), steps=30)
     assert losses[-1] < 0.5 * losses[0]
 
 

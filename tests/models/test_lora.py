@@ -4,7 +4,7 @@ import peft
 import pytest
 import torch
 from pretrained_stand_ins import make, save
-from test_llm import SPARSE, TEXTS, make_model
+from test_llm import SPARSE, TEXTS, losses_of, make_model
 
 from genrec.errors import ArtifactError
 from genrec.models import load_recommender
@@ -21,13 +21,7 @@ def test_only_low_rank_matrices_and_new_rows_are_trained(kind, tmp_path):
     assert any(".mlp.experts." in name for name in learned) == (kind in SPARSE)
     before = {name: value.clone() for name, value in model.named_parameters()}
     optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=0.01)
-    losses = []
-    for _ in range(3):
-        loss = model(ITEMS, LENGTHS).loss
-        losses.append(float(loss.detach()))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    losses = losses_of(model, ITEMS, LENGTHS, optimizer, steps=3)
     assert losses[2] < losses[0]
     moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert moved == learned
