@@ -126,6 +126,12 @@ def test_data_without_times_are_refused(tmp_path, capsys):
     for part in ("the data set has none", "recommender.use_times", "timestamp", "genrec prepare --interactions FILE"):
         assert part in " ".join(message.split())
     assert not (tmp_path / "model").exists()
+    # A whole run says so before it makes vectors and identifiers.
+    out = tmp_path / "run"
+    given = ["--set", f"data={{path: {untimed}}}", "--set", "recommender.use_times=true"]
+    assert main(["run", str(tiny_home() / "tiny.yaml"), *given, "--out", str(out)]) == 2
+    assert "recommender.use_times" in capsys.readouterr().err
+    assert not (out / "features").exists()
 
 
 def test_alignment_refuses_models_that_read_more_than_items(timed):

@@ -20,7 +20,7 @@ from genrec.decoding import Names, generate_blocks, generate_lists, schema_of, w
 from genrec.evaluation.baselines import fit_baseline
 from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lists
 from genrec.features import build_features
-from genrec.models import recommender_class
+from genrec.models import parse_recommender, recommender_class
 from genrec.pipeline.aligned import ALIGNMENT_FILE, EXAMPLES_FILE, align_model
 from genrec.pipeline.ledger import Ledger
 from genrec.pipeline.model_folder import EXPERTS_FILE, Companions, TrainedModel, open_model
@@ -179,7 +179,8 @@ def make_dataset(work: Work) -> str:
 
 
 def make_features(work: Work) -> str:
-    """Make one vector per item."""
+    """Make one vector per item; not for a recommender that reads of histories what the data do not have."""
+    parse_recommender(work.recipe.recommender).check_extras(work.dataset.full())
     features = build_features(work.recipe.features, work.dataset, work.folder / "features")
     return f"{work.recipe.features.encoder}, {features.values.shape[1]} numbers per item"
 
