@@ -36,9 +36,11 @@ def print_results(console: Console, runs: Sequence[Mapping[str, Any]], system: s
 def results_as_table(results: ResultsTable) -> Table:
     """Systems by metrics for a terminal; the best of a column is bold, the last row is the run's."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    table.add_column("system", no_wrap=True)
+    table.add_column("system")
     for metric in results.metrics:
-        table.add_column(metric_name(metric), justify="right", no_wrap=True)
+        # On a narrow terminal names are folded, figures never cut.
+        whole = max(len(row.text(metric)) for row in results.rows)
+        table.add_column(metric_name(metric), justify="right", min_width=whole, overflow="fold")
     for row in results.rows:
         last = len(results.rows) > 1 and row is results.rows[-1]
         cells = [

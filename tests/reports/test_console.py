@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -30,6 +31,16 @@ def test_results_fit_a_narrow_terminal(run):
     assert max(map(len, screen.file.getvalue().splitlines())) <= 80
     assert "NDCG@10" in screen.file.getvalue()
     assert f"{run['metrics']['coverage@10']:.4f}" in screen.file.getvalue()
+
+
+def test_no_figure_is_cut_on_a_narrow_terminal(run):
+    wide, narrow = (Console(file=io.StringIO(), width=width) for width in (200, 78))
+    for screen in (wide, narrow):
+        print_results(screen, [run], "a system with a name that is longer than its column")
+    figures, kept = (re.findall(r"\d\.\d{4}", screen.file.getvalue()) for screen in (wide, narrow))
+    assert len(figures) > 5
+    assert figures == kept
+    assert "…" not in narrow.file.getvalue()
 
 
 def test_examples_show_history_list_and_outcome(screen):
