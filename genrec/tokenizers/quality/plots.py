@@ -108,8 +108,8 @@ def draw_residual_energy(energy: list[float], space: str, path: Path) -> None:
     """
     figure = new_figure(min(1.8 + 1.1 * len(energy), 12), 3.8)
     axes = figure.add_subplot()
-    meant = "what the family made of the vectors" if space == "own" else "the vectors"
-    dress(axes, "Residual energy", f"share of the variance of {meant} that the codes so far do not tell")
+    meant = "a space of its own" if space == "own" else "the vectors"
+    dress(axes, "Residual energy", f"variance of {meant} left untold")
     bars = axes.bar(range(len(energy)), energy, color=[MUTED] + [ACCENT] * (len(energy) - 1), width=0.65)
     axes.bar_label(bars, [f"{value:.1%}" for value in energy], padding=3, color=INK, fontsize=9)
     axes.set_xticks(range(len(energy)), ["no code", *(f"level {level}" for level in range(1, len(energy)))])
