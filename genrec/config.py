@@ -39,7 +39,7 @@ class Family(Section):
 class DataConfig(Section):
     """Where the tables come from and how they are filtered and split."""
 
-    path: str | None = Field(None, description="a prepared data set, or a folder with interactions.* and items.*")
+    path: str | None = Field(None, description="a prepared data set, or a folder of interactions.*, items.*, users.*")
     source: str | None = Field(None, description="a public data set by name, fetched on first use")
     interactions: str | None = Field(None, description="file or folder of interactions")
     items: str | None = Field(None, description="file or folder of items; optional")

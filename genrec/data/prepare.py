@@ -102,15 +102,16 @@ def locate_tables(config: DataConfig) -> Tables:
             expected="exactly one of path (a folder), source (a public data set) and interactions (a file)",
             fix="set one of them, e.g. --set data.source=ml-100k",
         )
+    items, users = (Path(file) if file else None for file in (config.items, config.users))
     if config.interactions:
-        interactions, items = Path(config.interactions), Path(config.items) if config.items else None
+        interactions = Path(config.interactions)
     else:
         folder = cached_source(config.source) if config.source else Path(str(config.path))
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}", where="data.path", fix="check the path")
         interactions = require_table(folder, "interactions")
-        items = Path(config.items) if config.items else find_table(folder, "items")
-    users = Path(config.users) if config.users else None
+        items = items or find_table(folder, "items")
+        users = users or find_table(folder, "users")
     for path in filter(None, (interactions, items, users)):
         if not path.exists():
             raise DataError(f"there is no file {path}", expected="a file or folder of tables", fix="check the path")

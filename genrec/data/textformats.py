@@ -79,6 +79,12 @@ def read_u_item(data: bytes, where: str) -> pl.DataFrame:
     )
 
 
+def read_u_user(data: bytes, where: str) -> pl.DataFrame:
+    """``u.user`` of MovieLens-100K: user, age, gender, occupation, zip code separated by ``|``, all as text."""
+    names = ("user_id", "age", "gender", "occupation", "zip_code")
+    return _named(_separated(data.decode("latin-1"), "|", where), names, where)
+
+
 def _movies(frame: pl.DataFrame) -> pl.DataFrame:
     years = [""] * frame.height
     if "release_year" in frame.columns:

@@ -197,6 +197,16 @@ def test_files_given_one_by_one(folder, tmp_path, tiny_dataset):
     assert alone.num_interactions == tiny_dataset.num_interactions
 
 
+def test_the_users_of_a_folder_are_found_unless_others_are_named(folder, tmp_path):
+    (folder / "users.csv").write_text("user_id,taste\nu00,space\n")
+    (tmp_path / "others.csv").write_text("user_id,age\nu00,30\n")
+    found = DataConfig(path=str(folder), k_core=0)
+    assert set(input_fingerprints(found)) == {"interactions", "items", "users"}
+    assert prepare_dataset(found, tmp_path / "a").profiles.columns == ("taste",)
+    named = DataConfig(path=str(folder), users=str(tmp_path / "others.csv"), k_core=0)
+    assert prepare_dataset(named, tmp_path / "b").profiles.columns == ("age",)
+
+
 def test_the_place_of_the_files_changes_no_fingerprint(folder, tmp_path):
     first = prepare_dataset(DataConfig(path=str(folder)), tmp_path / "a")
     moved = folder.rename(tmp_path / "moved")

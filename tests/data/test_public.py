@@ -14,10 +14,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from genrec.artifacts import read_manifest, write_artifact
 from genrec.config import DataConfig
 from genrec.data import download, fetch_source, prepare_dataset, public
 from genrec.data.download import DownloadError
-from genrec.data.sources import find_source
+from genrec.data.sources import Mirror, find_source
 from genrec.errors import ArtifactError, ConfigError, DataError
 
 RATINGS = [("196", "242", 3, 881250949), ("186", "302", 3, 891717742), ("196", "302", 5, 881250950)]
@@ -25,6 +26,7 @@ FLAGS = "0|0|0|0|0|1|0|0|1|0|0|0|0|0|0|0|0|0|0"
 GROUPLENS_100K = {
     "ml-100k/u.data": "".join("\t".join(map(str, row)) + "\n" for row in RATINGS).encode(),
     "ml-100k/u.item": f"242|Kolya (1996)|24-Jan-1997||x|{FLAGS}\n302|Été, L' (1997)|||x|{FLAGS}\n".encode("latin-1"),
+    "ml-100k/u.user": "196|49|M|écrivain|05201\n186|39|F|executive|T8H1N\n".encode("latin-1"),
 }
 INSIDE = "recbole/dataset_example/ml-100k/ml-100k"
 RECBOLE_100K = {
@@ -36,11 +38,16 @@ RECBOLE_100K = {
         "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
         "242\tKolya\t1996\tComedy Drama\n302\tÉté, L'\t1997\tComedy Drama\n"
     ).encode(),
+    f"{INSIDE}.user": (
+        "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n"
+        "196\t49\tM\técrivain\t05201\n186\t39\tF\texecutive\tT8H1N\n"
+    ).encode(),
     "recbole/__init__.py": b"raise SystemExit('never imported')",
 }
 ML_1M = {
     "ml-1m/ratings.dat": b"1::1193::5::978300760\n1::661::3::978302109\n2::1193::4::978298413\n",
     "ml-1m/movies.dat": b"661::James and the Giant Peach (1996)::Animation|Children's\n1193::X, The (1975)::Drama\n",
+    "ml-1m/users.dat": b"1::F::1::10::48067\n2::M::56::16::07007\n",
 }
 
 
@@ -57,7 +64,7 @@ def pin(monkeypatch, name: str, *hashes: str | None) -> None:
     """Expect these hashes of the mirrors of a source, in their order, instead of the published ones."""
     source = find_source(name)
     mirrors = tuple(
-        replace(mirror, interactions=replace(mirror.interactions, sha256=sha), items=replace(mirror.items, sha256=sha))
+        Mirror(*(replace(table, sha256=sha) for table in mirror.tables))
         for mirror, sha in zip(source.mirrors, hashes, strict=False)
     )
     pinned = replace(source, mirrors=mirrors)
@@ -93,6 +100,11 @@ def test_both_mirrors_of_movielens_100k_give_the_same_tables(tmp_path, mirror, m
         {"item_id": "242", "title": "Kolya (1996)", "genres": "Comedy, Drama", "release_year": 1996},
         {"item_id": "302", "title": "L'Été (1997)", "genres": "Comedy, Drama", "release_year": 1997},
     ]
+    assert pl.read_parquet(out / "users.parquet").rows(named=True) == [
+        {"user_id": "196", "age": "49", "gender": "M", "occupation": "écrivain", "zip_code": "05201"},
+        {"user_id": "186", "age": "39", "gender": "F", "occupation": "executive", "zip_code": "T8H1N"},
+    ]
+    assert read_manifest(out).counts == {"interactions": 3, "items": 2, "users": 2}
     assert "may not redistribute" in (out / "LICENCE").read_text()
     record = json.loads((out / "SOURCE.json").read_text())
     assert [entry["pinned"] for entry in record["files"].values()] == [True]
@@ -117,6 +129,16 @@ def test_movielens_1m(tmp_path, mirror, monkeypatch):
     dataset = prepare_dataset(DataConfig(path=str(fetch_source("ml-1m", tmp_path / "ml")), k_core=0), tmp_path / "d")
     assert dataset.titles == ["James and the Giant Peach (1996)", "The X (1975)"]
     assert [dataset.item_ids[i] for i in dataset.full()[0]] == ["1193", "661"]
+    assert dataset.profiles.columns == ("gender", "age", "occupation", "zip_code")
+    assert dataset.profiles.table.row(1) == ("2", "M", "56", "16", "07007")
+
+
+def test_a_folder_without_users_is_kept_and_told(tmp_path, mirror, caplog):
+    with write_artifact(tmp_path / "ml", public.STAGE, config={"name": "ml-100k"}, inputs={}):
+        pass
+    with caplog.at_level(logging.INFO):
+        assert fetch_source("ml-100k", tmp_path / "ml") == tmp_path / "ml"
+    assert "was fetched without the table of users: delete the folder to fetch it again" in caplog.text
 
 
 def amazon_2014(folder: Path) -> None:

@@ -89,6 +89,11 @@ def test_movielens_100k(tmp_path):
         ("1", "Toy Story (1995)", "Animation, Children's, Comedy", 1995),
         ("2", "Les Misérables (1995)", "Drama", 1995),
     ]
+    lines = "1|24|M|technician|05201\n2|53|F|écrivain|T8H1N\n"
+    assert read_table(write(tmp_path / "u.user", lines.encode("latin-1")), "users").rows(named=True) == [
+        {"user_id": "1", "age": "24", "gender": "M", "occupation": "technician", "zip_code": "05201"},
+        {"user_id": "2", "age": "53", "gender": "F", "occupation": "écrivain", "zip_code": "T8H1N"},
+    ]
 
 
 def test_movielens_1m(tmp_path):
@@ -366,6 +371,10 @@ def test_a_missing_file(tmp_path):
         (["u.data", "u.item", "u.genre"], "interactions", "u.data"),
         (["u.data", "u.item", "u.genre"], "items", "u.item"),
         (["ratings.dat", "movies.dat"], "items", "movies.dat"),
+        (["u.data", "u.item", "u.user"], "users", "u.user"),
+        (["ratings.dat", "movies.dat", "users.dat"], "users", "users.dat"),
+        (["ml-100k.inter", "ml-100k.user"], "users", "ml-100k.user"),
+        (["interactions.csv", "users/0.parquet"], "users", "users"),
         (["reviews_Beauty_5.json.gz", "meta_Beauty.json.gz"], "interactions", "reviews_Beauty_5.json.gz"),
         (["interactions/0.parquet"], "interactions", "interactions"),
         (["README.md"], "items", None),
