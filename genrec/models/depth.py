@@ -58,9 +58,15 @@ class Depth(ItemBackbone):
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``."""
-        hidden, context.own = self.depth.step(
-            self.codes.level(level, codes), context.lengths + level, context.history, context.visible, context.own
-        )
+        book = self.codes.book(level)
+        if self.training or len(book) > codes.numel():
+            hidden, context.own = self.depth.step(
+                self.codes.level(level, codes), context.lengths + level, context.history, context.visible, context.own
+            )
+        else:
+            hidden, context.own = self.depth.step_in_book(
+                book, codes, 1 + level, context.history, context.visible, context.own
+            )
         return hidden
 
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:

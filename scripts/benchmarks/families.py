@@ -65,8 +65,8 @@ class Entry:
 
 
 ENTRIES = {
-    "sasrec": Entry("sasrec", None, {"use_features": True}),
-    "depth": Entry("depth", settings={"item_loss": 1.0}, decoding={"item_weight": 8.0}),
+    "sasrec": Entry("sasrec", None, {"use_features": True, "negatives": 1024}),
+    "depth": Entry("depth", settings={"item_loss": 1.0, "item_negatives": 1024}, decoding={"item_weight": 8.0}),
     "depth, codes only": Entry("depth"),
     "parallel": Entry("parallel", "opq"),
     "decoder": Entry("decoder"),

@@ -34,6 +34,12 @@ class CodeEmbedding(nn.Module):
         embedded = self.table(codes.clamp(min=0) + sum(self.level_sizes[:level]))
         return embedded.masked_fill((codes == NO_CODE).unsqueeze(-1), 0) if self.variable_length else embedded
 
+    def book(self, level: int) -> Tensor:
+        """The rows of one level ``[K, D]``; where identifiers may be shorter, zeros behind them for -1."""
+        start = sum(self.level_sizes[:level])
+        rows = self.table.weight[start : start + self.level_sizes[level]]
+        return nn.functional.pad(rows, (0, 0, 0, 1)) if self.variable_length else rows
+
     def starts(self, like: Tensor) -> Tensor:
         """The first row of each level, ``[L]``, on the device and in the dtype of ``like``."""
         sizes = torch.tensor([0, *self.level_sizes[:-1]], device=like.device)

@@ -8,6 +8,7 @@ While decoding, the keys and values of the history exist once per user: beams ar
 product against them, and each beam owns only its few positions (``own``).
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 import torch
@@ -27,7 +28,7 @@ class KeyValue(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of rotary angles, ``[..., d/2]`` each, float32."""
+    """Cosines of rotary angles and their sines, negative in the first half, ``[..., d]`` each, float32."""
 
     cosines: Tensor
     sines: Tensor
@@ -37,15 +38,15 @@ def rotary_angles(positions: Tensor, head_size: int) -> Rotation:
     """Angles of rotary position embeddings (Su et al. 2021) for integer ``positions`` of any shape, in float32."""
     steps = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32) / head_size
     angles = positions.to(torch.float32).unsqueeze(-1) * ROTARY_BASE**-steps
-    return Rotation(angles.cos(), angles.sin())
+    cosines, sines = angles.cos(), angles.sin()
+    return Rotation(torch.cat([cosines, cosines], dim=-1), torch.cat([-sines, sines], dim=-1))
 
 
 def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:
     """Turn each pair ``(i, i + d/2)`` of ``vectors [..., d]`` by its angle; dtype is kept."""
-    first, second = vectors.float().chunk(2, dim=-1)
-    cosines, sines = rotation
-    turned = torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
-    return turned.to(vectors.dtype)
+    wide = vectors.float()
+    other = wide.roll(wide.shape[-1] // 2, dims=-1)
+    return (wide * rotation.cosines + other * rotation.sines).to(vectors.dtype)
 
 
 def attend_shared(query: Tensor, history: KeyValue, visible: Tensor, own: list[KeyValue], scale: float) -> Tensor:
@@ -126,12 +127,20 @@ class Block(nn.Module):
         x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).flatten(2)))
         return self._feed_forward(x, real), KeyValue(key, value)
 
-    def step(
-        self, x: Tensor, rotation: Rotation, history: KeyValue, visible: Tensor, own: list[KeyValue]
-    ) -> tuple[Tensor, list[KeyValue]]:
-        """Move beams ``x [B, M, D]`` one position on; returns the output and the beams' own keys and values."""
+    def project(self, x: Tensor, rotation: Rotation) -> list[Tensor]:
+        """Query, key and value ``[B, M, H, d]`` of beams ``x [B, M, D]``, the first two turned."""
         query, key, value = self._project(x).unbind(2)
-        query, key = rotate(query, rotation), rotate(key, rotation)
+        return [rotate(query, rotation), rotate(key, rotation), value]
+
+    def step(
+        self, x: Tensor, projected: list[Tensor], history: KeyValue, visible: Tensor, own: list[KeyValue]
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Move beams ``x [B, M, D]``, ``projected`` by :meth:`project`, one position on.
+
+        Returns:
+            The output and the beams' own keys and values.
+        """
+        query, key, value = projected
         own = [*own, KeyValue(key, value)]
         mixed = attend_shared(query, history, visible, own, query.shape[-1] ** -0.5)
         return self._feed_forward(x + self.dropout(self.attention_out(mixed))), own
@@ -223,8 +232,49 @@ class CausalTransformer(nn.Module):
         """
         rotation = rotary_angles(positions[:, None, None], self.head_size)
         x = self.dropout(x)
+        return self._step(x, self._first.project(x, rotation), rotation, history, visible, own)
+
+    def step_in_book(
+        self,
+        book: Tensor,
+        codes: Tensor,
+        position: int,
+        history: list[KeyValue],
+        visible: Tensor,
+        own: list[list[KeyValue]] | None,
+    ) -> tuple[Tensor, list[list[KeyValue]]]:
+        """:meth:`step` where all inputs are rows of one small table at one position: the first block projects each once.
+
+        Args:
+            book: ``[K, D]``.
+            codes: The row of each beam, int64 ``[B, M]``; -1 is the last.
+            position: Of the new input, the same for all users.
+            history: As in :meth:`step`.
+            visible: As in :meth:`step`.
+            own: As in :meth:`step`.
+        """
+        rotation = rotary_angles(torch.tensor([[[position]]], device=book.device), self.head_size)
+        book = self.dropout(book)
+        projected = [part[0][codes] for part in self._first.project(book.unsqueeze(0), rotation)]
+        return self._step(book[codes], projected, rotation, history, visible, own)
+
+    @property
+    def _first(self) -> Block:
+        return cast(Block, self.blocks[0])
+
+    def _step(
+        self,
+        x: Tensor,
+        projected: list[Tensor],
+        rotation: Rotation,
+        history: list[KeyValue],
+        visible: Tensor,
+        own: list[list[KeyValue]] | None,
+    ) -> tuple[Tensor, list[list[KeyValue]]]:
         grown = []
-        for layer, block in enumerate(self.blocks):
-            x, own_of_layer = cast(Block, block).step(x, rotation, history[layer], visible, own[layer] if own else [])
+        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
+            if layer:
+                projected = block.project(x, rotation)
+            x, own_of_layer = block.step(x, projected, history[layer], visible, own[layer] if own else [])
             grown.append(own_of_layer)
         return self.norm(x), grown
