@@ -2,7 +2,8 @@
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from genrec.models.layers.transformer import CausalTransformer, KeyValue, attend_shared, rotary_angles, rotate
 
@@ -10,7 +11,8 @@ from genrec.models.layers.transformer import CausalTransformer, KeyValue, attend
 def test_rotation_equals_llama():
     query, key = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8)
     rotation = rotary_angles(torch.arange(5), 8)
-    cosines, sines = (torch.cat([part, part], dim=-1)[None] for part in rotation)
+    llama = LlamaRotaryEmbedding(LlamaConfig(hidden_size=16, num_attention_heads=2))
+    cosines, sines = llama(query, torch.arange(5)[None])
     expected_query, expected_key = apply_rotary_pos_emb(query, key, cosines, sines)
     assert torch.allclose(rotate(query, rotation), expected_query, atol=1e-6)
     assert torch.allclose(rotate(key, rotation), expected_key, atol=1e-6)
@@ -45,6 +47,18 @@ def test_steps_after_a_history_equal_the_whole_sequence():
         step = x[:, position : position + 1]
         hidden, own = model.step(step, torch.full((3,), position), history, visible, own)
         assert torch.allclose(hidden[:, 0], whole[:, position], atol=1e-5)
+
+
+def test_a_step_in_a_book_equals_a_step_of_its_rows():
+    torch.manual_seed(0)
+    model = CausalTransformer(16, num_layers=2, num_heads=2, feed_forward_size=32, dropout=0.0).eval()
+    _, history = model(torch.randn(3, 1, 16))
+    visible, own, own_in_book = torch.ones(3, 1, dtype=torch.bool), None, None
+    for position in (1, 2):
+        book, codes = torch.randn(6, 16), torch.randint(-1, 6, (3, 4))
+        hidden, own = model.step(book[codes], torch.full((3,), position), history, visible, own)
+        in_book, own_in_book = model.step_in_book(book, codes, position, history, visible, own_in_book)
+        assert torch.allclose(in_book, hidden, atol=1e-6)
 
 
 def test_no_position_sees_its_future():

@@ -243,7 +243,7 @@ class CausalTransformer(nn.Module):
         visible: Tensor,
         own: list[list[KeyValue]] | None,
     ) -> tuple[Tensor, list[list[KeyValue]]]:
-        """:meth:`step` where all inputs are rows of one small table at one position: the first block projects each once.
+        """:meth:`step` for inputs that are rows of one table at one position: the first block projects each row once.
 
         Args:
             book: ``[K, D]``.
