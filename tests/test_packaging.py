@@ -131,6 +131,7 @@ def test_commands_in_documents_exist(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_recipe_says_its_command(path):
+def test_every_recipe_says_its_command_and_is_listed(path):
     assert f"genrec run configs/{path.name}" in path.read_text(encoding="utf-8")
+    assert f"`configs/{path.name}`" in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,7 +1,14 @@
 """Recommenders: one file per family, shared blocks in ``layers``."""
 
 from genrec.models.base import Context, GenerativeRecommender, GenrecConfig, ItemScorer, ItemTexts, RecommenderModel
-from genrec.models.registry import build_recommender, load_recommender, parse_recommender, recommender_class
+from genrec.models.registry import (
+    build_recommender,
+    check_kind,
+    check_texts,
+    load_recommender,
+    parse_recommender,
+    recommender_class,
+)
 
 __all__ = [
     "Context",
@@ -11,6 +18,8 @@ __all__ = [
     "ItemTexts",
     "RecommenderModel",
     "build_recommender",
+    "check_kind",
+    "check_texts",
     "load_recommender",
     "parse_recommender",
     "recommender_class",

@@ -198,6 +198,8 @@ class RecommenderModel(PreTrainedModel):
     supports_experts: ClassVar[bool] = False
     identifier_kind: ClassVar[Kind] = "sequence"
     reads_tokens: ClassVar[bool] = False
+    # Whether the features that it reads are to tell what users did, not what items are.
+    needs_collaborative: ClassVar[bool] = False
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)

@@ -48,6 +48,7 @@ class ColaRec(Seq2Seq):
     Settings: ClassVar[type[BackboneSettings]] = ColaRecSettings
     settings: ColaRecSettings
     supports_experts = False
+    needs_collaborative = True
     words: Tensor | None
 
     def __init__(self, config: GenrecConfig) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,6 +83,12 @@ class LLMSettings(BackboneSettings):
     lora_rank: int = Field(0, ge=0, description="train low-rank matrices and the new rows only; 0 trains all weights")
     lora_alpha: float = Field(16.0, gt=0)
     adapter: str | None = Field(None, description="folder of a peft adapter of the backbone, to start from")
+
+    @model_validator(mode="after")
+    def _an_adapter_has_a_backbone(self) -> "LLMSettings":
+        if self.adapter is not None and self.backbone is None:
+            raise ValueError("adapter needs the language model that it was trained on: set recommender.backbone")
+        return self
 
     @property
     def writes_words(self) -> bool:

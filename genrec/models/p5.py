@@ -23,9 +23,9 @@ from genrec.models.layers.history import visible_positions
 from genrec.models.layers.words import (
     Piece,
     add_identifiers,
-    first_line,
     join_pieces,
     load_words,
+    loading,
     locate_backbone,
     train_words,
 )
@@ -175,17 +175,10 @@ def load_t5(source: str) -> T5ForConditionalGeneration:
         ConfigError: If there is none, or the model is of another kind.
     """
     folder, file = locate_backbone(source)
-    try:
+    with loading(f"the backbone {source!r}", file, expected="a T5: a folder, a GGUF file or a name of the hub"):
         found = AutoConfig.from_pretrained(folder, **file).model_type
         if found == "t5":
             return T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, **file)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ConfigError(
-            f"the backbone {source!r} cannot be loaded: {first_line(error)}",
-            where="recommender.backbone",
-            expected="a folder, a GGUF file or a name of the Hugging Face hub",
-            fix="check the name or the path" + (", or pip install 'genrec[gguf]'" if "gguf_file" in file else ""),
-        ) from error
     raise ConfigError(
         f"the backbone {source!r} is a {found!r}, which p5 cannot use",
         where="recommender.backbone",

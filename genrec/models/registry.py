@@ -14,6 +14,7 @@ from genrec.artifacts import read_json
 from genrec.config import RecommenderConfig, parse_settings
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemTexts, Materials, RecommenderModel
+from genrec.tokenizers.base import Kind
 from genrec.tokenizers.index import ItemIndex
 
 FAMILIES = {
@@ -101,7 +102,7 @@ def build_recommender(
     sizes = _check_tokens(config.name, tokens, num_items) if family.reads_tokens else (0, 0)
     uses_texts = bool(getattr(settings, "use_texts", False))
     if uses_texts:
-        _check_texts(config.name, texts, num_items)
+        check_texts(config.name, texts, num_items)
     return family.build(
         GenrecConfig(
             family=config.name,
@@ -154,23 +155,44 @@ def _check_index(name: str, index: ItemIndex | None, num_items: int) -> ItemInde
             f"the tokenizer names {index.num_items} items, the data set has {num_items}",
             fix="run the tokenizer stage again on this data set",
         )
-    any_length = getattr(recommender_class(name), "supports_variable_length", False)
-    kind = recommender_class(name).identifier_kind
-    if index.kind != kind or (index.variable_length and not any_length):
-        wanted = "set identifiers" if kind == "set" else "ordered identifiers"
-        raise ConfigError(
-            f"the recommender {name!r} cannot use these identifiers",
-            expected=wanted + ("" if any_length or kind == "set" else " of one length"),
-            fix="set tokenizer.name=set" if kind == "set" else "choose another tokenizer or another collision policy",
-        )
+    check_kind(name, index.kind, variable_length=index.variable_length)
     return index
+
+
+def check_kind(name: str, kind: Kind, *, variable_length: bool = False) -> None:
+    """Refuse identifiers that a family cannot write.
+
+    Args:
+        name: The family.
+        kind: Of the identifiers.
+        variable_length: Whether some are shorter than others.
+
+    Raises:
+        ConfigError: If they are of another kind than the family's, or of different lengths where it writes one.
+    """
+    family = recommender_class(name)
+    any_length = getattr(family, "supports_variable_length", False)
+    if kind == family.identifier_kind and (any_length or not variable_length):
+        return
+    if family.identifier_kind == "set":
+        wanted, fix = "set identifiers", "set tokenizer.name=set"
+    else:
+        wanted = "ordered identifiers" + ("" if any_length else " of one length")
+        fix = "choose another tokenizer, such as tokenizer.name=rqkmeans, or another collision policy"
+    found = "sets" if kind == "set" else "of different lengths" if variable_length else "ordered"
+    raise ConfigError(
+        f"the recommender {name!r} cannot use these identifiers, which are {found}",
+        where="tokenizer",
+        expected=wanted,
+        fix=fix,
+    )
 
 
 def _check_features(name: str, features: np.ndarray | None, num_items: int) -> None:
     if features is None:
         raise ConfigError(
             f"the recommender {name!r} uses item features and none were given",
-            fix="run the features stage first, or set recommender.use_features=false",
+            fix=f"make them ({embed_command(name)}), or {without_features(name)}",
         )
     if features.shape[0] != num_items:
         raise ArtifactError(
@@ -193,7 +215,25 @@ def _check_tokens(name: str, tokens: np.ndarray | None, num_items: int) -> tuple
     return tokens.shape[1], tokens.shape[2]
 
 
-def _check_texts(name: str, texts: ItemTexts | None, num_items: int) -> None:
+def embed_command(name: str) -> str:
+    """The command that makes the vectors that a family reads."""
+    encoder = " --set encoder=lightgcn" if recommender_class(name).needs_collaborative else ""
+    return f"genrec embed --dataset DIR --out FOLDER{encoder}"
+
+
+def without_features(name: str) -> str:
+    """How to do without item vectors."""
+    settings = recommender_class(name).Settings.model_fields
+    return "set recommender.use_features=false" if "use_features" in settings else "choose another recommender"
+
+
+def check_texts(name: str, texts: ItemTexts | None, num_items: int) -> None:
+    """Refuse a catalogue of which nothing is said in words, for a family that reads words.
+
+    Raises:
+        ConfigError: If there are no texts.
+        ArtifactError: If they are of another catalogue.
+    """
     if texts is None or not any(texts.texts):
         raise ConfigError(
             f"the recommender {name!r} reads the texts of items and there are none",

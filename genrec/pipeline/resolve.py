@@ -1,13 +1,18 @@
 """A recipe with every setting filled in and every name checked, before any work begins."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from genrec.alignment.choice import check_family, uses_reward
 from genrec.alignment.rewards import check_names
 from genrec.config import Recipe, RecommenderConfig, TrainingConfig, parse_settings
 from genrec.decoding.session import session_size_of
 from genrec.errors import ConfigError
 from genrec.features.build import build_encoder
-from genrec.models import GenerativeRecommender, parse_recommender, recommender_class
+from genrec.models import GenerativeRecommender, check_kind, parse_recommender, recommender_class
+from genrec.models.registry import embed_command, without_features
 from genrec.tokenizers import tokenizer_class
+from genrec.tokenizers.parts.sources import COLLABORATIVE_ENCODERS
 from genrec.training.validation import selecting_k
 
 LEARNED_BASELINE = "sasrec"
@@ -36,11 +41,13 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     selecting_k(recipe.training.metric)
     _check_alignment(recipe)
     if needs_identifiers(recipe):
+        check_kind(recipe.recommender.name, tokenizer.kind)
         session_size_of(recipe.decoding, recipe.recommender.name, parse_recommender(recipe.recommender))
     sections = {
         name: getattr(recipe, name).model_copy(update=settings.model_dump(mode="json"))
         for name, settings in filled.items()
     }
+    check_vectors(recipe.recommender, sections["features"].model_dump())
     return recipe.model_copy(update=sections)
 
 
@@ -80,6 +87,33 @@ def uses_features(config: RecommenderConfig) -> bool:
 def uses_texts(config: RecommenderConfig) -> bool:
     """Whether a recommender reads what items say in words."""
     return bool(getattr(parse_recommender(config), "use_texts", False))
+
+
+def check_vectors(config: RecommenderConfig, made: Mapping[str, Any]) -> None:
+    """Refuse vectors of what items are for a recommender that reads of its vectors what users did.
+
+    Args:
+        config: Family and settings.
+        made: How the vectors are made: the section ``features``, or the description of a folder.
+
+    Raises:
+        ConfigError: If none of the encoders reads interactions; ``matrix`` brings vectors that may be anything.
+    """
+    if not (recommender_class(config.name).needs_collaborative and uses_features(config)):
+        return
+    encoders = _encoders_of(made)
+    if not {*COLLABORATIVE_ENCODERS, "matrix"}.intersection(encoders):
+        raise ConfigError(
+            f"the recommender {config.name!r} reads collaborative vectors, and these are by {', '.join(encoders)}",
+            where="features",
+            expected=f"vectors by {', '.join(COLLABORATIVE_ENCODERS)}, or your own by matrix",
+            fix=f"make them ({embed_command(config.name)}), or {without_features(config.name)}",
+        )
+
+
+def _encoders_of(made: Mapping[str, Any]) -> list[str]:
+    parts = made.get("parts") or []
+    return [name for part in parts for name in _encoders_of(part)] or [str(made.get("encoder", "unknown"))]
 
 
 def _check_baselines(recipe: Recipe) -> None:

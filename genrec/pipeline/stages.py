@@ -20,7 +20,7 @@ from genrec.decoding import Names, generate_blocks, generate_lists, schema_of, w
 from genrec.evaluation.baselines import fit_baseline
 from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lists
 from genrec.features import build_features
-from genrec.models import parse_recommender, recommender_class
+from genrec.models import recommender_class
 from genrec.pipeline.aligned import ALIGNMENT_FILE, EXAMPLES_FILE, align_model
 from genrec.pipeline.ledger import Ledger
 from genrec.pipeline.model_folder import EXPERTS_FILE, Companions, TrainedModel, open_model
@@ -31,7 +31,15 @@ from genrec.pipeline.resolve import (
     needs_identifiers,
     uses_features,
 )
-from genrec.pipeline.steps import LOG_FILE, TrainingPlan, protocol_of, read_records, tokenize_items, train_model
+from genrec.pipeline.steps import (
+    LOG_FILE,
+    TrainingPlan,
+    check_data,
+    protocol_of,
+    read_records,
+    tokenize_items,
+    train_model,
+)
 from genrec.reports.content import Change, Example, ReportContent, make_examples
 from genrec.reports.html import write_report
 from genrec.reports.model_card import write_model_card
@@ -179,8 +187,8 @@ def make_dataset(work: Work) -> str:
 
 
 def make_features(work: Work) -> str:
-    """Make one vector per item; not for a recommender that reads of histories what the data do not have."""
-    parse_recommender(work.recipe.recommender).check_extras(work.dataset.full())
+    """Make one vector per item; not for a recommender that reads of histories or items what the data do not have."""
+    check_data(work.recipe.recommender, work.dataset)
     features = build_features(work.recipe.features, work.dataset, work.folder / "features")
     return f"{work.recipe.features.encoder}, {features.values.shape[1]} numbers per item"
 

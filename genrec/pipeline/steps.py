@@ -33,13 +33,15 @@ from genrec.models import (
     ItemTexts,
     RecommenderModel,
     build_recommender,
+    check_texts,
     parse_recommender,
     recommender_class,
 )
 from genrec.models.extras import ExtraSettings
+from genrec.models.registry import embed_command
 from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import TOKENIZER_FOLDER, Companions, TrainedModel, open_model, save_model, to_device
-from genrec.pipeline.resolve import uses_features, uses_texts
+from genrec.pipeline.resolve import check_vectors, uses_features, uses_texts
 from genrec.tokenizers import ItemIndex, ItemTokenizer, fit_tokenizer
 from genrec.tokenizers.collisions import count_collisions
 from genrec.tokenizers.fit import fit_together
@@ -115,7 +117,7 @@ def load_tokens(folder: Path) -> np.ndarray:
             f"the tokenizer {tokenizer.name!r} has no continuous tokens",
             where=str(folder),
             expected="the tokenizer set",
-            fix="set tokenizer.name=set",
+            fix="set tokenizer.name=set and make the identifiers again (genrec tokenize)",
         )
     return tokenizer.catalogue_tokens
 
@@ -124,6 +126,17 @@ def texts_of(dataset: Dataset) -> ItemTexts:
     """Titles and texts of the catalogue; an item without a title has an empty one, not its id."""
     named = zip(dataset.titles, dataset.item_ids, strict=True)
     return ItemTexts([title if title != item else "" for title, item in named], dataset.item_texts())
+
+
+def check_data(config: RecommenderConfig, dataset: Dataset) -> None:
+    """Refuse a data set without what a recommender reads of histories and items.
+
+    Raises:
+        ConfigError: Naming what is missing.
+    """
+    parse_recommender(config).check_extras(dataset.full())
+    if uses_texts(config):
+        check_texts(config.name, texts_of(dataset), dataset.num_items)
 
 
 def tokenize_items(
@@ -232,11 +245,15 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
         config = config.model_copy(update={"user_columns": columns})
     index, values, tokens = None, None, None
     if recommender_class(name).needs_identifiers:
-        folder = _given(companions.tokenizer, name, "identifiers", "--tokenizer")
+        command = "genrec tokenize TOKENIZER.yaml --dataset DIR --features DIR --out FOLDER"
+        folder = _given(companions.tokenizer, name, "identifiers", "--tokenizer", command)
         index = load_index(folder, dataset)
         tokens = load_tokens(folder) if recommender_class(name).reads_tokens else None
     if uses_features(plan.recommender):
-        values = load_features(_given(companions.features, name, "item features", "--features"), dataset).values
+        folder = _given(companions.features, name, "item features", "--features", embed_command(name))
+        features = load_features(folder, dataset)
+        check_vectors(config, features.description)
+        values = features.values
     texts = texts_of(dataset) if uses_texts(plan.recommender) else None
     for source in getattr(settings, "sources", ()):
         _check_trained_on(Path(source), dataset)
@@ -375,12 +392,12 @@ def measure(
     return values
 
 
-def _given(folder: Path | None, name: str, what: str, option: str) -> Path:
+def _given(folder: Path | None, name: str, what: str, option: str, command: str) -> Path:
     if folder is None:
         raise ConfigError(
             f"the recommender {name!r} reads {what} and none were given",
             expected=f"{option} FOLDER",
-            fix=f"give {option}, or choose a recommender that does without",
+            fix=f"make the folder ({command}) and give it as {option}, or choose a recommender that does without",
         )
     return folder
 

@@ -1,13 +1,17 @@
 """Checks that every recommender family must pass; a new family is tested by being in the registry."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from tiny_allmrec import second_stage
 
-from genrec.config import RecommenderConfig
+from genrec.config import DecodingConfig, RecommenderConfig
+from genrec.decoding import recommend
 from genrec.models import GenerativeRecommender, ItemScorer, ItemTexts, build_recommender, load_recommender
 from genrec.models.allmrec import AllmRec
+from genrec.models.layers.history import gather_targets
 from genrec.models.registry import FAMILIES, recommender_class
 from genrec.models.setrec import SETRec
 from genrec.tokenizers.index import ItemIndex
@@ -36,6 +40,8 @@ TEXTS = ItemTexts(TITLES, [f"{title}, made by {item % 5}" for item, title in enu
 # Families that learn some items of a history per step instead of all.
 DRAWING = {name for name in FAMILIES if "targets" in recommender_class(name).Settings.model_fields}
 DRAWING = DRAWING - {"setrec"} | {"setrec on T5"}
+# Families whose prediction of an item starts at its first code: the later ones may see those before them.
+CODEWISE = {"decoder", "decoder with extras", "llm"}
 # What is left of a family's loss when everything is off that is not the next item's probability.
 NEXT_ITEM = {name: {"targets": "last"} for name in DRAWING}
 NEXT_ITEM["p5"] |= {"sentences": 1}
@@ -153,6 +159,35 @@ def test_it_can_be_compiled(family, histories):
         assert torch.allclose(left, right, atol=1e-6)
 
 
+def test_it_learns_and_answers_in_bfloat16(family, histories):
+    """As ``training.precision: bf16`` and ``decoding.precision: bf16`` ask: near float32, in float32 at the end."""
+    model = make_model(family, dropout=0.0).train()
+    found = []
+    for half in (False, True):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            found.append(loss_of(model, *histories))
+    found[1].backward()
+    assert found[1].dtype == torch.float32
+    assert float(found[1].detach()) == pytest.approx(float(found[0].detach()), rel=0.02)
+    assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)
+    extras = extras_of(model, histories[0])
+    lists = [
+        recommend(
+            model.eval(),
+            *histories,
+            decoding=DecodingConfig(precision=precision, exclude_seen=False),
+            top_k=NUM_ITEMS,
+            extras=extras,
+        )
+        for precision in ("fp32", "bf16")
+    ]
+    scores = [torch.empty(6, NUM_ITEMS).scatter(1, found.items, found.scores) for found in lists]
+    assert lists[1].scores.dtype == torch.float32
+    # A title has more words than an identifier codes, and a trained model is surer of each.
+    assert torch.allclose(*scores, rtol=0.02, atol=0.3 if family == "allmrec" else 0.05)
+
+
 def test_padding_and_batch_change_nothing(family, histories):
     model = make_model(family).eval()
     items, lengths = histories
@@ -186,6 +221,52 @@ def test_every_history_item_is_read(family, histories):
             assert not torch.equal(log_probability(model, changed, lengths, targets), before), position
 
 
+@pytest.mark.parametrize("family", [*sorted({*FAMILIES, *VARIANTS} - DRAWING), *EXTRAS])
+def test_what_predicts_an_item_sees_those_before_it_and_no_other(family, histories, monkeypatch):
+    """Change the item at one place: of the states that training compares with items, the user's later ones move."""
+    model = make_model(family).eval()
+    items, lengths = histories[0][:2, :6], torch.tensor([6, 6])
+    seen = []
+
+    def keep(states, items, lengths):
+        seen.append(states[:, :, 0] if family in CODEWISE else states)
+        return gather_targets(states, items, lengths)
+
+    monkeypatch.setattr(sys.modules[type(model).forward.__module__], "gather_targets", keep)
+    with torch.no_grad():
+        loss_of(model, items, lengths)
+        for place in range(5):
+            changed = items.clone()
+            changed[0, place] = (changed[0, place] + 11) % NUM_ITEMS
+            loss_of(model, changed, lengths)
+            moved = (seen[-1] != seen[0]).flatten(2).any(-1)[:, :6]
+            assert moved.tolist() == [[other > place for other in range(6)], [False] * 6], place
+
+
+def drawn_at(cuts: list[int], model, monkeypatch) -> None:
+    """Let a family that draws what it learns learn these places of its users."""
+    model.settings = model.settings.model_copy(update={"targets": "uniform"})
+    for module in ("seq2seq", "setrec", "allmrec"):
+        monkeypatch.setattr(
+            f"genrec.models.{module}.draw_cuts",
+            lambda lengths: torch.tensor(cuts).repeat_interleave(len(lengths) // len(cuts)),
+        )
+
+
+@pytest.mark.parametrize("family", sorted(DRAWING - {"colarec"}))
+def test_what_is_drawn_sees_what_is_before_it_and_no_other(family, histories, monkeypatch):
+    """A user who learns the item at place 2 beside one who learns a later one; ColaRec's users are sets."""
+    model = make_model(family).eval()
+    drawn_at([2, 5], model, monkeypatch)
+    items, lengths = histories[0][:2, :6], torch.tensor([6, 6])
+    with torch.no_grad():
+        before = loss_of(model, items, lengths)
+        for place in range(6):
+            changed = items.clone()
+            changed[0, place] = (changed[0, place] + 11) % NUM_ITEMS
+            assert torch.equal(loss_of(model, changed, lengths), before) == (place > 2), place
+
+
 def test_training_loss_is_the_probability_that_decoding_sees(family, histories):
     """The one-pass loss equals scoring every item by decoding after its own prefix: no position sees its future."""
     model = make_model(family, **NEXT_ITEM.get(family, {})).eval()
@@ -198,7 +279,7 @@ def test_training_loss_is_the_probability_that_decoding_sees(family, histories):
                 target = items[row : row + 1, cut]
                 terms.append(log_probability(model, prefix, torch.tensor([cut]), target))
         expected = -torch.cat(terms).mean()
-        assert torch.allclose(loss_of(model, items, lengths), expected, atol=1e-4)
+        assert torch.allclose(loss_of(model, items, lengths), expected, atol=1e-5, rtol=1e-6)
 
 
 def test_empty_history_is_answered(family):
@@ -235,7 +316,7 @@ def test_incremental_decoding_equals_recomputation(family, histories):
             assert torch.allclose(logits, model.next_code_logits(fresh, prefix), atol=1e-5)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted([*FAMILIES, *VARIANTS]))
 def test_it_memorises_a_few_users(family):
     """Each family learns 64 histories by heart: the last item is the most probable one."""
     generator = torch.Generator().manual_seed(11)

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_recommenders import make_model
+from test_recommenders import VARIANTS, make_model
 from torch import distributed
 
 from genrec.models.registry import FAMILIES
@@ -35,7 +35,7 @@ def gradients(model: torch.nn.Module, histories: tuple[torch.Tensor, torch.Tenso
     return {name: whole(value.grad).numpy() for name, value in model.named_parameters() if value.grad is not None}
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted([*FAMILIES, *VARIANTS]))
 def test_sharded_or_computed_again_it_learns_the_same(family: str, histories):
     model = make_model(family)
     assert list(blocks_of(model))

@@ -224,7 +224,7 @@ def test_new_rows_may_start_from_item_vectors_or_at_random():
     for model in starts.values():
         words = model.lm.get_input_embeddings().weight[: model.config.num_words]
         assert float(model.codes.weight.detach().std()) == pytest.approx(float(words.detach().std()), rel=0.2)
-    with pytest.raises(ConfigError, match="the recommender 'llm' uses item features and none were given"):
+    with pytest.raises(ConfigError, match=r"'llm' uses item features and none were given(?s:.*)choose another recomm"):
         make_model(new_rows="features")
 
 
@@ -294,6 +294,33 @@ def test_what_is_no_language_model_is_refused(tmp_path):
             make_model(backbone=source)
 
 
+@pytest.mark.parametrize(("family", "kind"), [("llm", "llama"), ("p5", "t5")])
+def test_damaged_folders_are_refused(family, kind, tmp_path):
+    """Weights that are cut off, that have other sizes than the config says; words that are no tokenizer."""
+    save(tmp_path / kind, kind)
+    damage = {
+        "model.safetensors": lambda content: content[:2000],
+        "config.json": lambda content: content.replace(b'"hidden_size": 32', b'"hidden_size": 64').replace(
+            b'"d_model": 32', b'"d_model": 64'
+        ),
+        "tokenizer.json": lambda content: content.replace(b'"type": "BPE"', b'"type": "none"'),
+    }
+    said = {
+        "model.safetensors": r"the backbone .* cannot be loaded: .*header",
+        "config.json": "its weights have other sizes than its config.json says",
+        "tokenizer.json": r"the words of .* cannot be loaded",
+    }
+    for file, change in damage.items():
+        folder = tmp_path / file.partition(".")[0]
+        shutil.copytree(tmp_path / kind, folder)
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(change(content))
+        assert (folder / file).read_bytes() != content
+        config = RecommenderConfig(name=family, backbone=str(folder))
+        with pytest.raises(ConfigError, match=said[file] + r"(?s:.*)check the name or the path, or download it again"):
+            build_recommender(config, num_items=NUM_ITEMS, index=make_index(), texts=TEXTS)
+
+
 def test_sizes_and_positions_must_fit(tmp_path):
     llama = save(tmp_path / "llama", "llama", max_position_embeddings=128)
     with pytest.raises(ConfigError, match=r"hidden_size 64 does not fit the backbone .*, which has 32"):
@@ -337,6 +364,11 @@ def test_an_adapter_of_another_backbone_is_refused(tmp_path):
         save_file({name: torch.zeros(2, width)}, adapter / "adapter_model.safetensors")
         with pytest.raises(ArtifactError, match=rf"the adapter is for another language model(?s:.*){found}"):
             make_model(backbone=llama, adapter=str(adapter))
+
+
+def test_an_adapter_without_a_backbone_is_refused():
+    with pytest.raises(ConfigError, match=r"adapter needs the language model (?s:.*)set recommender\.backbone"):
+        make_model(adapter="somewhere")
 
 
 def test_lora_names_the_extra_that_it_needs(monkeypatch):

@@ -4,7 +4,7 @@ import peft
 import pytest
 import torch
 from pretrained_stand_ins import make, save
-from test_llm import SPARSE, TEXTS, losses_of, make_model
+from test_llm import SPARSE, losses_of, make_model
 
 from genrec.errors import ArtifactError
 from genrec.models import load_recommender
@@ -54,7 +54,14 @@ def test_an_adapter_is_merged_into_its_backbone(tmp_path):
     weights = [one.lm.model.layers[0].self_attn.q_proj.weight for one in (model, plain)]
     assert torch.allclose(weights[0], weights[1] + added, atol=1e-6)
     assert not any(".lora_" in name for name, _ in model.named_parameters())
-    other = save(tmp_path / "other", "llama", num_attention_heads=8, head_dim=8)
-    with pytest.raises(ArtifactError, match="the adapter is for another language model"):
-        make_model(backbone=other, adapter=str(adapter))
-    assert TEXTS.texts
+    for name, shape in (("heads", {"num_attention_heads": 8, "head_dim": 8}), ("layers", {"num_hidden_layers": 3})):
+        other = save(tmp_path / name, "llama", **shape)
+        with pytest.raises(ArtifactError, match="the adapter is for another language model"):
+            make_model(backbone=other, adapter=str(adapter))
+
+
+def test_an_adapter_that_is_no_part_of_the_weights_is_refused(tmp_path):
+    prompts = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    peft.get_peft_model(make("llama"), prompts).save_pretrained(str(tmp_path / "prompts"))
+    with pytest.raises(ArtifactError, match=r"kind PROMPT_TUNING cannot be merged(?s:.*)peft_type LORA or IA3"):
+        make_model(backbone=save(tmp_path / "llama", "llama"), adapter=str(tmp_path / "prompts"))

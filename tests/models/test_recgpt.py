@@ -137,7 +137,9 @@ def test_a_score_depends_neither_on_padding_nor_on_the_rest_of_the_batch():
 
 
 def test_missing_features_are_named():
-    with pytest.raises(ConfigError, match=r"run the features stage first, or set recommender\.use_features=false"):
+    with pytest.raises(
+        ConfigError, match=r"genrec embed --dataset DIR --out FOLDER\), or set recommender\.use_features=false"
+    ):
         build_recommender(RecommenderConfig(name="recgpt"), num_items=NUM_ITEMS, index=make_index())
 
 

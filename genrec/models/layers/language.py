@@ -16,7 +16,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from genrec.errors import ConfigError
 from genrec.models.layers.moe import Routing
 from genrec.models.layers.transformer import KeyValue
-from genrec.models.layers.words import first_line, locate_backbone
+from genrec.models.layers.words import first_line, loading, locate_backbone
 
 # Relative differences of float32 states: of the same positions before another future, and by another way through.
 CAUSAL, SHARED = 1e-5, 1e-3
@@ -43,15 +43,9 @@ def load_language_model(source: str) -> PreTrainedModel:
         ConfigError: If there is none, or beams cannot share a history in it.
     """
     folder, file = locate_backbone(source)
-    try:
+    place = "a causal language model: a folder, a GGUF file or a name of the Hugging Face hub"
+    with loading(f"the backbone {source!r}", file, expected=place):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **file)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ConfigError(
-            f"the backbone {source!r} cannot be loaded: {first_line(error)}",
-            where="recommender.backbone",
-            expected="a causal language model: a folder, a GGUF file or a name of the Hugging Face hub",
-            fix="check the name or the path" + (", or pip install 'genrec[gguf]'" if "gguf_file" in file else ""),
-        ) from error
     check_backbone(model, source)
     return cast(PreTrainedModel, model)
 

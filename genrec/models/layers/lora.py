@@ -14,6 +14,8 @@ from genrec.models.layers.words import first_line
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+# Kinds of adapters that are numbers beside weights, and so can become part of them.
+MERGED = ("LORA", "IA3")
 
 
 def add_lora(model: PreTrainedModel, rank: int, alpha: float) -> None:
@@ -36,15 +38,19 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Add a trained adapter to the weights that it was trained for.
 
     Raises:
-        ArtifactError: If the folder holds no adapter, or one for another language model.
+        ArtifactError: If the folder holds no adapter, one that cannot be merged, or one for another language model.
         ConfigError: If ``peft`` is not installed.
     """
-    _check_adapter(model, folder)
+    known = _check_adapter(model, folder)
     peft = _peft()
     try:
-        return cast(PreTrainedModel, peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload())
+        adapted = peft.PeftModel.from_pretrained(model, str(folder))
     except (RuntimeError, ValueError) as error:
         raise _another(f"{folder}: {first_line(error)}") from error
+    missing = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - known
+    if missing:
+        raise _another(f"{folder}: it has no {min(missing)}, which the backbone asks for")
+    return cast(PreTrainedModel, adapted.merge_and_unload())
 
 
 def _peft() -> Any:
@@ -59,9 +65,16 @@ def _peft() -> Any:
         ) from error
 
 
-def _check_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Compare the adapter's matrices with the layers that they are for."""
-    read_json(folder / ADAPTER_CONFIG)
+def _check_adapter(model: PreTrainedModel, folder: Path) -> set[str]:
+    """Compare the adapter's matrices with the layers that they are for; returns their names."""
+    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    if kind not in MERGED:
+        raise ArtifactError(
+            f"an adapter of the kind {kind} cannot be merged into a language model",
+            where=str(folder / ADAPTER_CONFIG),
+            expected=f"peft_type {' or '.join(MERGED)}",
+            fix="train the adapter as a LoRA, or leave recommender.adapter out",
+        )
     layers = dict(model.named_modules())
     try:
         with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as weights:
@@ -78,6 +91,7 @@ def _check_adapter(model: PreTrainedModel, folder: Path) -> None:
         if width != shape[1]:
             found = "no such layer" if width is None else f"a layer of width {width}"
             raise _another(f"{folder}: {name} is {shape[1]} wide, the backbone has {found}")
+    return set(shapes)
 
 
 def _another(where: str) -> ArtifactError:

@@ -44,6 +44,9 @@ class SetT5(nn.Module):
         # Masks are part of the position bias, which only this implementation takes as it is.
         config._attn_implementation = "eager"
         self.encoder, self.decoder = _stack(config, is_decoder=False), _stack(config, is_decoder=True)
+        # Where weights are sharded, those of the bias are whole only while their own layer runs.
+        first = cast(Any, self.encoder.block[0]).layer[0].SelfAttention
+        first.register_forward_pre_hook(_bias_for_positions, with_kwargs=True)
         for name, parameter in self.decoder.named_parameters():
             # A query that sees only itself gives it all weight, whatever these say.
             if any(part in name for part in ("SelfAttention.q.", "SelfAttention.k.", "relative_attention_bias")):
@@ -67,15 +70,23 @@ class SetT5(nn.Module):
         # The start is at 0 and always seen, so that nobody looks at nothing.
         positions = nn.functional.pad(1 + items.repeat_interleave(tokens), (1, 0))
         hidden = ~(positions <= lengths.unsqueeze(1))[:, None, None]
-        encoded = _run(self.encoder, x, _closed(position_bias(self.encoder, positions), hidden))
+        encoded = _run(self.encoder, x, positions, hidden)
         others = ~torch.eye(len(queries), dtype=torch.bool, device=x.device)[None, None]
         asked = queries.expand(batch, -1, -1).to(x.dtype)
-        return _run(self.decoder, asked, _closed(x.new_zeros(()), others), encoded, _closed(x.new_zeros(()), hidden))
+        closed = [_closed(x.new_zeros(()), mask) for mask in (others, hidden)]
+        return _run(self.decoder, asked, closed[0], None, encoded, closed[1])
 
 
-def position_bias(stack: T5Stack, positions: Tensor) -> Tensor:
+def _bias_for_positions(attention: T5Attention, args: Any, known: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Put the bias between tokens, which is closed where they are hidden, into the place of their positions."""
+    positions = known["position_bias"]
+    if positions is None or positions.is_floating_point():
+        return args, known
+    return args, {**known, "position_bias": _closed(relative_bias(attention, positions), known["mask"])}
+
+
+def relative_bias(attention: T5Attention, positions: Tensor) -> Tensor:
     """T5's relative bias, ``[1, H, S, S]``, between tokens at ``positions [S]``, looking both ways."""
-    attention = cast(T5Attention, cast(Any, stack.block[0]).layer[0].SelfAttention)
     buckets = attention._relative_position_bucket(
         positions.unsqueeze(0) - positions.unsqueeze(1),
         bidirectional=True,
@@ -100,15 +111,22 @@ def _closed(bias: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _run(
-    stack: T5Stack, x: Tensor, bias: Tensor, encoded: Tensor | None = None, encoded_bias: Tensor | None = None
+    stack: T5Stack,
+    x: Tensor,
+    bias: Tensor,
+    hidden: Tensor | None = None,
+    encoded: Tensor | None = None,
+    encoded_bias: Tensor | None = None,
 ) -> Tensor:
+    """Run all layers; the first makes the bias of all where it is given int64 positions ``[S]`` and what is hidden."""
     x = stack.dropout(x)
     for block in stack.block:
-        x = block(
+        x, bias, _ = block(
             x,
+            attention_mask=hidden,
             position_bias=bias,
             encoder_hidden_states=encoded,
             encoder_decoder_position_bias=encoded_bias,
-        )[0]
+        )
     normed: Tensor = stack.dropout(stack.final_layer_norm(x))
     return normed

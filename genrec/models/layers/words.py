@@ -4,7 +4,8 @@ The identifiers' tokens stand behind the words in one vocabulary: word ids are t
 level l is the token ``identifier_tokens(level_sizes)[sum(level_sizes[:l]) + k]``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from genrec.artifacts import read_json
-from genrec.errors import ArtifactError, ConfigError
+from genrec.errors import ArtifactError, ConfigError, GenrecError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 PADDING_WORD, END_WORD = "<pad>", "</s>"
@@ -88,16 +89,41 @@ def load_words(source: str | Path) -> PreTrainedTokenizerBase:
         ConfigError: If there is none.
     """
     folder, file = locate_backbone(source)
-    try:
+    place = "a folder, a GGUF file or a name of the Hugging Face hub, with its tokenizer"
+    with loading(f"the words of {str(source)!r}", file, expected=place):
         words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **file)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ConfigError(
-            f"the words of {str(source)!r} cannot be loaded: {first_line(error)}",
-            where="recommender.backbone",
-            expected="a folder, a GGUF file or a name of the Hugging Face hub, with its tokenizer",
-            fix="check the name or the path" + (", or pip install 'genrec[gguf]'" if "gguf_file" in file else ""),
-        ) from error
     return words
+
+
+@contextmanager
+def loading(what: str, file: Mapping[str, Any], expected: str) -> Iterator[None]:
+    """Say of something pretrained that cannot be loaded why, and what to do.
+
+    Args:
+        what: What is loaded, for the message.
+        file: The keyword arguments of :func:`locate_backbone`.
+        expected: What would have been accepted.
+
+    Raises:
+        ConfigError: In place of what the libraries raise for files that are missing, damaged or do not fit together.
+    """
+    try:
+        yield
+    except (GenrecError, MemoryError):
+        raise
+    except Exception as error:  # for damaged files the libraries raise plain exceptions of their own
+        reason = first_line(error)
+        if isinstance(error, RuntimeError):
+            if "mismatched" not in reason:
+                raise
+            reason = "its weights have other sizes than its config.json says"
+        raise ConfigError(
+            f"{what} cannot be loaded: {reason}",
+            where="recommender.backbone",
+            expected=expected,
+            fix="check the name or the path, or download it again"
+            + (", or pip install 'genrec[gguf]'" if "gguf_file" in file else ""),
+        ) from error
 
 
 def open_words(folder: Path) -> PreTrainedTokenizerBase:
