@@ -7,8 +7,10 @@ Each family is 64 wide with two layers and reads 20 items; it trains for ``--min
 1,000 users included), the weights of the best validation are kept, and test lists of ten items are measured once. What
 a family needs beyond ``--features`` (other identifiers, collaborative vectors, a trained SASRec) is made by the recipe
 of its tokenizer, once for all seeds, and its time is told apart. Users/s are those of the test lists, with 20 beams
-where codes are searched. ``cold`` are the held-out items without a training interaction. What is done is skipped, so
-the same command continues after an interruption. ``families.json`` and ``families.md`` are written after every run.
+where codes are searched. ``cold`` are the held-out items without a training interaction (``cold_split.py`` makes a data
+set with many); the weight that ``setrec`` gives its semantic tokens is chosen on validation, for all users and, for the
+cold column, for those with a cold target. What is done is skipped, so the same command continues after an interruption.
+``families.json`` and ``families.md`` are written after every run.
 """
 
 import argparse
@@ -30,9 +32,9 @@ from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, T
 from genrec.data import Dataset
 from genrec.data.histories import pad_histories
 from genrec.decoding import generate_lists
-from genrec.evaluation.protocol import score_lists
+from genrec.evaluation.protocol import Result, score_lists
 from genrec.models.setrec import SETRec, best_semantic_weight
-from genrec.pipeline.model_folder import TRAINING_FILE, Companions, open_model
+from genrec.pipeline.model_folder import TRAINING_FILE, Companions, TrainedModel, open_model
 from genrec.pipeline.steps import TrainingPlan, protocol_of, tokenize_items, train_model
 
 SIZES = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "max_history": 20}
@@ -158,33 +160,52 @@ def run_entry(inputs: Inputs, entry: Entry, folder: Path, plan: TrainingPlan) ->
 def measured(folder: Path, dataset: Dataset) -> dict[str, Any]:
     """What a model's test lists are worth and how fast they come."""
     trained = open_model(folder)
-    model, decoding = trained.model, trained.decoding
-    chosen = {}
+    model = trained.model
+    popularity = dataset.train_popularity()
+    chosen: dict[str, Any] = {}
     if isinstance(model, SETRec):
-        model.semantic_weight = chosen["semantic_weight"] = weight_on_validation(model, dataset)
-    histories, targets = dataset.evaluation("test")
-    start = time.perf_counter()
-    lists, _ = generate_lists(model, histories, decoding=decoding, top_k=10, progress=True)
-    seconds = time.perf_counter() - start
-    protocol = protocol_of(folder, trained, dataset, "test", decoding)
-    config = EvaluationConfig(ks=(5, 10), bootstrap_samples=0)
-    result = score_lists(model.config.family, lists, dataset, protocol, config)
+        model.semantic_weight = chosen["semantic_weight"] = weight_on_validation(model, dataset, popularity >= 0)
+    result, speed = measured_lists(trained, dataset)
     cold = result.slices["item_popularity"].get("cold")
+    if isinstance(model, SETRec) and cold:
+        chosen["cold_recall@10 at this weight"] = cold.metrics["recall@10"]
+        model.semantic_weight = chosen["cold_semantic_weight"] = weight_on_validation(model, dataset, popularity == 0)
+        cold = measured_lists(trained, dataset)[0].slices["item_popularity"]["cold"]
     return {
         **{name: result.evaluation.metrics[name] for name in METRICS},
         "cold_users": cold.users if cold else 0,
         "cold_recall@10": cold.metrics["recall@10"] if cold else None,
-        "users_per_second": len(targets) / seconds,
+        "users_per_second": speed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **chosen,
     }
 
 
+def measured_lists(trained: TrainedModel, dataset: Dataset) -> tuple[Result, float]:
+    """The test lists of a model against what was held out, and how many users got theirs per second."""
+    histories, _ = dataset.evaluation("test")
+    start = time.perf_counter()
+    lists, _ = generate_lists(trained.model, histories, decoding=trained.decoding, top_k=10, progress=True)
+    seconds = time.perf_counter() - start
+    protocol = protocol_of(trained.folder, trained, dataset, "test", trained.decoding)
+    config = EvaluationConfig(ks=(5, 10), bootstrap_samples=0)
+    return score_lists(trained.model.config.family, lists, dataset, protocol, config), len(lists) / seconds
+
+
 @torch.no_grad()
-def weight_on_validation(model: SETRec, dataset: Dataset) -> float:
-    """The weight of the semantic tokens that is best for users drawn from the validation part."""
+def weight_on_validation(model: SETRec, dataset: Dataset, wanted: np.ndarray) -> float:
+    """The weight of the semantic tokens that is best for users drawn from the validation part.
+
+    Args:
+        model: In eval mode.
+        dataset: The data.
+        wanted: bool ``[N]``; only users count whose target is True here. Where nobody has one, the weight stays.
+    """
     histories, targets = dataset.evaluation("validation")
-    rows = np.random.default_rng(0).permutation(len(histories))[:VALIDATION_USERS]
+    rows = np.random.default_rng(0).permutation(len(histories))
+    rows = np.array([row for row in rows if wanted[targets[row][0]]][:VALIDATION_USERS])
+    if not len(rows):
+        return model.semantic_weight
     items, lengths = map(torch.from_numpy, pad_histories(histories, rows, model.max_history))
     return best_semantic_weight(model, items, lengths, torch.tensor([int(targets[row][0]) for row in rows]))
 
