@@ -8,8 +8,12 @@ next item in its own place, so that all codes are written at once. The codebook 
 Where the authors' code contradicts itself, this follows the method: histories are right-padded and counted from their
 beginning in training and in use, so that a score depends on nothing else in the batch, and items of equal codes are
 all reached. Positions are rotary with a learned vector per place inside an item, instead of one per position.
+
+``grid`` goes beyond the paper: neighbours on the grid share what they learn, at the input and in the head.
 """
 
+from collections.abc import Sequence
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -17,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.layers.codes import code_loss
 from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
@@ -28,6 +33,9 @@ class RecGPTSettings(BackboneSettings):
     num_layers: int = Field(3, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     use_features: bool = Field(True, description="read the raw slices of item vectors beside the codes")
+    grid: tuple[int, ...] | None = Field(
+        None, description="the grid of the tokenizer: a code is then read and written as its numbers, too"
+    )
 
 
 class RecGPT(GenerativeRecommender):
@@ -41,16 +49,19 @@ class RecGPT(GenerativeRecommender):
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
         settings, codes = self.settings, max(self.level_sizes, default=1)
+        _check_grid(settings.grid, self.level_sizes)
         self.items = SliceEmbedding(
             config.num_items,
             settings.hidden_size,
             num_codes=codes,
             num_slices=self.num_levels,
             feature_size=config.feature_size if settings.use_features else 0,
+            grid=settings.grid,
         )
         self.start = nn.Parameter(torch.zeros(self.num_levels, settings.hidden_size))
         self.transformer = settings.transformer()
         self.head = nn.Linear(settings.hidden_size, codes, bias=False)
+        self.head_numbers = GridRows(settings.grid, settings.hidden_size) if settings.grid else None
         self.post_init()
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
@@ -85,7 +96,8 @@ class RecGPT(GenerativeRecommender):
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Logits over the codebook of ``level`` from states ``[..., L * D]``."""
         state = hidden.unflatten(-1, (self.num_levels, -1))[..., level, :]
-        return functional.linear(state, self.head.weight[: self.level_sizes[level]])
+        rows = self.head.weight if self.head_numbers is None else self.head.weight + self.head_numbers()
+        return functional.linear(state, rows[: self.level_sizes[level]])
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """What the codes written so far change: nothing."""
@@ -101,16 +113,25 @@ class SliceEmbedding(nn.Module):
         num_codes: K, the size of the codebook that all places share.
         num_slices: L.
         feature_size: Width of the item vectors; zeros fill the last slice; 0 leaves them out.
+        grid: Of the codebook, where codes are read as their numbers, too.
     """
 
     features: Tensor | None
 
     def __init__(
-        self, num_items: int, hidden_size: int, *, num_codes: int, num_slices: int, feature_size: int = 0
+        self,
+        num_items: int,
+        hidden_size: int,
+        *,
+        num_codes: int,
+        num_slices: int,
+        feature_size: int = 0,
+        grid: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.num_slices, self.slice_size = num_slices, -(-feature_size // num_slices)
         self.codes = nn.Embedding(num_codes, hidden_size)
+        self.numbers = GridRows(grid, hidden_size) if grid else None
         self.code_norm = nn.LayerNorm(hidden_size)
         self.places = nn.Embedding(num_slices, hidden_size)
         self.projection = nn.Linear(self.slice_size, hidden_size) if feature_size else None
@@ -119,7 +140,9 @@ class SliceEmbedding(nn.Module):
 
     def forward(self, items: Tensor, item_codes: Tensor) -> Tensor:
         """Vectors ``[..., L, D]`` of dense item ids ``[...]`` with the code table ``item_codes [N, L]``."""
-        vectors = self.code_norm(self.codes(item_codes[items])) + self.places.weight
+        codes = item_codes[items].long()
+        vectors = self.codes(codes) if self.numbers is None else self.codes(codes) + self.numbers()[codes]
+        vectors = self.code_norm(vectors) + self.places.weight
         if self.projection is None or self.slice_norm is None or self.features is None:
             return vectors
         return vectors + self.slice_norm(self.projection(self._slices(self.features[items])))
@@ -128,6 +151,40 @@ class SliceEmbedding(nn.Module):
         """``[..., F]`` as ``[..., L, W]``."""
         missing = self.num_slices * self.slice_size - features.shape[-1]
         return functional.pad(features, (0, missing)).unflatten(-1, (self.num_slices, -1))
+
+
+class GridRows(nn.Module):
+    """What the codes of a grid have in common: a row for every level of every number, and each code their sum.
+
+    Args:
+        grid: Levels of every number; the codes are ordered as those of
+            :class:`~genrec.tokenizers.parts.scalar.ScalarQuantiser`.
+        hidden_size: Width D.
+    """
+
+    def __init__(self, grid: Sequence[int], hidden_size: int) -> None:
+        super().__init__()
+        self.grid = tuple(grid)
+        self.rows = nn.Embedding(sum(grid), hidden_size)
+
+    def forward(self) -> Tensor:
+        """Rows of all codes, ``[K, D]``."""
+        codes = torch.arange(prod(self.grid), device=self.rows.weight.device)
+        total, start = torch.zeros_like(self.rows.weight[:1]), 0
+        for levels in self.grid:
+            total = total + self.rows(start + codes % levels)
+            codes, start = codes // levels, start + levels
+        return total
+
+
+def _check_grid(grid: Sequence[int] | None, level_sizes: Sequence[int]) -> None:
+    if grid and level_sizes and set(level_sizes) != {prod(grid)}:
+        raise ConfigError(
+            f"a grid of {prod(grid)} codes is not that of these identifiers, whose levels have {list(level_sizes)}",
+            where="recommender.grid",
+            expected="the grid of the tokenizer fsq",
+            fix="set recommender.grid to tokenizer.grid, or leave it out",
+        )
 
 
 def item_mask(length: int, num_levels: int, device: torch.device) -> Tensor:

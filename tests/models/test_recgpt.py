@@ -1,5 +1,7 @@
 """RecGPT: what each code may see, by perturbation; slices, shared codebook and exact scores against formulas."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from genrec.config import RecommenderConfig
 from genrec.decoding import beam_search, score_catalogue, trie_of
 from genrec.errors import ConfigError
 from genrec.models import build_recommender
-from genrec.models.recgpt import item_mask
+from genrec.models.recgpt import GridRows, item_mask
 from genrec.tokenizers.index import ItemIndex
+from genrec.tokenizers.parts.scalar import ScalarQuantiser
 
 NUM_ITEMS, SIZES = 20, (6, 6, 6)
 
@@ -153,3 +156,30 @@ def test_set_identifiers_are_refused():
     index = ItemIndex(make_index().codes, SIZES, [str(item) for item in range(NUM_ITEMS)], "set")
     with pytest.raises(ConfigError, match="expected: ordered identifiers of one length"):
         make_model(index)
+
+
+def test_codes_of_a_grid_share_the_rows_of_their_numbers():
+    """The order of the codes is that of the tokenizer; in a model without rows of their own neighbours are as near."""
+    grid = (4, 3, 5)
+    rows = GridRows(grid, 8)
+    quantiser = ScalarQuantiser(grid)
+    starts = torch.tensor([0, 4, 7])
+    for places in itertools.product(*map(range, grid)):
+        code = int((torch.tensor(places) * quantiser.basis).sum())
+        torch.testing.assert_close(rows()[code], rows.rows.weight[starts + torch.tensor(places)].sum(0))
+
+
+@torch.no_grad()
+def test_a_grid_reaches_what_is_read_and_what_is_written():
+    items, lengths = torch.tensor([[4, 9, 1]]), torch.tensor([3])
+    model = make_model(grid=[3, 2])
+    for rows in (model.items.numbers.rows, model.head_numbers.rows):
+        before = model.all_code_logits(model.encode(items, lengths))
+        rows.weight += torch.randn_like(rows.weight)
+        after = model.all_code_logits(model.encode(items, lengths))
+        assert all((left != right).any() for left, right in zip(before, after, strict=True))
+
+
+def test_a_grid_of_other_codes_is_refused():
+    with pytest.raises(ConfigError, match="a grid of 8 codes is not that of these identifiers"):
+        make_model(grid=[4, 2])
