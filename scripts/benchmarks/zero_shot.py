@@ -4,29 +4,31 @@
 
 Each ``DIR`` holds ``interactions.parquet`` and ``items.parquet`` of one domain. The domains of ``--train`` are joined
 (their ids get the domain's name, their items keep the title) and ``configs/recgpt.yaml`` learns from them; every domain
-of ``--test`` is then recommended as it is by the model's own encoder and tokenizer. Beside it stand what knows no more:
-lists drawn evenly (the expected recall, in closed form), and the items whose vectors are nearest to that of the last
-item. What learned from the new domain itself (popularity, item-kNN) is there to show how far there is to go. ``--set``
-changes the recipe. The same command again continues after an interruption; ``zero-shot.json`` and ``zero-shot.md`` are
-written.
+of ``--test`` is then recommended as it is by the model's own encoder and tokenizer, once by its scores and once by what
+they are above those of other histories (:class:`CentredScores`). Beside it stand what knows no more: lists drawn evenly
+(the expected recall, in closed form), and the items whose vectors are nearest to that of the last item. What learned
+from the new domain itself (popularity, item-kNN) is there to show how far there is to go. ``--set`` changes the recipe.
+The same command again continues after an interruption; ``zero-shot.json`` and ``zero-shot.md`` are written.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
+import torch
 from scipy import sparse
 
 from genrec.artifacts import write_file, write_json
 from genrec.config import DataConfig, EvaluationConfig, load_recipe
 from genrec.data import Dataset, make_dataset
-from genrec.data.histories import Histories
+from genrec.data.histories import Histories, pad_histories
 from genrec.decoding import generate_lists
 from genrec.evaluation.baselines import Baseline, fit_baseline
 from genrec.evaluation.protocol import Protocol, score_lists
+from genrec.models.base import GenerativeRecommender
 from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import open_model
 from genrec.pipeline.run import run_recipe
@@ -61,6 +63,50 @@ class NearestItems(Baseline):
         """Lists for a block of rows; see :meth:`Baseline.rank`."""
         last = histories.items[histories.offsets[1:] - 1]
         scores = self.vectors[last] @ self.vectors.T
+        scores[excluded.nonzero()] = -np.inf
+        items = np.argsort(-scores, axis=1, kind="stable")[:, :top_k].astype(np.int32)
+        return items, np.take_along_axis(scores, items, axis=1)
+
+
+class CentredScores(Baseline):
+    """A model's log-probabilities less their mean over histories, so that no item is first because its codes are usual.
+
+    What is usual in the domains of training is in every score, and says nothing of another catalogue. The mean is over
+    histories of the new domain; targets play no part in it.
+
+    Args:
+        model: Parallel heads, on the catalogue.
+        histories: Of the new domain; at most ``sample`` rows of them are read for the mean.
+        sample: How many.
+    """
+
+    name = "recgpt, zero-shot, less the mean over histories"
+
+    def __init__(self, model: GenerativeRecommender, histories: Histories, sample: int = 2000) -> None:
+        self.model, self.num_items = model, len(model.item_codes)
+        rows = np.random.default_rng(0).permutation(len(histories))[:sample]
+        self.mean = self.log_probabilities(histories.select(rows)).mean(axis=0)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """There are none."""
+        return {}
+
+    @torch.no_grad()
+    def log_probabilities(self, histories: Histories) -> np.ndarray:
+        """log p of every item after every history, float32 ``[R, N]``."""
+        padded = pad_histories(histories, np.arange(len(histories)), self.model.max_history)
+        items, lengths = map(torch.from_numpy, padded)
+        levels = self.model.all_code_logits(self.model.encode(items, lengths))
+        codes = self.model.item_codes.long().T
+        total = torch.zeros(len(items), self.num_items)
+        for logits, chosen in zip(levels, codes, strict=True):
+            total += logits.log_softmax(dim=-1)[:, chosen]
+        return total.numpy()
+
+    def rank(self, histories: Histories, excluded: sparse.csr_array, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Lists for a block of rows; see :meth:`Baseline.rank`."""
+        scores = self.log_probabilities(histories) - self.mean
         scores[excluded.nonzero()] = -np.inf
         items = np.argsort(-scores, axis=1, kind="stable")[:, :top_k].astype(np.int32)
         return items, np.take_along_axis(scores, items, axis=1)
@@ -128,7 +174,8 @@ def measure_domain(model: Path, domain: Path, out: Path) -> list[dict[str, Any]]
     lists, _ = generate_lists(trained.model, histories, decoding=trained.decoding, top_k=max(KS), progress=True)
     rows = [measured("recgpt, zero-shot", lists, dataset, protocol)]
     nearest = NearestItems(trained.model.get_buffer("items.features").numpy())
-    beside = [nearest, *(fit_baseline(name, dataset) for name in ("popularity", "itemknn"))]
+    centred = CentredScores(cast(GenerativeRecommender, trained.model), histories)
+    beside = [centred, nearest, *(fit_baseline(name, dataset) for name in ("popularity", "itemknn"))]
     for baseline in beside:
         found, _ = baseline.recommend(histories, top_k=max(KS))
         rows.append(measured(baseline.name, found, dataset, protocol))
