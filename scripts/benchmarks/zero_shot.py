@@ -63,9 +63,7 @@ class NearestItems(Baseline):
         """Lists for a block of rows; see :meth:`Baseline.rank`."""
         last = histories.items[histories.offsets[1:] - 1]
         scores = self.vectors[last] @ self.vectors.T
-        scores[excluded.nonzero()] = -np.inf
-        items = np.argsort(-scores, axis=1, kind="stable")[:, :top_k].astype(np.int32)
-        return items, np.take_along_axis(scores, items, axis=1)
+        return best_items(scores, excluded, top_k)
 
 
 class CentredScores(Baseline):
@@ -107,9 +105,14 @@ class CentredScores(Baseline):
     def rank(self, histories: Histories, excluded: sparse.csr_array, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """Lists for a block of rows; see :meth:`Baseline.rank`."""
         scores = self.log_probabilities(histories) - self.mean
-        scores[excluded.nonzero()] = -np.inf
-        items = np.argsort(-scores, axis=1, kind="stable")[:, :top_k].astype(np.int32)
-        return items, np.take_along_axis(scores, items, axis=1)
+        return best_items(scores, excluded, top_k)
+
+
+def best_items(scores: np.ndarray, excluded: sparse.csr_array, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best items of ``scores [R, N]`` without the excluded ones, and their scores; of equal ones the first."""
+    scores[excluded.nonzero()] = -np.inf
+    items = np.argsort(-scores, axis=1, kind="stable")[:, :top_k].astype(np.int32)
+    return items, np.take_along_axis(scores, items, axis=1)
 
 
 def main() -> None:
