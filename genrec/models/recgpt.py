@@ -9,22 +9,34 @@ Where the authors' code contradicts itself, this follows the method: histories a
 beginning in training and in use, so that a score depends on nothing else in the batch, and items of equal codes are
 all reached. Positions are rotary with a learned vector per place inside an item, instead of one per position.
 
-``grid`` goes beyond the paper: neighbours on the grid share what they learn, at the input and in the head.
+Two things go beyond the paper. With ``grid`` neighbours on the grid share what they learn, at the input and in the
+head. With ``item_loss`` the raw vectors speak for themselves, too: an item is likely where it is near to those read
+(:mod:`genrec.models.layers.neighbourhoods`), which holds in catalogues whose codes mean little to the heads.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from genrec.errors import ConfigError
-from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
+from genrec.models.base import (
+    BackboneSettings,
+    Context,
+    GenerativeRecommender,
+    GenrecConfig,
+    Materials,
+    RecommenderModel,
+    TrainingOutput,
+)
 from genrec.models.layers.codes import code_loss
 from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
+from genrec.models.layers.neighbourhoods import Mixture, Neighbourhoods
 
 
 class RecGPTSettings(BackboneSettings):
@@ -36,6 +48,28 @@ class RecGPTSettings(BackboneSettings):
     grid: tuple[int, ...] | None = Field(
         None, description="the grid of the tokenizer: a code is then read and written as its numbers, too"
     )
+    item_loss: float = Field(0.0, ge=0, description="weight of the loss of neighbourhoods beside that of codes")
+    item_negatives: int = Field(0, ge=0, description="items that a batch shares in the item loss; 0 takes all items")
+    kernels: int = Field(3, ge=1, description="sharpnesses of neighbourhoods, where there is an item loss")
+
+    @model_validator(mode="after")
+    def _items_have_vectors(self) -> "RecGPTSettings":
+        if self.item_loss and not self.use_features:
+            raise ValueError("item_loss compares item vectors: it needs use_features")
+        return self
+
+
+@dataclass
+class ReadContext(Context):
+    """A context that still knows which items were read.
+
+    Attributes:
+        items: Dense items, int64 ``[B, T]``, right-padded.
+        mixture: How much each of them counts.
+    """
+
+    items: Tensor = field(kw_only=True)
+    mixture: Mixture = field(kw_only=True)
 
 
 class RecGPT(GenerativeRecommender):
@@ -62,14 +96,37 @@ class RecGPT(GenerativeRecommender):
         self.transformer = settings.transformer()
         self.head = nn.Linear(settings.hidden_size, codes, bias=False)
         self.head_numbers = GridRows(settings.grid, settings.hidden_size) if settings.grid else None
+        self.neighbourhoods = (
+            Neighbourhoods(config.feature_size, settings.hidden_size, settings.max_history, settings.kernels)
+            if settings.item_loss
+            else None
+        )
         self.post_init()
+
+    @classmethod
+    def build(cls, config: GenrecConfig, materials: Materials) -> RecommenderModel:
+        """An untrained model; neighbourhoods are measured by the vectors of this catalogue."""
+        model = super().build(config, materials)
+        if isinstance(model, RecGPT) and model.neighbourhoods is not None:
+            model.neighbourhoods.fit(model.get_buffer("items.features"))
+        return model
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
         """Predict all codes of every item from the items before it; the loss is the mean over items of their sum."""
-        states, targets = gather_targets(self.read(items[:, :-1], lengths - 1), items, lengths)
+        hidden = self.read(items[:, :-1], lengths - 1)
+        states, targets = gather_targets(hidden, items, lengths)
         codes = self.item_codes[targets].long()
         losses = [code_loss(self.code_logits(level, states), codes[:, level]) for level in range(self.num_levels)]
-        return self.training_output(torch.stack(losses).sum())
+        loss = torch.stack(losses).sum()
+        if self.neighbourhoods is not None:
+            loss = loss + self.settings.item_loss * self.neighbourhoods.next_item_loss(
+                self.item_state(hidden),
+                items,
+                visible_positions(lengths, items.shape[1]),
+                self.get_buffer("items.features"),
+                negatives=self.settings.item_negatives,
+            )
+        return self.training_output(loss)
 
     def read(self, items: Tensor, lengths: Tensor) -> Tensor:
         """States ``[B, 1 + T, L * D]`` before the first and after each of ``items [B, T]``, ``lengths [B]`` real."""
@@ -82,7 +139,23 @@ class RecGPT(GenerativeRecommender):
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Read each history once; there is nothing to attend to afterwards."""
         ones = torch.ones_like(lengths)
-        return Context(state_at(self.read(items, lengths), lengths), [], ones.bool().unsqueeze(1), ones)
+        state = state_at(self.read(items, lengths), lengths)
+        if self.neighbourhoods is None:
+            return Context(state, [], ones.bool().unsqueeze(1), ones)
+        last = self.item_state(state).unsqueeze(1)
+        mixture = self.neighbourhoods.mixture(last, lengths.unsqueeze(1), items.shape[1])
+        return ReadContext(state, [], ones.bool().unsqueeze(1), ones, items=items, mixture=mixture)
+
+    def item_state(self, hidden: Tensor) -> Tensor:
+        """What the states of all codes of an item ``[..., L * D]`` say together, ``[..., D]``."""
+        return hidden.unflatten(-1, (self.num_levels, -1)).mean(dim=-2)
+
+    def item_log_probabilities(self, context: Context, items: Tensor) -> Tensor:
+        """log p of ``items [B, C]`` as neighbours of what was read, float32 ``[B, C]``."""
+        if self.neighbourhoods is None or not isinstance(context, ReadContext):
+            return super().item_log_probabilities(context, items)
+        features = self.get_buffer("items.features")
+        return self.neighbourhoods.log_probabilities(context.mixture, context.items, features).gather(1, items)
 
     def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Experts read codes."""
