@@ -4,11 +4,13 @@
 
 Each ``DIR`` holds ``interactions.parquet`` and ``items.parquet`` of one domain. The domains of ``--train`` are joined
 (their ids get the domain's name, their items keep the title) and ``configs/recgpt.yaml`` learns from them; every domain
-of ``--test`` is then recommended as it is by the model's own encoder and tokenizer, once by its scores and once by what
-they are above those of other histories (:class:`CentredScores`). Beside it stand what knows no more: lists drawn evenly
-(the expected recall, in closed form), and the items whose vectors are nearest to that of the last item. What learned
-from the new domain itself (popularity, item-kNN) is there to show how far there is to go. ``--set`` changes the recipe.
-The same command again continues after an interruption; ``zero-shot.json`` and ``zero-shot.md`` are written.
+of ``--test`` is then recommended as it is by the model's own encoder and tokenizer: by its codes, by what their scores
+are above those of other histories (:class:`CentredScores`), by its neighbourhoods (``recommender.item_loss``), and by
+both with the recipe's ``decoding.item_weight``. Beside it stand what knows no more: lists drawn evenly (the expected
+recall, in closed form), and the items whose vectors are nearest to that of the last item, as they are and whitened.
+What learned from the new domain itself (popularity, item-kNN) is there to show how far there is to go. ``--set``
+changes the recipe. The same command again continues after an interruption; ``zero-shot.json`` and ``zero-shot.md`` are
+written.
 """
 
 import argparse
@@ -22,13 +24,13 @@ import torch
 from scipy import sparse
 
 from genrec.artifacts import write_file, write_json
-from genrec.config import DataConfig, EvaluationConfig, load_recipe
+from genrec.config import DataConfig, DecodingConfig, EvaluationConfig, load_recipe
 from genrec.data import Dataset, make_dataset
 from genrec.data.histories import Histories, pad_histories
 from genrec.decoding import generate_lists
 from genrec.evaluation.baselines import Baseline, fit_baseline
 from genrec.evaluation.protocol import Protocol, score_lists
-from genrec.models.base import GenerativeRecommender
+from genrec.models.recgpt import RecGPT
 from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import open_model
 from genrec.pipeline.run import run_recipe
@@ -45,12 +47,11 @@ class NearestItems(Baseline):
 
     Args:
         vectors: float32 ``[N, D]``.
+        name: Of the row.
     """
 
-    name = "nearest to the last item"
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        self.num_items = len(vectors)
+    def __init__(self, vectors: np.ndarray, name: str = "nearest to the last item") -> None:
+        self.num_items, self.name = len(vectors), name
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         self.vectors = vectors / np.where(length > 0, length, 1)
 
@@ -78,9 +79,9 @@ class CentredScores(Baseline):
         sample: How many.
     """
 
-    name = "recgpt, zero-shot, less the mean over histories"
+    name = "recgpt, by its codes, less the mean over histories"
 
-    def __init__(self, model: GenerativeRecommender, histories: Histories, sample: int = 2000) -> None:
+    def __init__(self, model: RecGPT, histories: Histories, sample: int = 2000) -> None:
         self.model, self.num_items = model, len(model.item_codes)
         rows = np.random.default_rng(0).permutation(len(histories))[:sample]
         self.mean = self.log_probabilities(histories.select(rows)).mean(axis=0)
@@ -172,18 +173,33 @@ def measure_domain(model: Path, domain: Path, out: Path) -> list[dict[str, Any]]
     prepared = (out / "manifest.json").is_file()
     dataset = Dataset.load(out) if prepared else make_dataset(*tables_of(domain), DataConfig(k_core=5), out)
     trained = on_catalogue(open_model(model), dataset)
+    recommender = cast(RecGPT, trained.model)
     protocol = protocol_of(model, trained, dataset, "test", trained.decoding)
     histories, targets = dataset.evaluation("test")
-    lists, _ = generate_lists(trained.model, histories, decoding=trained.decoding, top_k=max(KS), progress=True)
-    rows = [measured("recgpt, zero-shot", lists, dataset, protocol)]
-    nearest = NearestItems(trained.model.get_buffer("items.features").numpy())
-    centred = CentredScores(cast(GenerativeRecommender, trained.model), histories)
-    beside = [centred, nearest, *(fit_baseline(name, dataset) for name in ("popularity", "itemknn"))]
+    rows = []
+    for system, decoding in ways_of(recommender, trained.decoding).items():
+        lists, _ = generate_lists(recommender, histories, decoding=decoding, top_k=max(KS), progress=True)
+        rows.append(measured(system, lists, dataset, protocol))
+    features = recommender.get_buffer("items.features")
+    beside: list[Baseline] = [CentredScores(recommender, histories), NearestItems(features.numpy())]
+    if recommender.neighbourhoods is not None:
+        whitened = recommender.neighbourhoods.vectors(features)
+        beside.append(NearestItems(whitened.numpy(), "nearest to the last item, whitened"))
+    beside += [fit_baseline(name, dataset) for name in ("popularity", "itemknn")]
     for baseline in beside:
         found, _ = baseline.recommend(histories, top_k=max(KS))
         rows.append(measured(baseline.name, found, dataset, protocol))
     rows.append({"system": "drawn evenly (expected)", **expected_of_chance(histories, dataset.num_items)})
     return [{"domain": domain.name, "users": len(targets), **row} for row in rows]
+
+
+def ways_of(model: RecGPT, decoding: DecodingConfig) -> dict[str, DecodingConfig]:
+    """How the model's lists are made, by what the table calls it."""
+    ways = {"recgpt, by its codes": {"item_weight": 0.0}}
+    if model.neighbourhoods is not None:
+        ways["recgpt, by its neighbourhoods"] = {"mode": "items"}
+        ways[f"recgpt, codes + {decoding.item_weight:g} x neighbourhoods"] = {}
+    return {system: decoding.model_copy(update=changes) for system, changes in ways.items()}
 
 
 def tables_of(domain: Path) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -31,7 +31,10 @@ EXTRA = {
     "colarec": {**SMALL_T5, "item_words": 3, "word_buckets": 64},
 }
 # Other forms of families, which must pass as well.
-VARIANTS = {"setrec on T5": ("setrec", {"backbone": "t5"})}
+VARIANTS = {
+    "setrec on T5": ("setrec", {"backbone": "t5"}),
+    "recgpt with neighbourhoods": ("recgpt", {"num_layers": 2, "item_loss": 1.0}),
+}
 # The families that can read more of a history than its items, once more with all that they can read.
 EXTRAS = {f"{name} with extras": name for name in ("depth", "parallel", "decoder", "sasrec")}
 WITH_EXTRAS = {"use_times": True, "use_user_features": True}
@@ -98,7 +101,8 @@ def log_probability(model, items: torch.Tensor, lengths: torch.Tensor, targets: 
         parents = torch.zeros(len(items), 1, dtype=torch.long)
         logits = model.next_code_logits(context, codes[:, :, :level], parents)
         total += logits[:, 0].log_softmax(-1).gather(1, codes[:, 0, level : level + 1])[:, 0]
-    return total
+    by_items = getattr(model.settings, "item_loss", 0.0)
+    return total + by_items * model.item_log_probabilities(context, targets[:, None])[:, 0] if by_items else total
 
 
 @pytest.fixture(params=[*sorted([*FAMILIES, *VARIANTS]), *EXTRAS])

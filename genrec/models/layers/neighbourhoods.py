@@ -6,6 +6,7 @@ soon an item is forgotten and how much each counts is learned from users, and ca
 vectors.
 """
 
+from math import log
 from typing import NamedTuple
 
 import torch
@@ -53,8 +54,7 @@ class Neighbourhoods(nn.Module):
 
     def __init__(self, feature_size: int, hidden_size: int, max_history: int, kernels: int) -> None:
         super().__init__()
-        low, high = (torch.tensor(value).log() for value in SHARPNESS)
-        self.log_sharpness = nn.Parameter(low + (high - low) * torch.linspace(0, 1, kernels))
+        self.log_sharpness = nn.Parameter(torch.linspace(log(SHARPNESS[0]), log(SHARPNESS[1]), kernels))
         self.recency = nn.Parameter(-FORGETTING * torch.arange(max_history).repeat(kernels, 1))
         self.gate = nn.Linear(hidden_size, kernels + 1)
         self.register_buffer("mean", torch.zeros(feature_size))
@@ -106,14 +106,14 @@ class Neighbourhoods(nn.Module):
             candidates, targets, correction = shared_candidates(targets, size, negatives)
         places = torch.zeros_like(items).masked_scatter(real, targets)
         with torch.autocast(items.device.type, enabled=False):
-            cosines = self._vectors(features[history]) @ self._vectors(features[candidates]).T
+            cosines = self.vectors(features[history]) @ self.vectors(features[candidates]).T
             hits = cosines.gather(2, places.unsqueeze(1).expand(-1, history.shape[1], -1))
             own = [
                 sharpness * hits - (sharpness * cosines - correction).logsumexp(dim=-1, keepdim=True)
                 for sharpness in self.log_sharpness.float().exp()
             ]
         near = (mixture.read + torch.stack(own, dim=-1).transpose(1, 2)).flatten(2)
-        even = mixture.even.unsqueeze(-1) - torch.tensor(size, device=items.device).log()
+        even = mixture.even.unsqueeze(-1) - log(size)
         return -torch.cat([near, even], dim=-1).logsumexp(dim=-1)[real].mean()
 
     def log_probabilities(self, mixture: Mixture, items: Tensor, features: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Neighbourhoods(nn.Module):
             items: Histories, int64 ``[B, T]``.
             features: float32 ``[N, F]``.
         """
-        catalogue, size = self._vectors(features), len(features)
+        catalogue, size = self.vectors(features), len(features)
         users = max(1, ENTRIES // (size * max(1, items.shape[1])))
         parts = []
         for some, read, even in zip(
@@ -138,7 +138,7 @@ class Neighbourhoods(nn.Module):
             parts.append(total.log())
         return torch.cat(parts)
 
-    def _vectors(self, features: Tensor) -> Tensor:
+    def vectors(self, features: Tensor) -> Tensor:
         """Whitened unit vectors float32 ``[..., F]``; zeros of items of which nothing is known."""
         whitened = (features.float() - self.mean.float()) @ self.whitening.float()
         return normalize(whitened, dim=-1) * features.any(dim=-1, keepdim=True)
