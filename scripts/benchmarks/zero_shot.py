@@ -195,7 +195,7 @@ def measure_domain(model: Path, domain: Path, out: Path) -> list[dict[str, Any]]
 
 def ways_of(model: RecGPT, decoding: DecodingConfig) -> dict[str, DecodingConfig]:
     """How the model's lists are made, by what the table calls it."""
-    ways = {"recgpt, by its codes": {"item_weight": 0.0}}
+    ways: dict[str, dict[str, Any]] = {"recgpt, by its codes": {"item_weight": 0.0}}
     if model.neighbourhoods is not None:
         ways["recgpt, by its neighbourhoods"] = {"mode": "items"}
         ways[f"recgpt, codes + {decoding.item_weight:g} x neighbourhoods"] = {}
