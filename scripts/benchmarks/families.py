@@ -3,7 +3,7 @@
     python scripts/benchmarks/families.py --dataset runs/x/dataset --features runs/x/features --out families
     python scripts/benchmarks/families.py ... seq2seq discrec --seeds 42 43 44        # adds to the same table
 
-Each family is 64 wide with two layers and reads 20 items; it trains for ``--minutes`` of this machine (validations on
+Each family is 64 wide with two layers and reads ``--history`` items; it trains for ``--minutes`` of this machine (validations on
 1,000 users included), the weights of the best validation are kept, and test lists of ten items are measured once. What
 a family needs beyond ``--features`` (other identifiers, collaborative vectors, a trained SASRec) is made by the recipe
 of its tokenizer, once for all seeds, and its time is told apart. Users/s are those of the test lists, with 20 beams
@@ -37,7 +37,7 @@ from genrec.models.setrec import SETRec, best_semantic_weight
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions, TrainedModel, open_model
 from genrec.pipeline.steps import TrainingPlan, protocol_of, tokenize_items, train_model
 
-SIZES = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "max_history": 20}
+SIZES = {"hidden_size": 64, "num_layers": 2, "num_heads": 2}
 T5 = {"head_size": 32, "feed_forward_size": 256, "dropout": 0.1}
 VALIDATION_USERS = 1000
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--minutes", type=float, default=4.0, help="of training, per run")
+    parser.add_argument("--history", type=int, default=20, help="items that are read")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
@@ -105,10 +106,9 @@ def main() -> None:
             folder = arguments.out / folder_name(name) / f"seed-{seed}"
             if not (folder / RESULT_FILE).is_file():
                 logger.info(f"{name}, seed {seed}")
-                result = {"entry": name, "seed": seed, "minutes": arguments.minutes}
-                result |= run_entry(
-                    inputs, ENTRIES[name], folder, plan_of(inputs, ENTRIES[name], seed, arguments.minutes)
-                )
+                plan = plan_of(inputs, ENTRIES[name], seed, arguments.minutes, arguments.history)
+                result = {"entry": name, "seed": seed, "minutes": arguments.minutes, "history": arguments.history}
+                result |= run_entry(inputs, ENTRIES[name], folder, plan)
                 write_json(folder / RESULT_FILE, result)
             write_tables(arguments.out)
 
@@ -118,7 +118,7 @@ def folder_name(name: str) -> str:
     return name.replace(", ", "-").replace(" ", "-")
 
 
-def plan_of(inputs: Inputs, entry: Entry, seed: int, minutes: float) -> TrainingPlan:
+def plan_of(inputs: Inputs, entry: Entry, seed: int, minutes: float, history: int) -> TrainingPlan:
     """The recommender, how it is trained and how it writes lists."""
     built_on = {"collaborative": str(inputs.out / "sasrec" / f"seed-{seed}" / "model")} if entry.sasrec else {}
     training = TrainingConfig(
@@ -132,7 +132,8 @@ def plan_of(inputs: Inputs, entry: Entry, seed: int, minutes: float) -> Training
         patience=1000,
         seed=seed,
     )
-    recommender = RecommenderConfig.model_validate({"name": entry.family, **SIZES, **entry.settings, **built_on})
+    sizes = {**SIZES, "max_history": history}
+    recommender = RecommenderConfig.model_validate({"name": entry.family, **sizes, **entry.settings, **built_on})
     return TrainingPlan(recommender, training, DecodingConfig(top_k=10, num_beams=20, **entry.decoding))
 
 

@@ -4,7 +4,8 @@
 
 Each ``MODEL`` is a model folder of the same data set. Every round asks each of them once for the lists of the same
 users, so that whatever else the machine does strikes all; the medians of the rounds and their ratios to the first model
-are told. One thread, unless ``--threads`` says otherwise; searched by ``--beams`` beams of codes alone.
+are told. One thread, unless ``--threads`` says otherwise; searched by ``--beams`` beams of codes alone. ``--at-least``
+leaves only users with so many items, where those are what is to be timed.
 """
 
 import argparse
@@ -30,12 +31,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--beams", type=int, default=50)
     parser.add_argument("--users", type=int, default=1024)
+    parser.add_argument("--at-least", type=int, default=1, help="items in the history of a user")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     histories, _ = Dataset.load(arguments.dataset).evaluation("test")
-    histories = histories.select(np.random.default_rng(0).permutation(len(histories))[: arguments.users])
+    long_enough = np.flatnonzero(histories.lengths >= arguments.at_least)
+    histories = histories.select(np.random.default_rng(0).permutation(long_enough)[: arguments.users])
     decoding = DecodingConfig(num_beams=arguments.beams, top_k=10)
     models = [open_model(folder).model for folder in arguments.models]
     seconds: list[list[float]] = [[] for _ in models]
@@ -50,8 +53,8 @@ def main() -> None:
         ratio = speeds[0] / speed
         rows.append({"model": str(folder), "family": model.config.family, "users_per_second": speed, "ratio": ratio})
         print(f"{folder}: {speed:,.0f} users/s, the first is {ratio:.2f} times as fast")
-    settings = {name: getattr(arguments, name) for name in ("beams", "users", "rounds", "threads")}
-    write_json(arguments.json, {**settings, "models": rows})
+    settings = {name: getattr(arguments, name) for name in ("beams", "at_least", "rounds", "threads")}
+    write_json(arguments.json, {**settings, "users": len(histories), "models": rows})
 
 
 if __name__ == "__main__":
