@@ -97,6 +97,21 @@ def test_an_item_of_which_nothing_is_known_is_nobodys_neighbour():
     assert torch.allclose(after, torch.full_like(after, -math.log(NUM_ITEMS)), atol=1e-6)
 
 
+def test_without_a_history_all_items_are_equally_likely():
+    """Also in a batch of nothing but first items, where there is nobody to be near to."""
+    model = make_model()
+    even = math.log(NUM_ITEMS)
+    context = model.encode(torch.empty(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long))
+    found = model.item_log_probabilities(context, torch.arange(NUM_ITEMS).expand(2, -1))
+    assert torch.allclose(found, torch.full((2, NUM_ITEMS), -even), atol=1e-6)
+    items, lengths = torch.tensor([[4], [9]]), torch.tensor([1, 1])
+    loss = model(items, lengths).loss
+    loss.backward()
+    model.settings = model.settings.model_copy(update={"item_loss": 0.0})
+    assert float(loss.detach() - model(items, lengths).loss.detach()) == pytest.approx(even, abs=1e-5)
+    assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+
+
 def test_shared_candidates_stand_for_the_catalogue(monkeypatch):
     """With every item once among them and nothing to correct, the loss is that of the whole catalogue."""
     items, lengths = torch.tensor([[4, 9, 1, 7], [2, 5, 0, 0]]), torch.tensor([4, 2])

@@ -83,7 +83,7 @@ class Neighbourhoods(nn.Module):
         read = gates[..., None, :-1] + self.recency.T[age.clamp_min(0)].float()
         read = read.masked_fill(age.lt(0).unsqueeze(-1), float("-inf"))
         weights = torch.cat([read.flatten(2), gates[..., -1:]], dim=-1).log_softmax(dim=-1)
-        return Mixture(weights[..., :-1].unflatten(2, (size, -1)), weights[..., -1])
+        return Mixture(weights[..., :-1].unflatten(2, (size, len(self.recency))), weights[..., -1])
 
     def next_item_loss(
         self, states: Tensor, items: Tensor, real: Tensor, features: Tensor, *, negatives: int = 0
