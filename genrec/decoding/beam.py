@@ -148,9 +148,11 @@ def ban_edges(values: Tensor, nodes: Tensor, depth: int, exclusion: Exclusion | 
         return values
     batch, beams, size = values.shape
     # Living beams stand before dead ones and no two at one node, so the first beam at a node is the one that matters.
-    same = nodes.unsqueeze(2) == exclusion.parents[depth].unsqueeze(1)
-    columns = same.byte().argmax(dim=1) * size + exclusion.codes[depth]
-    return ban(values.flatten(1), columns, same.any(dim=1)).view(batch, beams, size)
+    ascending, slots = nodes.sort(dim=1, stable=True)
+    parents = exclusion.parents[depth]
+    place = torch.searchsorted(ascending, parents).clamp_(max=beams - 1)
+    columns = slots.gather(1, place) * size + exclusion.codes[depth]
+    return ban(values.flatten(1), columns, ascending.gather(1, place) == parents).view(batch, beams, size)
 
 
 def refuse_other_codebook(logits: Tensor, trie: DeviceTrie, depth: int) -> None:
