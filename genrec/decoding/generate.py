@@ -197,12 +197,11 @@ class _Batch(NamedTuple):
 
 
 def _batches(histories: Histories, blocks: Sequence[int], searcher: Searcher) -> Iterator[_Batch]:
-    """Block after block; in a block rows of like length together, so that little is padded."""
+    """Block after block; in a block rows of like length together, so that little of what is read or seen is padded."""
     longest, size = searcher.model.max_history, searcher.decoding.batch_size
     for number in blocks:
         rows = np.asarray(block_rows(number, len(histories)))
-        lengths = np.minimum(histories.offsets[rows + 1] - histories.offsets[rows], longest)
-        by_length = rows[np.argsort(-lengths, kind="stable")]
+        by_length = rows[np.argsort(histories.offsets[rows] - histories.offsets[rows + 1], kind="stable")]
         for start in range(0, len(rows), size):
             chosen = by_length[start : start + size]
             seen = _seen_items(histories, chosen) if searcher.decoding.exclude_seen else None
