@@ -73,18 +73,28 @@ def test_probabilities_are_those_of_the_formula(monkeypatch):
 
 
 @torch.no_grad()
-def test_whitened_vectors_have_unit_covariance_and_no_direction_without_variance():
-    features = torch.tensor(make_features(rows=500))
-    features[:, 3] = features[:, 1]  # one direction less
+def test_whitened_vectors_have_unit_covariance():
+    features = torch.tensor(make_features(rows=40_000))
     features[7] = 0  # nothing known
     layer = Neighbourhoods(WIDTH, 4, 5, 2)
     layer.fit(features)
     known = torch.cat([features[:7], features[8:]])
     whitened = (known - layer.mean) @ layer.whitening
-    expected = torch.eye(WIDTH)
-    expected[0, 0] = 0
-    assert torch.allclose(whitened.T @ whitened / 499, expected, atol=1e-4)
-    assert torch.allclose(whitened.mean(0), torch.zeros(WIDTH), atol=1e-4)
+    # Variances of 1 to 64 with a mean of 25.5, raised by 25.5 x 8 / 39,999.
+    assert torch.allclose(whitened.T @ whitened / 39_999, torch.eye(WIDTH), atol=0.01)
+    assert torch.allclose(whitened.mean(0), torch.zeros(WIDTH), atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_small_catalogue_is_whitened_less():
+    """By hand: two items on the first axis, 2 apart, have the variances 1 and 0; each is raised by .5 x 2 / 2."""
+    layer = Neighbourhoods(2, 4, 5, 2)
+    layer.fit(torch.tensor([[1.0, 1.0], [3.0, 1.0]]))
+    scales = (layer.whitening @ layer.whitening.T).diagonal()
+    assert scales.tolist() == pytest.approx([1 / 1.5, 1 / 0.5])
+    before = layer.whitening.clone()
+    layer.fit(torch.zeros(3, 2))
+    assert torch.equal(layer.whitening, before)
 
 
 @torch.no_grad()

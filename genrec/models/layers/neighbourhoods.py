@@ -18,8 +18,6 @@ from genrec.models.layers.negatives import shared_candidates
 # Where learning starts from: the smallest and largest sharpness, and what an item loses with every one after it.
 SHARPNESS = (6.0, 20.0)
 FORGETTING = 0.8
-# Components with less than this share of the largest variance are noise of the encoder.
-NEGLIGIBLE = 1e-6
 # Similarities of so many users and items are held at once.
 ENTRIES = 1 << 24
 
@@ -62,13 +60,19 @@ class Neighbourhoods(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Tensor) -> None:
-        """Take the principal components of the catalogue of training, float32 ``[N, F]``."""
+        """Take the principal components of the catalogue of training, float32 ``[N, F]``.
+
+        N items tell F variances only so well: each is raised by F / N of their mean, so that a small catalogue is not
+        blown up in the directions that it happens not to use. Where no item has a vector, nothing is taken.
+        """
         known = features[features.any(dim=1)].double()
+        if not len(known):
+            return
         mean = known.mean(dim=0)
-        variance, directions = torch.linalg.eigh((known - mean).T @ (known - mean) / len(known))
-        scale = torch.where(variance > NEGLIGIBLE * variance.max(), variance.clamp_min(1e-300).rsqrt(), 0.0)
+        variances, directions = torch.linalg.eigh((known - mean).T @ (known - mean) / len(known))
+        raised = variances.clamp_min(0) + variances.mean() * len(variances) / len(known)
         self.mean.copy_(mean)
-        self.whitening.copy_(directions * scale)
+        self.whitening.copy_(directions * raised.clamp_min(1e-12).rsqrt())
 
     def mixture(self, states: Tensor, counts: Tensor, size: int) -> Mixture:
         """What each softmax weighs.
