@@ -63,6 +63,20 @@ def test_the_same_items_under_other_names_are_recommended_alike(home, tmp_path):
     assert renamed.filter(~tied).to_list() == old["item_id"].filter(~tied).to_list()
 
 
+def test_neighbours_in_another_catalogue_are_those_of_the_same_texts(home, tmp_path):
+    """A model that ranks by neighbourhoods: under other names and numbers the same items get the same scores."""
+    recipe = RECIPE.replace("DATA", str(home / "data")).replace("max_history: 10", "max_history: 10, item_loss: 1.0")
+    (tmp_path / "near.yaml").write_text(recipe.replace("top_k: 5", "top_k: 5, mode: items"))
+    assert run("run", tmp_path / "near.yaml", "--out", tmp_path / "run", "--until", "model") == 0
+    model = tmp_path / "run" / "model"
+    assert run("generate", "--model", model, "--dataset", home / "run" / "dataset", "--out", tmp_path / "old") == 0
+    assert run("generate", "--model", model, "--catalogue", home / "other", "--out", tmp_path / "new") == 0
+    old, new = (pl.read_parquet(tmp_path / name).sort("user_id", "rank") for name in ("old", "new"))
+    assert old["user_id"].to_list() == new["user_id"].to_list()
+    np.testing.assert_allclose(new["score"], old["score"], atol=1e-5)
+    assert old["score"].n_unique() > 20
+
+
 def test_items_of_another_shop_are_scored_by_their_codes(home, tmp_path):
     """The reference: codes from the folder's own encoder and tokenizer, log-probabilities summed one by one."""
     model = home / "run" / "model"
