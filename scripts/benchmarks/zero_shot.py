@@ -6,7 +6,7 @@ Each ``DIR`` holds ``interactions.parquet`` and ``items.parquet`` of one domain.
 (their ids get the domain's name, their items keep the title) and ``configs/recgpt.yaml`` learns from them; every domain
 of ``--test`` is then recommended as it is by the model's own encoder and tokenizer: by its codes, by what their scores
 are above those of other histories (:class:`CentredScores`), by its neighbourhoods (``recommender.item_loss``), and by
-both with the recipe's ``decoding.item_weight``. Beside it stand what knows no more: lists drawn evenly (the expected
+both, with ``--item-weights`` chosen on validation of the training domains. Beside it stand what knows no more: lists drawn evenly (the expected
 recall, in closed form), and the items whose vectors are nearest to that of the last item, as they are and whitened.
 What learned from the new domain itself (popularity, item-kNN) is there to show how far there is to go. ``--set``
 changes the recipe. The same command again continues after an interruption; ``zero-shot.json`` and ``zero-shot.md`` are
@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, nargs="+", required=True)
     parser.add_argument("--test", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--item-weights", type=float, nargs="*", default=[8.0], help="of neighbourhoods beside codes")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="SECTION.KEY=VALUE")
     arguments = parser.parse_args()
     joined = arguments.out / "joined"
@@ -130,7 +131,8 @@ def main() -> None:
     run_recipe(recipe, arguments.out / "run", until="model")
     rows = []
     for folder in arguments.test:
-        rows += measure_domain(arguments.out / "run" / "model", folder, arguments.out / folder.name)
+        model = arguments.out / "run" / "model"
+        rows += measure_domain(model, folder, arguments.out / folder.name, arguments.item_weights)
         write_table(arguments.out, rows)
 
 
@@ -159,13 +161,14 @@ def prefixed(domain: str, column: str) -> pl.Expr:
     return (pl.lit(f"{domain}:") + pl.col(column).cast(pl.String)).alias(column)
 
 
-def measure_domain(model: Path, domain: Path, out: Path) -> list[dict[str, Any]]:
+def measure_domain(model: Path, domain: Path, out: Path, item_weights: Sequence[float]) -> list[dict[str, Any]]:
     """Measure the model and what stands beside it on the test part of one new domain.
 
     Args:
         model: The model folder.
         domain: Its tables.
         out: Where the prepared data set is kept.
+        item_weights: Of neighbourhoods beside codes, where the model has any.
 
     Returns:
         A row per system.
@@ -177,7 +180,7 @@ def measure_domain(model: Path, domain: Path, out: Path) -> list[dict[str, Any]]
     protocol = protocol_of(model, trained, dataset, "test", trained.decoding)
     histories, targets = dataset.evaluation("test")
     rows = []
-    for system, decoding in ways_of(recommender, trained.decoding).items():
+    for system, decoding in ways_of(recommender, trained.decoding, item_weights).items():
         lists, _ = generate_lists(recommender, histories, decoding=decoding, top_k=max(KS), progress=True)
         rows.append(measured(system, lists, dataset, protocol))
     features = recommender.get_buffer("items.features")
@@ -193,12 +196,12 @@ def measure_domain(model: Path, domain: Path, out: Path) -> list[dict[str, Any]]
     return [{"domain": domain.name, "users": len(targets), **row} for row in rows]
 
 
-def ways_of(model: RecGPT, decoding: DecodingConfig) -> dict[str, DecodingConfig]:
+def ways_of(model: RecGPT, decoding: DecodingConfig, item_weights: Sequence[float]) -> dict[str, DecodingConfig]:
     """How the model's lists are made, by what the table calls it."""
     ways: dict[str, dict[str, Any]] = {"recgpt, by its codes": {"item_weight": 0.0}}
     if model.neighbourhoods is not None:
         ways["recgpt, by its neighbourhoods"] = {"mode": "items"}
-        ways[f"recgpt, codes + {decoding.item_weight:g} x neighbourhoods"] = {}
+        ways |= {f"recgpt, codes + {weight:g} x neighbourhoods": {"item_weight": weight} for weight in item_weights}
     return {system: decoding.model_copy(update=changes) for system, changes in ways.items()}
 
 
