@@ -6,11 +6,11 @@ Each ``DIR`` holds ``interactions.parquet`` and ``items.parquet`` of one domain.
 (their ids get the domain's name, their items keep the title) and ``configs/recgpt.yaml`` learns from them; every domain
 of ``--test`` is then recommended as it is by the model's own encoder and tokenizer: by its codes, by what their scores
 are above those of other histories (:class:`CentredScores`), by its neighbourhoods (``recommender.item_loss``), and by
-both, with ``--item-weights`` chosen on validation of the training domains. Beside it stand what knows no more: lists drawn evenly (the expected
-recall, in closed form), and the items whose vectors are nearest to that of the last item, as they are and whitened.
-What learned from the new domain itself (popularity, item-kNN) is there to show how far there is to go. ``--set``
-changes the recipe. The same command again continues after an interruption; ``zero-shot.json`` and ``zero-shot.md`` are
-written.
+both, with ``--item-weights`` chosen on validation of the training domains. Beside it stand what knows no more: lists
+drawn evenly (the expected recall, in closed form), and the items whose vectors are nearest to that of the last item, as
+they are and whitened. What learned from the new domain itself (popularity, item-kNN) is there to show how far there is
+to go. ``--set`` changes the recipe. The same command again continues after an interruption; ``zero-shot.json`` and
+``zero-shot.md`` are written.
 """
 
 import argparse
