@@ -198,10 +198,11 @@ def measure_domain(model: Path, domain: Path, out: Path, item_weights: Sequence[
 
 def ways_of(model: RecGPT, decoding: DecodingConfig, item_weights: Sequence[float]) -> dict[str, DecodingConfig]:
     """How the model's lists are made, by what the table calls it."""
-    ways: dict[str, dict[str, Any]] = {"recgpt, by its codes": {"item_weight": 0.0}}
+    ways: dict[str, dict[str, Any]] = {"recgpt, by its codes": {"mode": "beam", "item_weight": 0.0}}
     if model.neighbourhoods is not None:
         ways["recgpt, by its neighbourhoods"] = {"mode": "items"}
-        ways |= {f"recgpt, codes + {weight:g} x neighbourhoods": {"item_weight": weight} for weight in item_weights}
+        for weight in item_weights:
+            ways[f"recgpt, codes + {weight:g} x neighbourhoods"] = {"mode": "beam", "item_weight": weight}
     return {system: decoding.model_copy(update=changes) for system, changes in ways.items()}
 
 
