@@ -194,3 +194,17 @@ def test_parts_of_features_are_checked_before_any_work():
         resolve_recipe(recipe)
     assert "did you mean 'dim'" in str(caught.value)
     assert "features.parts.1" in str(caught.value)
+
+
+@pytest.mark.parametrize("decoding", [{"mode": "items"}, {"item_weight": 2.0}])
+@pytest.mark.parametrize("family", ["recgpt", "depth", "decoder"])
+def test_item_scores_of_a_model_that_learns_none_are_refused_before_any_work(decoding, family):
+    from genrec.pipeline.resolve import resolve_recipe
+
+    recipe = {"data": {"path": "x"}, "recommender": {"name": family}, "decoding": decoding}
+    with pytest.raises(ConfigError, match="no item-level probabilities") as caught:
+        resolve_recipe(Recipe.model_validate(recipe))
+    assert "decoding.mode: items" in str(caught.value)
+    if family != "decoder":
+        recipe["recommender"]["item_loss"] = 1.0
+        resolve_recipe(Recipe.model_validate(recipe))

@@ -343,13 +343,18 @@ class GenerativeRecommender(RecommenderModel):
         Raises:
             ConfigError: If the model was trained without an item-level loss.
         """
-        raise ConfigError(
-            f"this {self.config.family!r} model has no item-level probabilities",
-            where="decoding.item_weight",
-            expected="a family with an item-level loss, trained with it (depth with recommender.item_loss)",
-            fix="set decoding.item_weight: 0, or train with recommender.item_loss: 1",
-        )
+        raise no_item_probabilities(self.config.family)
 
     def all_code_logits(self, context: Context) -> list[Tensor]:
         """Logits of every level at once, ``[B, K_l]`` each; only where ``supports_parallel``."""
         raise TypeError(f"{type(self).__name__} writes its codes one after another")
+
+
+def no_item_probabilities(family: str) -> ConfigError:
+    """What to say where lists shall follow item vectors that a model does not compare."""
+    return ConfigError(
+        f"this {family!r} model has no item-level probabilities",
+        where="decoding.item_weight, decoding.mode: items",
+        expected="depth, parallel or recgpt, trained with recommender.item_loss",
+        fix="set decoding.item_weight: 0 and decoding.mode: beam, or train with recommender.item_loss: 1",
+    )

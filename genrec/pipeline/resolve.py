@@ -10,6 +10,7 @@ from genrec.decoding.session import session_size_of
 from genrec.errors import ConfigError
 from genrec.features.build import build_encoder
 from genrec.models import GenerativeRecommender, check_kind, parse_recommender, recommender_class
+from genrec.models.base import no_item_probabilities
 from genrec.models.registry import embed_command, without_features
 from genrec.tokenizers import tokenizer_class
 from genrec.tokenizers.parts.sources import COLLABORATIVE_ENCODERS
@@ -43,6 +44,7 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     if needs_identifiers(recipe):
         check_kind(recipe.recommender.name, tokenizer.kind)
         session_size_of(recipe.decoding, recipe.recommender.name, parse_recommender(recipe.recommender))
+        _check_item_scores(recipe)
     sections = {
         name: getattr(recipe, name).model_copy(update=settings.model_dump(mode="json"))
         for name, settings in filled.items()
@@ -127,6 +129,13 @@ def _check_baselines(recipe: Recipe) -> None:
         )
     baseline_recommender(recipe)
     selecting_k(baseline_training(recipe).metric)
+
+
+def _check_item_scores(recipe: Recipe) -> None:
+    wanted = recipe.decoding.mode == "items" or recipe.decoding.item_weight
+    writes = issubclass(recommender_class(recipe.recommender.name), GenerativeRecommender)
+    if wanted and writes and not getattr(parse_recommender(recipe.recommender), "item_loss", 0):
+        raise no_item_probabilities(recipe.recommender.name)
 
 
 def _check_alignment(recipe: Recipe) -> None:

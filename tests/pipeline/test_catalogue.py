@@ -47,14 +47,19 @@ def home(tmp_path_factory):
     return folder
 
 
-def test_the_same_items_under_other_names_are_recommended_alike(home, tmp_path):
-    """Users, items and texts are those of the training under other ids: so must the lists and their scores be."""
-    model = home / "run" / "model"
-    assert run("generate", "--model", model, "--dataset", home / "run" / "dataset", "--out", tmp_path / "old") == 0
-    assert run("generate", "--model", model, "--catalogue", home / "other", "--out", tmp_path / "new") == 0
-    old, new = (pl.read_parquet(tmp_path / name).sort("user_id", "rank") for name in ("old", "new"))
+def lists_of_both(model, home, folder) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Lists for the items of the training and for the same under other names, which must have the same scores."""
+    assert run("generate", "--model", model, "--dataset", home / "run" / "dataset", "--out", folder / "old") == 0
+    assert run("generate", "--model", model, "--catalogue", home / "other", "--out", folder / "new") == 0
+    old, new = (pl.read_parquet(folder / name).sort("user_id", "rank") for name in ("old", "new"))
     assert old["user_id"].to_list() == new["user_id"].to_list()
     np.testing.assert_allclose(new["score"], old["score"], atol=1e-5)
+    return old, new
+
+
+def test_the_same_items_under_other_names_are_recommended_alike(home, tmp_path):
+    """Users, items and texts are those of the training under other ids: so must the lists and their scores be."""
+    old, new = lists_of_both(home / "run" / "model", home, tmp_path)
     # Items of equal codes have equal scores and stand in the order of their numbers, which is another; a list's last
     # item may be equal to one that found no place.
     tied = old["score"].is_duplicated() | new["score"].is_duplicated() | (old["rank"] == old["rank"].max())
@@ -68,12 +73,7 @@ def test_neighbours_in_another_catalogue_are_those_of_the_same_texts(home, tmp_p
     recipe = RECIPE.replace("DATA", str(home / "data")).replace("max_history: 10", "max_history: 10, item_loss: 1.0")
     (tmp_path / "near.yaml").write_text(recipe.replace("top_k: 5", "top_k: 5, mode: items"))
     assert run("run", tmp_path / "near.yaml", "--out", tmp_path / "run", "--until", "model") == 0
-    model = tmp_path / "run" / "model"
-    assert run("generate", "--model", model, "--dataset", home / "run" / "dataset", "--out", tmp_path / "old") == 0
-    assert run("generate", "--model", model, "--catalogue", home / "other", "--out", tmp_path / "new") == 0
-    old, new = (pl.read_parquet(tmp_path / name).sort("user_id", "rank") for name in ("old", "new"))
-    assert old["user_id"].to_list() == new["user_id"].to_list()
-    np.testing.assert_allclose(new["score"], old["score"], atol=1e-5)
+    old, _ = lists_of_both(tmp_path / "run" / "model", home, tmp_path)
     assert old["score"].n_unique() > 20
 
 
