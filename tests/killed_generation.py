@@ -19,7 +19,7 @@ from genrec.decoding import generate
 from genrec.generation import GenerationRequest, Job, write_lists
 from genrec.recommender import Recommender
 
-TRACED = ("shards.py", "output.py", "artifacts.py", "generation.py")
+TRACED = ("shards.py", "output.py", "artifacts/files.py", "generation.py")
 POINTS = 50
 
 

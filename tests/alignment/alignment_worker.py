@@ -36,8 +36,8 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 QUICK: dict[str, Callable[..., Any]] = {
     "genrec.training.train._tracking": lambda *_: [],
-    "genrec.artifacts.environment": dict,
-    "genrec.artifacts.git_commit": lambda: None,
+    "genrec.artifacts.versions.environment": dict,
+    "genrec.artifacts.versions.git_commit": lambda: None,
     "os.fsync": lambda handle: None,
     "gc.collect": lambda *_: 0,
 }

@@ -42,8 +42,8 @@ def supervised(world):
 def run(world, supervised, tmp_path, monkeypatch):
     """Align a copy of the supervised model; returns it with what came out."""
     monkeypatch.setattr("genrec.training.train._tracking", lambda folder, resumed: [])
-    monkeypatch.setattr("genrec.artifacts.environment", dict)
-    monkeypatch.setattr("genrec.artifacts.git_commit", lambda: None)
+    monkeypatch.setattr("genrec.artifacts.versions.environment", dict)
+    monkeypatch.setattr("genrec.artifacts.versions.git_commit", lambda: None)
     monkeypatch.setattr("os.fsync", lambda handle: None)
     monkeypatch.setattr("gc.collect", lambda *_: 0)
     monkeypatch.setattr("genrec.alignment.choice.load_function", lambda name: world.reward)

@@ -76,7 +76,7 @@ def test_writing_replaces_the_card_or_says_why_not(content, tmp_path, monkeypatc
     assert (tmp_path / "README.md").read_text(encoding="utf-8").startswith("---\nlibrary_name: genrec\n")
     before = (tmp_path / "README.md").read_bytes()
     full_disk = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr("genrec.artifacts.os.replace", Mock(side_effect=full_disk))
+    monkeypatch.setattr("genrec.artifacts.files.os.replace", Mock(side_effect=full_disk))
     with pytest.raises(ArtifactError, match="the disk is full"):
         write_model_card(tmp_path / "README.md", content, location="x")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]

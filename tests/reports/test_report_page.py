@@ -175,7 +175,7 @@ def test_writing_replaces_the_page_or_says_why_not(content, tmp_path, monkeypatc
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_report(content)
     before = (tmp_path / "report.html").read_bytes()
     full_disk = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr("genrec.artifacts.os.replace", Mock(side_effect=full_disk))
+    monkeypatch.setattr("genrec.artifacts.files.os.replace", Mock(side_effect=full_disk))
     with pytest.raises(ArtifactError, match="the disk is full"):
         write_report(tmp_path / "report.html", content)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

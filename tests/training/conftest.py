@@ -19,8 +19,8 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One process; no event files, syncing or package versions: they cost more than the tiny runs."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr("genrec.training.train._tracking", lambda folder, resumed: [])
-    monkeypatch.setattr("genrec.artifacts.environment", dict)
-    monkeypatch.setattr("genrec.artifacts.git_commit", lambda: None)
+    monkeypatch.setattr("genrec.artifacts.versions.environment", dict)
+    monkeypatch.setattr("genrec.artifacts.versions.git_commit", lambda: None)
     monkeypatch.setattr("os.fsync", lambda handle: None)
     monkeypatch.setattr("gc.collect", lambda *_: 0)  # accelerate's, before every run
     threads = torch.get_num_threads()

@@ -32,8 +32,8 @@ PLAN: dict[str, Any] = {"epochs": 3, "batch_size": 4, "gradient_accumulation_ste
 STOP = 7
 QUICK: dict[str, Callable[..., Any]] = {
     "genrec.training.train._tracking": lambda *_: [],
-    "genrec.artifacts.environment": dict,
-    "genrec.artifacts.git_commit": lambda: None,
+    "genrec.artifacts.versions.environment": dict,
+    "genrec.artifacts.versions.git_commit": lambda: None,
     "os.fsync": lambda handle: None,
     "gc.collect": lambda *_: 0,
 }

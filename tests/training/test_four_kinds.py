@@ -47,8 +47,8 @@ def world(survival: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def session(survival: Any, world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Train once in this process, to the end or to a batch; returns what was seen, saved and learned."""
-    monkeypatch.setattr("genrec.artifacts.environment", dict)
-    monkeypatch.setattr("genrec.artifacts.git_commit", lambda: None)
+    monkeypatch.setattr("genrec.artifacts.versions.environment", dict)
+    monkeypatch.setattr("genrec.artifacts.versions.git_commit", lambda: None)
     monkeypatch.setattr("os.fsync", lambda handle: None)
     monkeypatch.setattr("gc.collect", lambda *_: 0)
     originals = {name: getattr(owner, name) for owner, name in PLACES}

@@ -1,0 +1,107 @@
+"""Single files: written whole or not at all, hashed in pieces."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from errno import EACCES, ENOSPC, EPERM, EROFS
+from pathlib import Path
+from typing import Any
+
+from genrec.errors import ArtifactError
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a JSON-able value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def write_file(target: Path) -> Iterator[Path]:
+    """Write one file atomically: yields a temporary path beside it that replaces it on success.
+
+    Raises:
+        ArtifactError: If the place cannot be written or the disk is full.
+    """
+    target = target.absolute()
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        with reporting_write_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, target)
+            sync(target.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically; non-finite numbers become null."""
+    with write_file(target) as temporary:
+        temporary.write_text(json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ArtifactError: If it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path.name} is missing", where=str(path.parent), fix="make the folder again") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{path.name} is not readable JSON", where=str(path), fix="make the folder again"
+        ) from error
+
+
+@contextmanager
+def reporting_write_errors(target: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write into an :class:`ArtifactError` that names the target."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == ENOSPC:
+            raise ArtifactError(
+                f"the disk is full while writing {target}", fix="free some space and run the same command again"
+            ) from error
+        wrong_place = isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError)
+        if wrong_place or error.errno in (EACCES, EPERM, EROFS):
+            raise ArtifactError(
+                f"{target} cannot be written: {error.strerror}", fix="choose another --out or change its permissions"
+            ) from error
+        raise
+
+
+def sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if (isinstance(value, float) and value != value) or value in (float("inf"), float("-inf")) else value
