@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from genrec.artifacts import environment
+from genrec.artifacts import environment, reserve_file
 from genrec.config import DecodingConfig, parse_settings
 from genrec.data import Dataset, Histories
 from genrec.data.readers import read_item_ids, read_table
@@ -63,6 +63,12 @@ class GenerationRequest:
     allow_where: str | None = None
     unknown: Unknown = "warn"
     explain: bool = False
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files and folders that it names."""
+        named = (self.histories, self.dataset, self.users, self.catalogue, self.features)
+        return [path for path in (*named, self.allow_items, self.block_items) if path is not None]
 
 
 @dataclass(frozen=True)
@@ -182,13 +188,11 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
         How many users there are, and how many lists are shorter than asked for; None in processes other than the first.
 
     Raises:
-        ConfigError: If ``out`` is a folder, not exactly one of table and data set is given, a setting cannot be used,
-            or the model cannot take another catalogue.
+        ConfigError: If ``out`` must not be written, not exactly one of table and data set is given, a setting cannot be
+            used, or the model cannot take another catalogue.
         DataError: If the table or a list of items cannot be used.
         ArtifactError: If the model cannot be used or the file cannot be written.
     """
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder", where="--out", expected="a file", fix=f"write {out / 'lists.parquet'}")
     if request.features is not None and request.catalogue is None:
         raise ConfigError("--features is for --catalogue", expected="both or neither", fix="leave out --features")
     if request.users is not None and request.histories is None:
@@ -198,10 +202,13 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
     if (request.histories is None) == (request.dataset is None):
         raise ConfigError("one of --histories and --dataset is needed", expected="exactly one of them")
     processes = Processes.from_environment()
-    with _together(processes) as wait:
+    with (
+        reserve_file(out, reads=[model, *request.paths], lock=processes.rank == 0) as place,
+        _together(processes) as wait,
+    ):
         recommender = Recommender.from_pretrained(model, device=device or _own_device(processes))
         job = Job.open(recommender, request)
-        shards = Shards(out, count_blocks(len(job.histories)), processes.rank)
+        shards = Shards(place, count_blocks(len(job.histories)), processes.rank)
         if processes.rank == 0:
             shards.open(job.description())
         wait()

@@ -14,7 +14,7 @@ from genrec.data import Dataset, Histories
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.pipeline.ledger import LEDGER_FILE
 from genrec.pipeline.model_folder import EXPERTS_FILE
-from genrec.pipeline.stages import CONFIG_FILE, Work
+from genrec.pipeline.work import CONFIG_FILE, Work
 from genrec.reports.console import print_examples, print_results
 from genrec.reports.content import Example, Listed
 from genrec.reports.experts import experts_sentence

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import MANIFEST, read_json, write_file, write_json
+from genrec.artifacts.results import work_folder
 from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
 from genrec.data import Dataset
 from genrec.models.flops import COUNTED
@@ -92,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders with dataset/ and features/")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=work_folder, required=True)
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="a recipe of identifiers")
     parser.add_argument("--family", choices=COUNTED, default="decoder")
     parser.add_argument("--widths", type=int, nargs="*", default=[16, 32, 64, 96], help="of dense models")

@@ -44,7 +44,7 @@ class Refusal:
         left = {
             name
             for name in listing(self.folder) - before
-            if not re.fullmatch(r"run(/(config.yaml|env.json|.lock))?", name)
+            if not re.fullmatch(r"run(/(config.yaml|env.json|.genrec))?", name)
         }
         assert left == set()
         return shown
@@ -171,7 +171,9 @@ def test_an_unknown_public_data_set_names_the_nearest(refused, tmp_path):
 def test_a_folder_that_holds_something_else_is_not_overwritten(refused, tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "thesis.tex").write_text("years of work")
-    refused(4, "holds something else", command=["fetch", "ml-100k", "--out", tmp_path / "x"])
+    refused(
+        2, "that genrec did not write: it holds 'thesis.tex'", command=["fetch", "ml-100k", "--out", tmp_path / "x"]
+    )
     assert (tmp_path / "x" / "thesis.tex").read_text() == "years of work"
 
 
@@ -392,10 +394,11 @@ def test_a_model_that_writes_identifiers_needs_a_tokenizer(refused, tmp_path, pr
 def test_a_place_that_cannot_be_written_is_refused(refused, tmp_path, prepared):
     (tmp_path / "file").write_text("x")
     table = tiny_home() / "data" / "interactions.csv"
-    refused(4, "cannot be written", command=["prepare", "--interactions", table, "--out", tmp_path / "file" / "out"])
+    below = f"is below {tmp_path / 'file'}, which is a file"
+    refused(2, below, command=["prepare", "--interactions", table, "--out", tmp_path / "file" / "out"])
     command = generating(tiny_home() / "run" / "model", tmp_path / "file")
-    refused(4, "cannot be written", "choose another --out", command=command)
-    refused(4, "cannot be written", command=["run", tiny_home() / "tiny.yaml", "--out", tmp_path / "file" / "run"])
+    refused(2, below, "give another --out", command=command)
+    refused(2, below, command=["run", tiny_home() / "tiny.yaml", "--out", tmp_path / "file" / "run"])
 
 
 @pytest.mark.parametrize("verb", ["prepare", "embed", "generate"])

@@ -15,12 +15,12 @@ import pytest
 import yaml
 from tiny_run import copy_run, tiny_home, write_recipe, write_tables
 
-from genrec.artifacts import read_manifest, verify_artifact
+from genrec.artifacts import read_manifest, reserve_work_folder, verify_artifact
 from genrec.cli import main
 from genrec.config import load_recipe
 from genrec.data import Dataset
 from genrec.errors import ArtifactError, ConfigError
-from genrec.pipeline.ledger import Ledger, StageRecord, exclusive, output_fingerprint
+from genrec.pipeline.ledger import Ledger, StageRecord, output_fingerprint
 from genrec.pipeline.resolve import baseline_recommender, baseline_training, resolve_recipe
 from genrec.pipeline.run import run_recipe
 
@@ -133,7 +133,7 @@ def test_nothing_is_done_twice(tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     assert stale(run_again(capsys, run)) == set()
     changed = {path.name for path, time_ns in before.items() if path.stat().st_mtime_ns != time_ns}
-    assert changed <= {"config.yaml", "env.json", ".lock"}
+    assert changed <= {"config.yaml", "env.json", ".genrec"}
 
 
 @pytest.mark.parametrize(
@@ -195,19 +195,43 @@ def test_force_runs_a_fresh_stage(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("damage", "stage", "reason"),
     [
-        (lambda run: (run / "features" / "item_ids.json").write_text("[]"), "features", "item_ids.json was changed"),
         (lambda run: shutil.rmtree(run / "tokenizer"), "tokenizer", "tokenizer is missing"),
-        (lambda run: (run / "metrics.json").write_text("{}"), "evaluation", "metrics.json was changed"),
         (lambda run: (run / "recommendations.parquet").unlink(), "generation", "recommendations.parquet is missing"),
     ],
 )
-def test_a_damaged_stage_is_made_again_and_the_rest_stays(damage, stage, reason, tmp_path, capsys):
+def test_a_missing_output_is_made_again_and_the_rest_stays(damage, stage, reason, tmp_path, capsys):
     run = copy_run(tmp_path / "run")
     damage(run)
     told = run_again(capsys, run)
     assert told[stage].startswith(reason)
     # What comes out again is the same, so nothing that was made from it is stale.
     assert stale(told) == {stage}
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "message"),
+    [
+        ("features/item_ids.json", "features", "was changed since genrec wrote it: item_ids.json"),
+        ("metrics.json", "evaluation", "metrics.json was changed since genrec wrote it"),
+        ("model/README.md", None, ""),
+    ],
+)
+def test_what_was_changed_is_replaced_by_force_only(name, stage, message, tmp_path, capsys):
+    run = copy_run(tmp_path / "run")
+    changed = run / name
+    changed.write_text("a note of my own")
+    capsys.readouterr()
+    command = ["run", str(tiny_home() / "tiny.yaml"), "--out", str(run)]
+    if stage is not None:
+        assert main(command) == 2
+        assert message in capsys.readouterr().err
+        assert changed.read_text() == "a note of my own"
+        assert stale(run_again(capsys, run, "--force", stage)) == {stage}
+        assert changed.read_text() != "a note of my own"
+    else:
+        assert stale(run_again(capsys, run)) == {"report"}
+        assert changed.read_text() == "a note of my own"
+        assert stale(run_again(capsys, run)) == set()
 
 
 def test_a_damaged_ledger_counts_as_none(tmp_path):
@@ -232,12 +256,12 @@ def test_the_ledger_remembers(tmp_path):
 
 def test_a_second_run_is_kept_out_of_the_folder(tmp_path):
     with (
-        exclusive(tmp_path / "run"),
-        pytest.raises(ArtifactError, match="another process is working in"),
-        exclusive(tmp_path / "run"),
+        reserve_work_folder(tmp_path / "run"),
+        pytest.raises(ArtifactError, match="another process is writing"),
+        reserve_work_folder(tmp_path / "run"),
     ):
         pass
-    with exclusive(tmp_path / "run"):
+    with reserve_work_folder(tmp_path / "run"):
         assert (tmp_path / "run").is_dir()
 
 

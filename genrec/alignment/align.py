@@ -26,7 +26,16 @@ from genrec.alignment.guards import Guards, Measured, Watch, score_candidates
 from genrec.alignment.learners import GroupLearner, Learner, PairLearner
 from genrec.alignment.rewards import Mixture
 from genrec.alignment.sampling import by_blocks
-from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, write_artifact, write_json
+from genrec.artifacts import (
+    MANIFEST,
+    fingerprint,
+    open_work_folder,
+    read_json,
+    read_manifest,
+    remove_work_folder,
+    write_artifact,
+    write_json,
+)
 from genrec.config import AlignmentConfig, DecodingConfig, TrainingConfig
 from genrec.models.base import GenerativeRecommender, RecommenderModel
 from genrec.signals import StopSignals
@@ -185,6 +194,7 @@ def align_recommender(
     reference = load_reference(Path(config.reference), model) if config.reference else copy.deepcopy(model)
     reward, quality = build_reward(config, dataset, model)
     identity = {**inputs, "dataset": dataset.fingerprint}
+    open_work_folder(out)
     rounds: list[RoundResult] = []
     first_start: dict[str, float] | None = None
     for number in range(config.iterations):
@@ -349,7 +359,7 @@ class Round:
             if (private / LOG_FILE).is_file():
                 shutil.copyfile(private / LOG_FILE, target.path / LOG_FILE)
             target.counts = {"steps": result.steps, "iteration": self.number + 1}
-        shutil.rmtree(private, ignore_errors=True)
+        remove_work_folder(private)
 
     def _say(self, start: Mapping[str, float], material: Material) -> None:
         pairs, prompts = material.pairs, material.prompts

@@ -9,6 +9,13 @@ from genrec.artifacts.files import (
     write_json,
 )
 from genrec.artifacts.folders import ArtifactFolder, write_artifact
+from genrec.artifacts.locks import (
+    open_work_folder,
+    remove_work_folder,
+    reserve_file,
+    reserve_folder,
+    reserve_work_folder,
+)
 from genrec.artifacts.manifest import (
     MANIFEST,
     FileRecord,
@@ -17,10 +24,13 @@ from genrec.artifacts.manifest import (
     verify_artifact,
     write_manifest,
 )
+from genrec.artifacts.marks import MARK, stamped
+from genrec.artifacts.targets import overwriting
 from genrec.artifacts.versions import environment, git_commit
 
 __all__ = [
     "MANIFEST",
+    "MARK",
     "ArtifactFolder",
     "FileRecord",
     "Manifest",
@@ -28,9 +38,16 @@ __all__ = [
     "file_sha256",
     "fingerprint",
     "git_commit",
+    "open_work_folder",
+    "overwriting",
     "read_json",
     "read_manifest",
+    "remove_work_folder",
     "reporting_write_errors",
+    "reserve_file",
+    "reserve_folder",
+    "reserve_work_folder",
+    "stamped",
     "verify_artifact",
     "write_artifact",
     "write_file",

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -10,7 +12,10 @@ from errno import EACCES, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from typing import Any
 
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, ConfigError
+
+# Names of what is being written, next to its target of the first group's name.
+TEMPORARY = re.compile(r"\.(.+)\.genrec-[0-9a-f]{8}\.(?:part|old)")
 
 
 def fingerprint(value: Any) -> str:
@@ -30,23 +35,44 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def write_file(target: Path) -> Iterator[Path]:
-    """Write one file atomically: yields a temporary path beside it that replaces it on success.
+    """Write one file atomically: yields a temporary path next to it that replaces it on success.
+
+    Links are followed; the new file has the permissions that the umask gives.
 
     Raises:
+        ConfigError: If the target is a folder, a device or anything else that is no file.
         ArtifactError: If the place cannot be written or the disk is full.
     """
-    target = target.absolute()
-    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
+    target = Path(os.path.realpath(target))
+    if os.path.lexists(target) and not target.is_file():
+        raise ConfigError(f"{target} is not a file", expected="a file to create or replace", fix="give another path")
+    temporary = temporary_name(target)
     try:
         with reporting_write_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
+            # Some libraries write files that only their owner can read.
+            temporary.chmod(mode)
             sync(temporary)
             os.replace(temporary, target)
             sync(target.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_name(target: Path, ending: str = "part") -> Path:
+    """A hidden name next to a target that :func:`temporary_names` finds again."""
+    return target.with_name(f".{target.name}.genrec-{uuid.uuid4().hex[:8]}.{ending}")
+
+
+def temporary_names(target: Path) -> list[Path]:
+    """What killed processes left next to a target; only for whoever holds the lock of the target."""
+    siblings = target.parent.iterdir() if target.parent.is_dir() else ()
+    matches = ((path, TEMPORARY.fullmatch(path.name)) for path in siblings)
+    return sorted(path for path, match in matches if match and match[1] == target.name)
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -90,6 +116,7 @@ def reporting_write_errors(target: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

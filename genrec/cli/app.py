@@ -1,6 +1,7 @@
 """What every verb shares: options before or after its name, errors as messages and exit codes, signals, log lines."""
 
 import functools
+import inspect
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from genrec.artifacts.targets import overwriting
 from genrec.errors import GenrecError, InterruptedRun, MemoryExhaustedError
 
 INTERRUPTED = "nothing is left half-written; run the same command again (finished stages are kept)"
@@ -38,6 +40,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace what genrec wrote to --out, even if it was changed or is another stage."),
+]
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -86,14 +92,19 @@ def common(
         _limit_threads(threads)
 
 
-def verb(name: str) -> Callable[[Command], Command]:
-    """Register a verb whose errors become messages on the standard error stream and exit codes."""
+def verb(name: str, *, writes: bool = False) -> Callable[[Command], Command]:
+    """Register a verb whose errors become messages on the standard error stream and exit codes.
+
+    Args:
+        name: On the command line.
+        writes: Whether it has ``--out``; it then has ``--overwrite``, too.
+    """
 
     def register(function: Command) -> Command:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             try:
-                with _terminating():
+                with _terminating(), overwriting(kwargs.pop("overwrite", False)):
                     function(*args, **kwargs)
             except (GenrecError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
                 known = _as_genrec_error(error)
@@ -104,10 +115,20 @@ def verb(name: str) -> Callable[[Command], Command]:
                 typer.echo(f"error: {known}", err=True)
                 raise typer.Exit(known.exit_code) from None
 
+        if writes:
+            _add_overwrite(guarded, function)
         app.command(name)(guarded)
         return function
 
     return register
+
+
+def _add_overwrite(guarded: Callable[..., None], function: Callable[..., None]) -> None:
+    """Give the command that Typer sees one option more than the function has."""
+    signature = inspect.signature(function)
+    option = inspect.Parameter("overwrite", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Overwrite)
+    guarded.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    guarded.__annotations__ = {**function.__annotations__, "overwrite": Overwrite}
 
 
 def _common_first(arguments: Sequence[str]) -> list[str]:

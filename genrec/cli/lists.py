@@ -9,7 +9,7 @@ from genrec.cli.app import verb
 from genrec.cli.options import DatasetFolder, Device, Overrides, Part, Unknown
 
 
-@verb("generate")
+@verb("generate", writes=True)
 def generate(
     model: Annotated[Path, typer.Option(help="A model folder.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("recommendations.parquet"),
@@ -71,7 +71,7 @@ def generate(
     typer.echo(f"{written.users} users{short}: {out}")
 
 
-@verb("add-items")
+@verb("add-items", writes=True)
 def add_items(
     model: Annotated[Path, typer.Option(help="A model folder.", show_default=False)],
     items: Annotated[Path, typer.Option(help="Table of the new items.", show_default=False)],
@@ -89,7 +89,7 @@ def add_items(
     typer.echo(f"{added.items} new items, {added.sharing} of them share an identifier with another: {out}")
 
 
-@verb("remove-items")
+@verb("remove-items", writes=True)
 def remove_items(
     model: Annotated[Path, typer.Option(help="A model folder.", show_default=False)],
     items: Annotated[Path, typer.Option(help="Table of the items that are gone.", show_default=False)],
@@ -104,7 +104,7 @@ def remove_items(
     typer.echo(f"{removed} items removed: {out}")
 
 
-@verb("evaluate")
+@verb("evaluate", writes=True)
 def evaluate(
     dataset: DatasetFolder,
     model: Annotated[Path | None, typer.Option(help="A model folder.")] = None,

@@ -9,7 +9,7 @@ from genrec.cli.app import verb
 from genrec.cli.options import STAGE_NAMES, DatasetFolder, Out, Overrides, Recipe, Split, Stage
 
 
-@verb("run")
+@verb("run", writes=True)
 def run(
     config: Recipe,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-OF-THE-RECIPE by default.")] = None,
@@ -23,10 +23,11 @@ def run(
 
     recipe = load_recipe(config, overrides or ())
     forced = [stage.value for stage in force or ()]
-    run_recipe(recipe, out or Path("runs") / config.stem, until=until.value if until else None, force=forced)
+    last = until.value if until else None
+    run_recipe(recipe, out or Path("runs") / config.stem, until=last, force=forced, source=config)
 
 
-@verb("fetch")
+@verb("fetch", writes=True)
 def fetch(
     name: Annotated[str, typer.Argument(help="A public data set, such as ml-100k.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Folder to write; data/NAME by default.")] = None,
@@ -39,7 +40,7 @@ def fetch(
     typer.echo((folder / "LICENCE").read_text(encoding="utf-8").strip())
 
 
-@verb("prepare")
+@verb("prepare", writes=True)
 def prepare(
     interactions: Annotated[Path, typer.Option(help="File or folder of interactions.", show_default=False)],
     out: Out,
@@ -65,7 +66,7 @@ def prepare(
     typer.echo(f"{dataset.num_users} users, {dataset.num_items} items: {out}")
 
 
-@verb("embed")
+@verb("embed", writes=True)
 def embed(dataset: DatasetFolder, out: Out, overrides: Overrides = None) -> None:
     """Make one vector per item."""
     from genrec.config import load_recipe
@@ -79,7 +80,7 @@ def embed(dataset: DatasetFolder, out: Out, overrides: Overrides = None) -> None
         typer.echo(f"{len(features.item_ids)} vectors of width {features.values.shape[1]}: {out}")
 
 
-@verb("tokenize")
+@verb("tokenize", writes=True)
 def tokenize(
     config: Annotated[Path, typer.Argument(metavar="TOKENIZER.yaml", help="A recipe's tokenizer.", show_default=False)],
     dataset: DatasetFolder,
@@ -101,7 +102,7 @@ def tokenize(
         typer.echo(describe(out))
 
 
-@verb("train")
+@verb("train", writes=True)
 def train(
     config: Recipe,
     dataset: DatasetFolder,
@@ -132,7 +133,7 @@ def train(
         typer.echo(describe(out))
 
 
-@verb("align")
+@verb("align", writes=True)
 def align(
     config: Recipe,
     model: Annotated[Path, typer.Option(help="A model folder.", show_default=False)],
@@ -153,7 +154,7 @@ def align(
         typer.echo(describe(out))
 
 
-@verb("upcycle")
+@verb("upcycle", writes=True)
 def upcycle(
     model: Annotated[Path, typer.Option(help="A dense model folder.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Model folder to write.", show_default=False)],

@@ -8,7 +8,7 @@ import typer
 from genrec.cli.app import verb
 
 
-@verb("compare-tokenizers")
+@verb("compare-tokenizers", writes=True)
 def compare_item_tokenizers(
     folders: Annotated[
         list[Path],
@@ -25,7 +25,7 @@ def compare_item_tokenizers(
 
     comparison = compare_tokenizers(folders)
     if out is not None:
-        draw_comparison(comparison, out)
+        draw_comparison(comparison, out, reads=folders)
     typer.echo(json.dumps(comparison.as_json(), indent=2) if as_json else comparison_as_text(comparison))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from genrec.artifacts import MANIFEST, read_manifest, verify_artifact, write_artifact, write_json
+from genrec.artifacts import MANIFEST, read_manifest, reserve_folder, verify_artifact, write_artifact, write_json
+from genrec.artifacts.targets import real_place
 from genrec.config import DataConfig
 from genrec.data.arrow import write_histories, write_parquet
 from genrec.data.dataset import STAGE, Dataset
@@ -35,6 +36,11 @@ class Tables:
     items: Path | None
     users: Path | None
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files and folders that there are."""
+        return tuple(filter(None, (self.interactions, self.items, self.users)))
+
 
 def prepare_dataset(config: DataConfig, out: Path) -> Dataset:
     """Read tables, check, filter and split them, and write the data set folder.
@@ -53,6 +59,11 @@ def prepare_dataset(config: DataConfig, out: Path) -> Dataset:
     if prepared := _prepared_folder(config):
         return _copy_prepared(prepared, config, Path(out))
     tables = locate_tables(config)
+    with reserve_folder(Path(out), STAGE, reads=tables.paths):
+        return _prepare_tables(tables, config, Path(out))
+
+
+def _prepare_tables(tables: Tables, config: DataConfig, out: Path) -> Dataset:
     users = (
         tidy_users(read_table(tables.users, "users", config.columns), where=str(tables.users)) if tables.users else None
     )
@@ -60,7 +71,7 @@ def prepare_dataset(config: DataConfig, out: Path) -> Dataset:
         read_table(tables.interactions, "interactions", config.columns, categories=True),
         read_table(tables.items, "items", config.columns) if tables.items else None,
         config,
-        Path(out),
+        out,
         where=(str(tables.interactions), str(tables.items)),
         inputs=input_fingerprints(config),
         users=users,
@@ -81,10 +92,15 @@ def make_dataset(interactions: Any, items: Any, config: DataConfig, out: Path, *
         DataError: If the tables cannot be used.
         ArtifactError: If ``out`` cannot be written.
     """
+    with reserve_folder(Path(out), STAGE):
+        return _make_from_memory(interactions, items, config, Path(out), users=users)
+
+
+def _make_from_memory(interactions: Any, items: Any, config: DataConfig, out: Path, *, users: Any) -> Dataset:
     frame = to_frame(interactions, config.columns)
     catalogue = None if items is None else to_frame(items, config.columns)
     known = None if users is None else tidy_users(to_frame(users, config.columns), where="users")
-    return _make(frame, catalogue, config, Path(out), where=("interactions", "items"), inputs={}, users=known)
+    return _make(frame, catalogue, config, out, where=("interactions", "items"), inputs={}, users=known)
 
 
 def locate_tables(config: DataConfig) -> Tables:
@@ -150,9 +166,12 @@ def _copy_prepared(folder: Path, config: DataConfig, out: Path) -> Dataset:
                 "%s was prepared with %s=%s; data.%s=%s has no effect on it",
                 folder, key, manifest.config.get(key), key, asked[key],
             )  # fmt: skip
-    if out.absolute() == folder.absolute():
+    if real_place(out) == real_place(folder):
         return Dataset.load(folder)
-    with write_artifact(out, STAGE, config=manifest.config, inputs=manifest.inputs) as target:
+    with (
+        reserve_folder(out, STAGE, reads=[folder]),
+        write_artifact(out, STAGE, config=manifest.config, inputs=manifest.inputs) as target,
+    ):
         for name in manifest.files:
             (target.path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, target.path / name)

@@ -10,21 +10,23 @@ from pathlib import Path
 import polars as pl
 
 from genrec.artifacts import (
-    MANIFEST,
     file_sha256,
+    overwriting,
     read_json,
     read_manifest,
     reporting_write_errors,
+    reserve_folder,
     verify_artifact,
     write_artifact,
     write_json,
 )
+from genrec.artifacts.contents import is_sealed
 from genrec.data.arrow import write_parquet
 from genrec.data.download import DownloadError, check_sha256, download, nothing_delivered
 from genrec.data.readers import Kind, read_table
 from genrec.data.schema import tidy_interactions, tidy_items, tidy_users
 from genrec.data.sources import Mirror, PublicSource, RemoteTable, find_source
-from genrec.errors import ArtifactError, DataError
+from genrec.errors import ArtifactError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,12 @@ def fetch_source(name: str, out: Path) -> Path:
     source, out = find_source(name), Path(out)
     if _is_there(source, out):
         return out
+    with reserve_folder(out, STAGE) as place:
+        # Another process may have fetched it while this one waited to begin.
+        return out if _is_there(source, place) else _fetch(source, place, out)
+
+
+def _fetch(source: PublicSource, out: Path, asked: Path) -> Path:
     logger.info("%s: terms of use\n%s", source.name, source.terms)
     recorded = _recorded_hashes(out)
     with reporting_write_errors(out):
@@ -65,26 +73,30 @@ def fetch_source(name: str, out: Path) -> Path:
             (target.path / "LICENCE").write_text(source.terms, encoding="utf-8")
             write_json(target.path / RECORD, {"name": source.name, "files": _record(mirror, hashes)})
             target.counts = {name: table.height for name, table in tables.items()}
-    return out
+    return asked
 
 
 def cached_source(name: str) -> Path:
     """Fetch a public data set on first use into ``$GENREC_CACHE`` (default: ``~/.cache/genrec``)."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genrec"
-    return fetch_source(name, Path(os.environ.get("GENREC_CACHE") or default) / find_source(name).name)
+    # The cache is genrec's own: a damaged copy is fetched again.
+    with overwriting():
+        return fetch_source(name, Path(os.environ.get("GENREC_CACHE") or default) / find_source(name).name)
 
 
 def _is_there(source: PublicSource, out: Path) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    if not (out / MANIFEST).is_file() or read_manifest(out, STAGE).config.get("name") != source.name:
-        raise ArtifactError(
-            f"{out} holds something else", expected=f"an empty folder or {source.name}", fix="choose another --out"
+    if not is_sealed(out) or read_manifest(out).stage != STAGE:
+        return False
+    if read_manifest(out).config.get("name") != source.name:
+        raise ConfigError(
+            f"{out} holds another data set", expected=f"an empty folder or {source.name}", fix="give another --out"
         )
     try:
         verify_artifact(out, STAGE)
     except ArtifactError as error:
-        logger.warning("%s is damaged and is fetched again: %s", out, error.what)
+        logger.warning("%s is damaged: %s", out, error.what)
         return False
     if source.mirrors[0].users and not (out / "users.parquet").is_file():
         logger.info("%s was fetched without the table of users: delete the folder to fetch it again", out)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genrec.artifacts import file_sha256, read_json, reporting_write_errors, write_file, write_json
+from genrec.artifacts import (
+    MARK,
+    file_sha256,
+    open_work_folder,
+    read_json,
+    remove_work_folder,
+    reporting_write_errors,
+    write_file,
+    write_json,
+)
 from genrec.decoding.generate import Block, count_blocks
 from genrec.decoding.output import Names, Written, block_table, write_group
 from genrec.errors import ArtifactError
@@ -86,12 +94,12 @@ class Shards:
                 logger.warning(
                     "lists begun in %s were of another request (%s): all are made anew", self.folder, ", ".join(changed)
                 )
-            with reporting_write_errors(self.target):
-                shutil.rmtree(self.folder)
+            remove_work_folder(self.folder)
+        open_work_folder(self.folder)
         try:
             write_json(self.folder / REQUEST_FILE, request)
         except ArtifactError:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_work_folder(self.folder)
             raise
 
     def missing(self, blocks: Iterable[int]) -> list[int]:
@@ -130,8 +138,8 @@ class Shards:
             ArtifactError: If a block is missing or was changed; if the place cannot be written or the disk is full.
         """
         commits, written = self._commits(), Written()
-        joined = self.folder / "joined.parquet"
-        with write_file(joined) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        joined, marked = self.folder / "joined.parquet", schema.with_metadata({"generator": MARK})
+        with write_file(joined) as temporary, pq.ParquetWriter(temporary, marked, compression="zstd") as writer:
             for number in range(self.blocks):
                 commit = self._whole(number, commits)
                 if commit is None:
@@ -145,7 +153,7 @@ class Shards:
                 written.add(Written(commit.users, commit.short_users, commit.empty_users))
         with reporting_write_errors(self.target):
             os.replace(joined, self.target)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_work_folder(self.folder)
         written.warn()
         return written
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from genrec.artifacts import MARK
 from genrec.config import EvaluationConfig, Section
 from genrec.data.histories import Histories
 from genrec.evaluation.confidence import LEVEL, Interval, bootstrap_intervals, paired_difference
@@ -162,7 +163,7 @@ def metrics_json(result: Result, baselines: Sequence[Result] = ()) -> dict[str, 
         beside[baseline.system] = baseline.as_json() | {
             "difference": {name: [part.mean, part.low, part.high] for name, part in differences.items()}
         }
-    return result.as_json() | {"baselines": beside}
+    return {"generator": MARK} | result.as_json() | {"baselines": beside}
 
 
 def _repeated_targets(histories: Histories, targets: Histories, num_items: int) -> int:

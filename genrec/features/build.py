@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.artifacts import read_json, write_artifact
+from genrec.artifacts import read_json, reserve_folder, write_artifact
+from genrec.artifacts.targets import paths_named
 from genrec.config import FeaturesConfig, parse_settings
 from genrec.errors import ArtifactError
 from genrec.features.base import ENCODER_FILE, FeatureEncoder, ItemFeatures
@@ -13,6 +14,7 @@ from genrec.features.sharing import Peers
 if TYPE_CHECKING:
     from genrec.data import Dataset
 
+STAGE = "features"
 ENCODER_FOLDER = "encoder"
 
 
@@ -56,8 +58,9 @@ def build_features(config: FeaturesConfig, dataset: "Dataset", out: Path) -> Ite
         ArtifactError: If the place cannot be written.
     """
     encoder = build_encoder(config)
-    features = encoder.fit(dataset)
-    _write(encoder, features, dataset, out)
+    with reserve_folder(Path(out), STAGE, reads=_read_by(config, dataset)):
+        features = encoder.fit(dataset)
+        _write(encoder, features, dataset, out)
     return features
 
 
@@ -78,15 +81,20 @@ def build_features_together(config: FeaturesConfig, dataset: "Dataset", out: Pat
         peers.from_leader(lambda: build_features(config, dataset, out).description)
         return
     encoder.peers = peers
-    features = encoder.fit(dataset)
-    peers.from_leader(lambda: _write(encoder, features, dataset, out))
+    with reserve_folder(Path(out), STAGE, reads=_read_by(config, dataset), lock=peers.rank == 0):
+        features = encoder.fit(dataset)
+        peers.from_leader(lambda: _write(encoder, features, dataset, out))
+
+
+def _read_by(config: FeaturesConfig, dataset: "Dataset") -> list[Path]:
+    return [dataset.path, *paths_named(config.settings)]
 
 
 def _write(encoder: FeatureEncoder, features: ItemFeatures, dataset: "Dataset", out: Path) -> None:
     settings = encoder.settings.model_dump(mode="json")
     with write_artifact(
         Path(out),
-        "features",
+        STAGE,
         config={"encoder": encoder.name, **settings},
         inputs={"dataset": dataset.fingerprint},
         seed=settings.get("seed"),

@@ -15,12 +15,23 @@ from rich.console import Console
 
 from genrec.alignment.align import LOG_FILE, PAIRS_FILE, AlignmentResult, align_recommender, join_processes
 from genrec.alignment.plots import draw_curves
-from genrec.artifacts import MANIFEST, file_sha256, fingerprint, read_manifest, write_artifact, write_json
+from genrec.artifacts import (
+    MANIFEST,
+    file_sha256,
+    fingerprint,
+    read_manifest,
+    remove_work_folder,
+    reserve_folder,
+    write_artifact,
+    write_json,
+)
+from genrec.artifacts.targets import check_work_folder
 from genrec.config import AlignmentConfig
 from genrec.data import Dataset
 from genrec.decoding import generate_lists
 from genrec.models import RecommenderModel
 from genrec.pipeline.model_folder import EXPERTS_FILE, STAGE, TrainedModel, open_model, quietly
+from genrec.training.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +64,26 @@ def align_model(
     """
     # Before anything is put on a GPU: each process has its own.
     _, world = join_processes(config)
+    others = [Path(path) for path in (config.reference, config.scorer, config.pairs.path) if path is not None]
+    with reserve_folder(out, STAGE, reads=[source, dataset.path, *others], lock=world.leads) as place:
+        iterations = check_work_folder(place.with_name(f"{place.name}.iterations"))
+        return _align_model(source, dataset, config, place, iterations, world, console)
+
+
+def _align_model(
+    source: Path,
+    dataset: Dataset,
+    config: AlignmentConfig,
+    out: Path,
+    iterations: Path,
+    world: World,
+    console: Console | None,
+) -> AlignmentResult:
     trained = open_model(source)
     trained.check_catalogue(dataset)
     if trained.manifest.inputs.get("dataset") != dataset.fingerprint and world.leads:
         logger.warning("the model was trained on another preparation of these items: it may know what measures it")
     before = example_lists(trained.model, trained, dataset)
-    iterations = out.with_name(out.name + ".iterations")
     inputs = {"model": trained.manifest.fingerprint, **_other_inputs(config, trained)}
     result = align_recommender(
         trained.model, dataset, config, trained.decoding, iterations, inputs=inputs, console=console
@@ -72,7 +97,7 @@ def align_model(
     def finish() -> None:
         save_aligned(out, source, trained, config, result, last, examples)
         if config.iterations == 1:
-            shutil.rmtree(iterations, ignore_errors=True)
+            remove_work_folder(iterations)
 
     world.from_leader(finish)
     return result

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import polars as pl
 
-from genrec.artifacts import MANIFEST, read_manifest, write_artifact, write_file
+from genrec.artifacts import MANIFEST, read_manifest, stamped, write_artifact, write_file
+from genrec.artifacts.marks import without_stamp
 from genrec.data.arrow import write_parquet
-from genrec.errors import ConfigError
 from genrec.features.build import ENCODER_FOLDER
 from genrec.models import GenerativeRecommender
 from genrec.pipeline.model_folder import (
@@ -25,16 +25,6 @@ from genrec.tokenizers.index import CODES_FILE, INDEX_FILE
 from genrec.tokenizers.trie.file import TRIE_FILE
 
 CARD_FILE = "README.md"
-
-
-def refuse_the_model_itself(model: Path, out: Path) -> None:
-    """Refuse to write a model folder over the one that is read.
-
-    Raises:
-        ConfigError: If they are the same.
-    """
-    if out.absolute() == model.absolute():
-        raise ConfigError("--out is the model itself", expected="another folder", fix="give another --out")
 
 
 def write_changed_model(
@@ -82,8 +72,9 @@ def add_to_card(model: Path, out: Path, note: str) -> None:
     """Copy the model card with a section more; a model that was not measured has none."""
     if not (model / CARD_FILE).is_file():
         return
+    card = without_stamp((model / CARD_FILE).read_text(encoding="utf-8"))
     with write_file(out / CARD_FILE) as path:
-        path.write_text(f"{(model / CARD_FILE).read_text(encoding='utf-8')}\n{note}\n", encoding="utf-8")
+        path.write_text(stamped(f"{card}\n{note}\n"), encoding="utf-8")
 
 
 def _write_tokenizer(source: Path, index: ItemIndex, out: Path) -> None:

@@ -1,14 +1,13 @@
 """What a run has done so far: what each stage was made from and what it left, so that fresh work is not repeated."""
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from genrec.artifacts import MANIFEST, file_sha256, read_json, reporting_write_errors, verify_artifact, write_json
-from genrec.errors import ArtifactError
+from genrec.artifacts import MANIFEST, file_sha256, read_json, verify_artifact, write_json
+from genrec.artifacts.targets import check_file_target, is_overwriting
+from genrec.errors import ArtifactError, ConfigError
 
 LEDGER_FILE = "stages.json"
 
@@ -68,6 +67,32 @@ class Ledger:
                 return f"{name} was changed after it was written"
         return None
 
+    def check_output(self, stage: str, name: str) -> None:
+        """Refuse to run a stage that would replace a file which genrec did not write, or which was changed since.
+
+        Args:
+            stage: Its name.
+            name: A file that it writes.
+
+        Raises:
+            ConfigError: Naming the file.
+        """
+        path, record = self.folder / name, self.records.get(stage)
+        known = record.outputs.get(name) if record else None
+        if known is None:
+            check_file_target(path)
+        elif path.is_file() and file_sha256(path) != known and not is_overwriting():
+            raise ConfigError(
+                f"{path} was changed since genrec wrote it",
+                expected="the file as the stage left it, or no file",
+                fix=f"move it away, or replace it with --force {stage}",
+            )
+
+    def begin(self, stage: str) -> None:
+        """Forget the record of a stage that runs again: what a killed one leaves is not what the record says."""
+        if self.records.pop(stage, None) is not None:
+            self._write()
+
     def finish(self, stage: str, record: StageRecord) -> None:
         """Write down that a stage is done.
 
@@ -75,6 +100,9 @@ class Ledger:
             ArtifactError: If the folder cannot be written.
         """
         self.records[stage] = record
+        self._write()
+
+    def _write(self) -> None:
         write_json(self.folder / LEDGER_FILE, {name: value.model_dump() for name, value in self.records.items()})
 
 
@@ -94,23 +122,3 @@ def output_fingerprint(path: Path) -> str:
 def outputs_of(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Fingerprints of what a stage left in ``folder``."""
     return {name: output_fingerprint(folder / name) for name in names}
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Keep a second run out of a folder while one works in it.
-
-    Raises:
-        ArtifactError: If another process works there, or the folder cannot be written.
-    """
-    with reporting_write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ArtifactError(
-                f"another process is working in {folder}", fix="wait for it, or choose another --out"
-            ) from error
-        yield

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from genrec.artifacts import read_manifest
+from genrec.artifacts import read_manifest, reserve_folder
 from genrec.data.dataset import titles_of
 from genrec.data.readers import read_table, table_sha256
 from genrec.data.schema import tidy_items
@@ -19,8 +19,8 @@ from genrec.errors import ArtifactError, DataError, first_rows
 from genrec.features import FeatureEncoder, ItemFeatures, load_encoder
 from genrec.features.build import ENCODER_FOLDER
 from genrec.models.extend import extend_recommender, extendable
-from genrec.pipeline.changed_catalogue import add_to_card, refuse_the_model_itself, write_changed_model
-from genrec.pipeline.model_folder import TOKENIZER_FOLDER, open_model, read_items
+from genrec.pipeline.changed_catalogue import add_to_card, write_changed_model
+from genrec.pipeline.model_folder import STAGE, TOKENIZER_FOLDER, open_model, read_items
 from genrec.tokenizers import ItemIndex, ItemTokenizer
 from genrec.tokenizers.collisions import group_of
 from genrec.tokenizers.placement import place_new_items
@@ -51,11 +51,15 @@ def add_new_items(model: Path, items: Path, out: Path, *, features: Path | None 
         features: A ``features`` folder with the encoder, where the model folder has none.
 
     Raises:
-        ConfigError: If the family scores items that it was trained on, or ``out`` is the model itself.
+        ConfigError: If the family scores items that it was trained on, or ``out`` must not be written.
         DataError: If the table cannot be used, names items of the catalogue, or the items cannot be encoded.
         ArtifactError: If a folder cannot be used or written.
     """
-    refuse_the_model_itself(model, out)
+    with reserve_folder(out, STAGE, reads=[model, items, features]) as place:
+        return _add_new_items(model, items, place, features)
+
+
+def _add_new_items(model: Path, items: Path, out: Path, features: Path | None) -> Added:
     trained = open_model(model, device="cpu")
     extendable(trained.model)
     known = read_items(model)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from genrec.artifacts import reserve_folder
 from genrec.data.readers import read_item_ids, table_sha256
 from genrec.errors import DataError
 from genrec.features.build import ENCODER_FOLDER
 from genrec.models.extend import extendable, shrink_recommender
-from genrec.pipeline.changed_catalogue import add_to_card, refuse_the_model_itself, write_changed_model
-from genrec.pipeline.model_folder import TOKENIZER_FOLDER, open_model, read_items
+from genrec.pipeline.changed_catalogue import add_to_card, write_changed_model
+from genrec.pipeline.model_folder import STAGE, TOKENIZER_FOLDER, open_model, read_items
 from genrec.tokenizers import ItemIndex
 
 
@@ -29,11 +30,15 @@ def remove_known_items(model: Path, items: Path, out: Path) -> int:
         How many items were removed.
 
     Raises:
-        ConfigError: If the family scores items that it was trained on, or ``out`` is the model itself.
+        ConfigError: If the family scores items that it was trained on, or ``out`` must not be written.
         DataError: If the list cannot be used, names items that the model does not know, or leaves none.
         ArtifactError: If a folder cannot be used or written.
     """
-    refuse_the_model_itself(model, out)
+    with reserve_folder(out, STAGE, reads=[model, items]) as place:
+        return _remove_known_items(model, items, place)
+
+
+def _remove_known_items(model: Path, items: Path, out: Path) -> int:
     trained = open_model(model, device="cpu")
     recommender = extendable(trained.model)
     known = read_items(model)

@@ -1,20 +1,26 @@
 """What the stages of a run are: what each reads, what decides its result, what it leaves."""
 
-import shutil
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
-from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, write_file, write_json
+from genrec.artifacts import (
+    MANIFEST,
+    MARK,
+    read_json,
+    read_manifest,
+    write_file,
+    write_json,
+)
+from genrec.artifacts.marks import is_as_stamped
 from genrec.config import DecodingConfig, Recipe, RecommenderConfig
-from genrec.data import Dataset, prepare_dataset
+from genrec.data import prepare_dataset
 from genrec.data.prepare import SHAPING_KEYS, input_fingerprints
 from genrec.decoding import Names, generate_blocks, generate_lists, schema_of, write_recommendations
 from genrec.evaluation.baselines import fit_baseline
@@ -22,45 +28,47 @@ from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lis
 from genrec.features import build_features
 from genrec.models import recommender_class
 from genrec.pipeline.aligned import ALIGNMENT_FILE, EXAMPLES_FILE, align_model
-from genrec.pipeline.ledger import Ledger
-from genrec.pipeline.model_folder import EXPERTS_FILE, Companions, TrainedModel, open_model
+from genrec.pipeline.model_folder import EXPERTS_FILE, TrainedModel, open_model
 from genrec.pipeline.resolve import (
     LEARNED_BASELINE,
     baseline_recommender,
-    baseline_training,
     needs_identifiers,
     uses_features,
 )
 from genrec.pipeline.steps import (
     LOG_FILE,
-    TrainingPlan,
     check_data,
     protocol_of,
     read_records,
     tokenize_items,
-    train_model,
+)
+from genrec.pipeline.work import (
+    BASELINE_LISTS_FILE,
+    CARD_FILE,
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    LEARNED_FOLDER,
+    LISTS_FILE,
+    METRICS_FILE,
+    RECOMMENDATIONS_FILE,
+    REPORT_FILE,
+    SETTINGS_FILE,
+    Work,
+    aligns,
+    needs_features,
 )
 from genrec.reports.content import Change, Example, ReportContent, make_examples
 from genrec.reports.html import write_report
 from genrec.reports.model_card import write_model_card
 
-METRICS_FILE = "metrics.json"
-LISTS_FILE = "lists.safetensors"
-BASELINE_LISTS_FILE = "baselines/lists.safetensors"
-SETTINGS_FILE = "baselines/settings.json"
-RECOMMENDATIONS_FILE = "recommendations.parquet"
-REPORT_FILE = "report.html"
-CARD_FILE = "README.md"
+logger = logging.getLogger(__name__)
+
 BEFORE_ALIGNMENT = "before alignment"
 # What ranks when the two parts of log p(codes) + w log p(item) stand alone.
 SCORE_PARTS: dict[str, dict[str, Any]] = {
     "codes only": {"item_weight": 0.0},
     "item vectors only": {"mode": "items", "item_weight": 0.0},
 }
-CONFIG_FILE = "config.yaml"
-ENVIRONMENT_FILE = "env.json"
-# Changes of these keys of `training` continue an interrupted training; others begin anew.
-CONTINUING_KEYS = frozenset({"num_workers", "max_minutes", "patience", "save_steps"})
 
 
 @dataclass(frozen=True)
@@ -82,102 +90,6 @@ class Stage:
     outputs: Callable[["Work"], Sequence[str]]
     after: Callable[[Recipe], Sequence[str]]
     needed: Callable[[Recipe], bool] = lambda recipe: True
-
-
-class Work:
-    """The folder of a run, and what its stages left there, opened when it is first asked for.
-
-    Args:
-        recipe: Resolved.
-        folder: ``runs/NAME``.
-        console: Where progress is shown.
-    """
-
-    def __init__(self, recipe: Recipe, folder: Path, console: Console) -> None:
-        self.recipe, self.folder, self.console = recipe, folder, console
-        self.ledger = Ledger(folder)
-
-    @property
-    def dataset_folder(self) -> Path:
-        """The prepared data set: the recipe's own where ``data.path`` is one already, else that of this run."""
-        path = self.recipe.data.path
-        prepared = path and (Path(path) / MANIFEST).is_file() and read_manifest(Path(path)).stage == "dataset"
-        return Path(str(path)).absolute() if prepared else self.folder / "dataset"
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The prepared data set."""
-        return Dataset.load(self.dataset_folder)
-
-    @property
-    def model_name(self) -> str:
-        """The folder whose model writes the lists: ``aligned`` where the recipe aligns, else ``model``."""
-        return "aligned" if aligns(self.recipe) else "model"
-
-    @cached_property
-    def trained(self) -> TrainedModel:
-        """The model that writes the lists."""
-        return open_model(self.folder / self.model_name, verify=False)
-
-    @property
-    def plan(self) -> TrainingPlan:
-        """How the recipe's recommender is trained."""
-        return TrainingPlan(self.recipe.recommender, self.recipe.training, self.recipe.decoding)
-
-    @property
-    def baseline_plan(self) -> TrainingPlan:
-        """How the baseline that learns is trained."""
-        return TrainingPlan(baseline_recommender(self.recipe), baseline_training(self.recipe), self.recipe.decoding)
-
-    @property
-    def companions(self) -> Companions:
-        """Folders that models are built from."""
-        tokenizer, features = self.folder / "tokenizer", self.folder / "features"
-        made = needs_features(self.recipe)
-        return Companions(tokenizer if needs_identifiers(self.recipe) else None, features if made else None)
-
-    @property
-    def list_length(self) -> int:
-        """Length of the lists that are measured."""
-        return max(self.recipe.evaluation.ks)
-
-    def checkpoints(self, stage: str, plan: TrainingPlan) -> Path:
-        """The private folder of a training, another one for every change that makes checkpoints useless."""
-        training = {key: value for key, value in plan.settings["training"].items() if key not in CONTINUING_KEYS}
-        settings = [plan.settings["recommender"], training, plan.decoding.model_dump(mode="json")]
-        folders = [path for path in (self.companions.tokenizer, self.companions.features) if path]
-        inputs = [self.dataset.fingerprint, *(read_manifest(path).fingerprint for path in folders)]
-        return self.folder / "checkpoints" / f"{stage}-{fingerprint([settings, inputs])[:12]}"
-
-    def discard_checkpoints(self, stage: str) -> None:
-        """Forget what a stage has trained so far."""
-        for folder in (self.folder / "checkpoints").glob(f"{stage}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def forget(self, stage: str) -> None:
-        """Remove what a stage that is forced to run could take up again."""
-        self.discard_checkpoints(stage)
-        if stage == "baselines":
-            shutil.rmtree(self.folder / "baselines", ignore_errors=True)
-
-    def train(self, stage: str, plan: TrainingPlan, out: Path) -> None:
-        """Train a model into ``out`` and forget its checkpoints."""
-        checkpoints = self.checkpoints(stage, plan)
-        train_model(plan, self.dataset, self.companions, out, checkpoints=checkpoints, console=self.console)
-        self.discard_checkpoints(stage)
-        if not any((self.folder / "checkpoints").iterdir()):
-            (self.folder / "checkpoints").rmdir()
-
-
-def needs_features(recipe: Recipe) -> bool:
-    """Whether a recipe has any use for item vectors."""
-    learned = LEARNED_BASELINE in recipe.evaluation.baselines and uses_features(baseline_recommender(recipe))
-    return needs_identifiers(recipe) or uses_features(recipe.recommender) or learned
-
-
-def aligns(recipe: Recipe) -> bool:
-    """Whether a recipe asks for alignment."""
-    return recipe.alignment.method != "none"
 
 
 def make_dataset(work: Work) -> str:
@@ -239,8 +151,8 @@ def make_baselines(work: Work) -> str:
             settings[name] = fitted.settings
             lists[name], _ = fitted.recommend(histories, top_k=work.list_length, exclude_seen=exclude_seen)
     with write_file(work.folder / BASELINE_LISTS_FILE) as path:
-        save_file({name: np.ascontiguousarray(values) for name, values in lists.items()}, path)
-    write_json(work.folder / SETTINGS_FILE, settings)
+        save_file({name: np.ascontiguousarray(values) for name, values in lists.items()}, path, {"generator": MARK})
+    write_json(work.folder / SETTINGS_FILE, {"generator": MARK, **settings})
     return ", ".join(names)
 
 
@@ -252,7 +164,7 @@ def make_evaluation(work: Work) -> str:
         work.trained.model, histories, decoding=recipe.decoding, top_k=work.list_length, progress=True
     )
     with write_file(work.folder / LISTS_FILE) as path:
-        save_file({"items": lists, "scores": scores}, path)
+        save_file({"items": lists, "scores": scores}, path, {"generator": MARK})
     protocol = protocol_of(work.folder / work.model_name, work.trained, dataset, "test", recipe.decoding)
     settings = work.plan.settings["recommender"]
     result = score_lists(recipe.recommender.name, lists, dataset, protocol, recipe.evaluation, settings=settings)
@@ -285,9 +197,13 @@ def make_report(work: Work) -> str:
     """Write the report and the model card."""
     content = report_content(work)
     write_report(work.folder / REPORT_FILE, content)
+    card = work.folder / work.model_name / CARD_FILE
+    if card.is_file() and not is_as_stamped(card):
+        logger.warning("%s was edited and is kept; delete it to get a new one", card)
+        return REPORT_FILE
     popular = np.argsort(-work.dataset.train_popularity(), kind="stable")[:3]
     write_model_card(
-        work.folder / work.model_name / CARD_FILE,
+        card,
         content,
         location=str(work.folder / work.model_name),
         example_items=[work.dataset.item_ids[item] for item in popular],
@@ -345,7 +261,7 @@ def _alignment_content(work: Work) -> dict[str, Any]:
 
 def _learned_baseline(work: Work) -> TrainedModel:
     """The trained baseline, trained only if its own settings or the data changed."""
-    folder, plan = work.folder / "baselines" / LEARNED_BASELINE, work.baseline_plan
+    folder, plan = work.folder / LEARNED_FOLDER, work.baseline_plan
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
         same = {key: manifest.config.get(key) for key in plan.settings} == plan.settings
@@ -387,7 +303,7 @@ def _baseline_results(work: Work) -> list[Result]:
             split=dataset.split, part="test", catalogue=dataset.num_items, exclude_seen=recipe.decoding.exclude_seen
         )
         if name == LEARNED_BASELINE:
-            folder = work.folder / "baselines" / name
+            folder = work.folder / LEARNED_FOLDER
             protocol = protocol_of(folder, open_model(folder, verify=False), dataset, "test", recipe.decoding)
         results.append(score_lists(name, lists[name], dataset, protocol, recipe.evaluation, settings=settings[name]))
     return results

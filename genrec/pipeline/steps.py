@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,16 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from genrec.artifacts import MANIFEST, read_manifest, verify_artifact, write_json
+from genrec.artifacts import (
+    MANIFEST,
+    read_manifest,
+    remove_work_folder,
+    reserve_file,
+    reserve_folder,
+    verify_artifact,
+    write_json,
+)
+from genrec.artifacts.targets import check_folder_target, check_work_folder, paths_named
 from genrec.config import (
     DecodingConfig,
     EvaluationConfig,
@@ -40,14 +48,18 @@ from genrec.models import (
 from genrec.models.extras import ExtraSettings
 from genrec.models.registry import embed_command
 from genrec.pipeline.catalogue import on_catalogue
+from genrec.pipeline.model_folder import STAGE as MODEL_STAGE
 from genrec.pipeline.model_folder import TOKENIZER_FOLDER, Companions, TrainedModel, open_model, save_model, to_device
 from genrec.pipeline.resolve import check_vectors, uses_features, uses_texts
 from genrec.tokenizers import ItemIndex, ItemTokenizer, fit_tokenizer
 from genrec.tokenizers.collisions import count_collisions
+from genrec.tokenizers.fit import STAGE as TOKENIZER_STAGE
 from genrec.tokenizers.fit import fit_together
 from genrec.tokenizers.set_tokens import SetTokenizer
 from genrec.training import Estimate, TrainingResult, dry_run, train_recommender
 from genrec.training.launch import Launch
+from genrec.training.log import MetricsLog
+from genrec.training.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +155,7 @@ def tokenize_items(
     config: TokenizerConfig, dataset: Dataset, features: Path, out: Path, *, stability: bool = False
 ) -> ItemIndex:
     """Fit an item tokenizer on a ``features`` folder and write the ``tokenizer`` folder."""
+    check_folder_target(out, TOKENIZER_STAGE, reads=[features])
     return fit_tokenizer(config, dataset, load_features(features, dataset), out, stability=stability)
 
 
@@ -150,6 +163,7 @@ def tokenize_together(
     config: TokenizerConfig, dataset: Dataset, features: Path, out: Path, *, stability: bool = False
 ) -> bool:
     """As :func:`tokenize_items`, by all processes that the launcher started; whether this one is to speak."""
+    check_folder_target(out, TOKENIZER_STAGE, reads=[features])
     world = Launch.from_environment().join(LONGEST_WAIT)
     if world.size == 1:
         tokenize_items(config, dataset, features, out, stability=stability)
@@ -175,6 +189,7 @@ def train_model(
     out: Path,
     *,
     checkpoints: Path | None = None,
+    log: Path | None = None,
     console: Console | None = None,
 ) -> TrainingResult:
     """Train a recommender and write the ``model`` folder; the same call again continues after an interruption.
@@ -183,22 +198,40 @@ def train_model(
         plan: What to train.
         dataset: Prepared data.
         companions: Folders of the identifiers and of the features, where the family reads them.
-        out: The ``model`` folder; ``metrics.jsonl`` is written beside it.
-        checkpoints: Private folder of checkpoints, removed at the end; beside ``out`` by default.
+        out: The ``model`` folder.
+        checkpoints: Private folder of checkpoints, removed at the end; ``OUT.checkpoints`` by default.
+        log: File of one record per epoch and validation; ``OUT.metrics.jsonl`` by default.
         console: Where progress is shown.
 
     Raises:
-        ConfigError: If a folder that the family reads is not given.
+        ConfigError: If a folder that the family reads is not given, or ``out`` must not be written.
         ArtifactError: If the folders do not belong together or cannot be written.
     """
-    checkpoints = checkpoints or out.with_name(out.name + ".checkpoints")
     launch = Launch.from_environment()
     launch.check(plan.training)
     world = launch.join()
+    reads = [dataset.path, companions.tokenizer, companions.features, *paths_named(plan.recommender.settings)]
+    with reserve_folder(out, MODEL_STAGE, reads=reads, lock=world.leads) as place:
+        checkpoints = checkpoints or place.with_name(f"{place.name}.checkpoints")
+        log = log or place.with_name(f"{place.name}.{LOG_FILE}")
+        check_work_folder(checkpoints)
+        MetricsLog(log).check()
+        return _train_model(plan, dataset, companions, place, world, checkpoints=checkpoints, log=log, console=console)
+
+
+def _train_model(
+    plan: TrainingPlan,
+    dataset: Dataset,
+    companions: Companions,
+    out: Path,
+    world: World,
+    *,
+    checkpoints: Path,
+    log: Path,
+    console: Console | None,
+) -> TrainingResult:
     model = new_model(plan, dataset, companions)
-    result = train_recommender(
-        model, dataset, plan.training, plan.decoding, checkpoints, log=out.parent / LOG_FILE, console=console
-    )
+    result = train_recommender(model, dataset, plan.training, plan.decoding, checkpoints, log=log, console=console)
     identified = recommender_class(plan.recommender.name).needs_identifiers
     companions = Companions(
         companions.tokenizer if identified else None,
@@ -207,7 +240,7 @@ def train_model(
 
     def finish() -> None:
         save_model(out, model, dataset, companions, decoding=plan.decoding, result=result, settings=plan.settings)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        remove_work_folder(checkpoints)
 
     world.from_leader(finish)
     return result
@@ -382,13 +415,14 @@ def measure(
         raise ConfigError("--zero-shot is for --model", expected="a model folder", fix="leave out --zero-shot")
     if (model is None) == (lists is None):
         raise ConfigError("one of --model and --recommendations is needed", expected="exactly one of them")
-    prepared = Dataset.load(dataset, verify=True)
-    if model is not None:
-        result = measure_model(model, prepared, part, config, device, zero_shot=zero_shot)
-    else:
-        result = score_recommendations(Path(str(lists)), prepared, part, config)
-    values = metrics_json(result)
-    write_json(out, values)
+    with reserve_file(out, reads=[dataset, model, lists]) as place:
+        prepared = Dataset.load(dataset, verify=True)
+        if model is not None:
+            result = measure_model(model, prepared, part, config, device, zero_shot=zero_shot)
+        else:
+            result = score_recommendations(Path(str(lists)), prepared, part, config)
+        values = metrics_json(result)
+        write_json(place, values)
     return values
 
 

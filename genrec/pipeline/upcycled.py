@@ -4,9 +4,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from genrec.artifacts import MANIFEST, write_artifact
+from genrec.artifacts import MANIFEST, reserve_folder, write_artifact
 from genrec.config import load_recipe
-from genrec.errors import ConfigError
 from genrec.models.upcycle import upcycle_recommender
 from genrec.pipeline.model_folder import EXPERTS_FILE, STAGE, open_model, quietly
 
@@ -23,11 +22,14 @@ def upcycle_model(source: Path, overrides: Sequence[str], out: Path) -> None:
         out: The folder to write.
 
     Raises:
-        ConfigError: If a setting is not accepted, or ``out`` is the model itself.
+        ConfigError: If a setting is not accepted, or ``out`` must not be written.
         ArtifactError: If a folder cannot be used or written.
     """
-    if out.absolute() == source.absolute():
-        raise ConfigError("--out is the model itself", expected="another folder", fix="give another --out")
+    with reserve_folder(out, STAGE, reads=[source]) as place:
+        _upcycle_model(source, overrides, place)
+
+
+def _upcycle_model(source: Path, overrides: Sequence[str], out: Path) -> None:
     changes = load_recipe(None, overrides).recommender.settings
     trained = open_model(source, device="cpu")
     model, manifest = upcycle_recommender(trained.model, changes), trained.manifest

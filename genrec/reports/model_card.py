@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from genrec.artifacts import write_file
+from genrec.artifacts import stamped, write_file
 from genrec.evaluation.protocol import Protocol
 from genrec.evaluation.tables import DEFAULT_METRICS, escape_markdown, metric_name, side_by_side, to_markdown
 from genrec.reports.content import ReportContent
@@ -37,7 +37,7 @@ def write_model_card(
     """
     card = render_model_card(content, location=location, licence=licence, example_items=example_items)
     with write_file(path) as temporary:
-        temporary.write_text(card, encoding="utf-8")
+        temporary.write_text(stamped(card), encoding="utf-8")
 
 
 def render_model_card(

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genrec.artifacts import write_artifact, write_json
+from genrec.artifacts import reserve_folder, write_artifact, write_json
+from genrec.artifacts.targets import paths_named
 from genrec.config import TokenizerConfig
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
@@ -23,6 +24,7 @@ from genrec.tokenizers.registry import tokenizer_class, tokenizer_settings
 if TYPE_CHECKING:
     from genrec.data import Dataset
 
+STAGE = "tokenizer"
 QUALITY_FILE = "quality.json"
 PLOTS_FOLDER = "plots"
 COLLAPSED_USE = 0.2
@@ -59,10 +61,11 @@ def fit_tokenizer(
         ArtifactError: If the place cannot be written.
     """
     tokenizer = build_tokenizer(config)
-    tokenizer.checkpoint_path = _checkpoint(out)
-    tokenizer.fit(dataset, features)
-    codes = tokenizer.encode_catalogue(dataset, features)
-    return _write(tokenizer, codes, dataset, features, out, stability=stability)
+    with reserve_folder(Path(out), STAGE, reads=_read_by(config, dataset)) as place:
+        tokenizer.checkpoint_path = _checkpoint(place)
+        tokenizer.fit(dataset, features)
+        codes = tokenizer.encode_catalogue(dataset, features)
+        return _write(tokenizer, codes, dataset, features, out, stability=stability)
 
 
 def fit_together(
@@ -93,19 +96,20 @@ def fit_together(
     if not _named_by_rows(type(tokenizer)):
         peers.from_leader(lambda: fit_tokenizer(config, dataset, features, out, stability=stability).level_sizes)
         return
-    tokenizer.checkpoint_path = _checkpoint(out)
 
     def learn() -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
         tokenizer.fit(dataset, features)
         return tokenizer.state(), tokenizer.level_sizes
 
-    learned, tokenizer.level_sizes = peers.from_leader(learn)
-    if peers.rank:
-        tokenizer.width = features.values.shape[1]
-        tokenizer.restore(learned)
-    blocks = list(row_blocks(len(features.values)))
-    codes = share_blocks(peers, blocks, lambda part: tokenizer.encode(features.values[part]), "naming the items")
-    peers.from_leader(lambda: _write(tokenizer, codes, dataset, features, out, stability=stability).level_sizes)
+    with reserve_folder(Path(out), STAGE, reads=_read_by(config, dataset), lock=peers.rank == 0) as place:
+        tokenizer.checkpoint_path = _checkpoint(place)
+        learned, tokenizer.level_sizes = peers.from_leader(learn)
+        if peers.rank:
+            tokenizer.width = features.values.shape[1]
+            tokenizer.restore(learned)
+        blocks = list(row_blocks(len(features.values)))
+        codes = share_blocks(peers, blocks, lambda part: tokenizer.encode(features.values[part]), "naming the items")
+        peers.from_leader(lambda: _write(tokenizer, codes, dataset, features, out, stability=stability).level_sizes)
 
 
 def _named_by_rows(family: type[ItemTokenizer]) -> bool:
@@ -118,8 +122,12 @@ def _named_by_rows(family: type[ItemTokenizer]) -> bool:
     )
 
 
+def _read_by(config: TokenizerConfig, dataset: "Dataset") -> list[Path]:
+    return [dataset.path, *paths_named(config.settings)]
+
+
 def _checkpoint(out: Path) -> Path:
-    return Path(out).with_name(f".{Path(out).name}.progress.safetensors")
+    return out.with_name(f".{out.name}.progress.safetensors")
 
 
 def _write(
@@ -145,7 +153,7 @@ def _write(
     settings = tokenizer.settings.model_dump(mode="json")
     inputs = {"dataset": dataset.fingerprint, "features": features.fingerprint}
     with write_artifact(
-        Path(out), "tokenizer", config={"name": tokenizer.name, **settings}, inputs=inputs, seed=settings["seed"]
+        Path(out), STAGE, config={"name": tokenizer.name, **settings}, inputs=inputs, seed=settings["seed"]
     ) as folder:
         tokenizer.save_pretrained(folder.path)
         index.save(folder.path)

@@ -5,7 +5,6 @@ Layout of ``checkpoint-STEP/``: ``model.safetensors``, ``optimizer.safetensors``
 (transformers), ``manifest.json``. The folder of the best step is kept as long as a kept checkpoint refers to it.
 """
 
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,8 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from genrec.artifacts import MANIFEST, read_json, verify_artifact, write_artifact, write_json
+from genrec.artifacts.files import TEMPORARY
+from genrec.artifacts.folders import recover_folder
 from genrec.errors import ArtifactError, ConfigError
 
 STAGE = "checkpoint"
@@ -149,15 +150,9 @@ class CheckpointStore:
 
     def _tidy(self) -> None:
         """Clear away what a kill while writing left behind."""
-        for unfinished in self.folder.glob(".checkpoint-*.part"):
-            shutil.rmtree(unfinished, ignore_errors=True)
-        for aside in self.folder.glob(".checkpoint-*.old"):
-            place = self.folder / aside.name.split(".")[1]
-            # Between its going aside and its successor's coming in there was no other checkpoint of this step.
-            if place.exists():
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                os.replace(aside, place)
+        left = {match[1] for path in self.folder.glob(".*") if (match := TEMPORARY.fullmatch(path.name))}
+        for name in left:
+            recover_folder(self.folder / name)
 
     def _refuse_foreign(self, path: Path) -> None:
         found = {inner.name for inner in path.iterdir()} if path.is_dir() else set()

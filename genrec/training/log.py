@@ -1,6 +1,7 @@
 """What a run tells: ``metrics.jsonl`` for programs, one line per epoch or a progress bar for people."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from genrec.artifacts import reporting_write_errors, write_file
+from genrec.errors import ConfigError
 
 
 class MetricsLog:
@@ -21,6 +23,22 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, silent: bool = False) -> None:
         self.path, self.silent = path, silent
+
+    def check(self) -> None:
+        """Refuse a file that is no training log, before anything is written to it.
+
+        Raises:
+            ConfigError: If a line other than the last one is no record.
+        """
+        if not os.path.lexists(self.path):
+            return
+        lines = self.path.read_bytes().splitlines() if self.path.is_file() else [b"", b""]
+        if not all(map(_is_record, lines[:-1])):
+            raise ConfigError(
+                f"{self.path} is not a training log",
+                expected="a new file, or a log of one JSON record with a step per line",
+                fix="move it away, or give another --out",
+            )
 
     def rewind(self, step: int) -> None:
         """Drop the records after ``step`` (they will be written again) and a last line that was cut off."""
@@ -50,6 +68,14 @@ class MetricsLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(record) + "\n")
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and "step" in record
 
 
 class Display:

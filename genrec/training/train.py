@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from genrec.artifacts import fingerprint, reporting_write_errors
+from genrec.artifacts import fingerprint, open_work_folder
 from genrec.config import DecodingConfig, TrainingConfig
 from genrec.data.histories import Histories
 from genrec.errors import DataError, InterruptedRun, NonFiniteLossError
@@ -138,8 +138,8 @@ def continue_run(model: nn.Module, run: Run) -> TrainingResult:
             :func:`train_recommender`.
     """
     out = run.store.folder
-    with reporting_write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+    open_work_folder(out)
+    run.log.check()
     step, notes = _restore(run)
     for note in notes:
         run.display.say(note)

@@ -21,6 +21,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, write_file, write_json
+from genrec.artifacts.results import work_folder
 from genrec.config import AlignmentConfig, EvaluationConfig, load_recipe
 from genrec.data import Dataset
 from genrec.errors import ConfigError, GenrecError, InterruptedRun
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help=f"of {', '.join(METHODS)}; all by default")
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--model", type=Path, nargs="+", required=True, help="one for all seeds, or one for each")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=work_folder, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="of alignment, for all settings"

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from genrec.artifacts.results import work_folder
+
 ROWS = 1_000_000
 BOUND_GB = 12
 WIDTH = 64
@@ -144,14 +146,13 @@ def _make_vectors(folder: Path, items: int) -> None:
 def main() -> None:
     """Read the arguments, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=work_folder)
     parser.add_argument("--users", type=int, default=5_000_000)
     parser.add_argument("--items", type=int, default=2_000_000)
     parser.add_argument("--interactions", type=int, default=50_000_000)
     parser.add_argument("--minutes", type=float, default=1.0, help="longest training")
     parser.add_argument("--make", action="store_true", help="only write the tables")
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.make:
         make_tables(arguments.folder, arguments.users, arguments.items, arguments.interactions)
         return

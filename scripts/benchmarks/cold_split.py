@@ -17,6 +17,7 @@ from typing import Final, Literal
 import numpy as np
 import polars as pl
 
+from genrec.artifacts.results import work_folder
 from genrec.config import DataConfig
 from genrec.data import make_dataset
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--share", type=float, default=0.1, help="of the items")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=work_folder, required=True)
     arguments = parser.parse_args()
     items = pl.read_parquet(arguments.dataset / "items.parquet")
     events = pl.read_parquet(arguments.dataset / "interactions.parquet")

@@ -10,7 +10,6 @@ can tell; implicit ALS is measured where ``implicit`` is installed.
 """
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +37,8 @@ from decoding_figures.timing import clock
 from decoding_figures.trained import trained_figures
 from rich.console import Console
 from rich.table import Table
+
+from genrec.artifacts.results import result_file, write_result
 
 BEAMS = (50, 20)
 PARTS = ("guarantees", "constraint", "serving", *COMPARED)
@@ -118,7 +119,7 @@ def read_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with interactions.parquet and items.parquet")
-    parser.add_argument("--json", type=Path, required=True, help="file to write")
+    parser.add_argument("--json", type=result_file, required=True, help="file to write")
     parser.add_argument("--model", type=Path, help="a model folder trained on the same tables")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a machine that is not idle")
@@ -147,7 +148,7 @@ def main() -> None:
         for part, measured in all_figures(arguments, Path(folder)):
             show(console, part, measured)
             figures |= measured
-            arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+            write_result(arguments.json, figures)
 
 
 if __name__ == "__main__":

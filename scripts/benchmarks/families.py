@@ -28,6 +28,7 @@ import torch
 from shelf import RESULT_FILE, Inputs, average, spread, tokenizer_recipe
 
 from genrec.artifacts import MANIFEST, read_json, write_file, write_json
+from genrec.artifacts.results import work_folder
 from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, TrainingConfig
 from genrec.data import Dataset
 from genrec.data.histories import pad_histories
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("entries", nargs="*", help=f"all by default: {', '.join(ENTRIES)}")
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=work_folder, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--minutes", type=float, default=4.0, help="of training, per run")
     parser.add_argument("--history", type=int, default=20, help="items that are read")

@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from genrec.artifacts import write_json
+from genrec.artifacts.results import result_file, write_result
 from genrec.config import DecodingConfig
 from genrec.data import Dataset
 from genrec.decoding import generate_lists
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=result_file, required=True)
     parser.add_argument("--beams", type=int, default=50)
     parser.add_argument("--users", type=int, default=1024)
     parser.add_argument("--at-least", type=int, default=1, help="items in the history of a user")
@@ -54,7 +54,7 @@ def main() -> None:
         rows.append({"model": str(folder), "family": model.config.family, "users_per_second": speed, "ratio": ratio})
         print(f"{folder}: {speed:,.0f} users/s, the first is {ratio:.2f} times as fast")
     settings = {name: getattr(arguments, name) for name in ("beams", "at_least", "rounds", "threads")}
-    write_json(arguments.json, {**settings, "users": len(histories), "models": rows})
+    write_result(arguments.json, {**settings, "users": len(histories), "models": rows})
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genrec.artifacts.results import result_file, write_result
 from genrec.config import parse_settings
 from genrec.data import Dataset, Histories
 from genrec.features import encoder_class
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--encoders", default="popularity,fastrp,ultragcn,lightgcn")
     parser.add_argument("--settings", default="{}", help="JSON, settings of the encoder where only one is asked for")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=result_file)
     arguments = parser.parse_args()
     dataset = Dataset.load(arguments.dataset)
     edges = training_edges(dataset, "benchmark")
@@ -45,7 +46,7 @@ def main() -> None:
         results.append({"encoder": name, **spent, "recall@20": round(recall(users, items, dataset), 4)})
         print(json.dumps(results[-1]))
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_result(arguments.json, {"results": results})
 
 
 def vectors(name: str, dataset: Dataset, edges: np.ndarray, given: dict[str, object]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,12 +18,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from genrec.artifacts.results import result_file, write_result
 from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts
 
 Way = Callable[[MixtureOfExperts, Tensor], Tensor]
@@ -95,7 +95,7 @@ def measure(layer: MixtureOfExperts, x: Tensor, rounds: int) -> tuple[dict[str, 
 def main() -> None:
     """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, required=True, help="where the figures are written")
+    parser.add_argument("--json", type=result_file, required=True, help="where the figures are written")
     parser.add_argument("--experts", type=int, default=16)
     parser.add_argument("--experts-per-token", type=int, default=2)
     parser.add_argument("--hidden-size", type=int, default=128)
@@ -117,7 +117,7 @@ def main() -> None:
         "every_expert_over_grouped": times["every_expert"] / times["grouped"],
         "gathered_over_grouped": times["gathered"] / times["grouped"],
     }
-    arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_result(arguments.json, figures)
     print(json.dumps(figures, indent=2))
 
 

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.artifacts import MANIFEST, read_json, write_json
+from genrec.artifacts import MANIFEST, read_json
+from genrec.artifacts.results import result_file, work_folder, write_result
 from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
 from genrec.data import Dataset
 from genrec.data.histories import pad_histories
@@ -135,8 +136,8 @@ def main() -> None:
     """Train, measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="a folder with dataset/ and features/")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the models")
-    parser.add_argument("--json", type=Path, required=True, help="where the figures are written")
+    parser.add_argument("--out", type=work_folder, required=True, help="folder of the models")
+    parser.add_argument("--json", type=result_file, required=True, help="where the figures are written")
     parser.add_argument("--hidden-size", type=int, default=64)
     parser.add_argument("--experts", type=int, default=8)
     parser.add_argument("--experts-per-token", type=int, default=2)
@@ -163,7 +164,7 @@ def main() -> None:
         "step_time_ratio": times["experts"] / times["dense"],
         "points": points,
     }
-    write_json(arguments.json, figures)
+    write_result(arguments.json, figures)
     print(table(points, times))
     print(f"step time {figures['step_time_ratio']:.2f} times that of the dense model")
 

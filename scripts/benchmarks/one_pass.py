@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from genrec.artifacts.results import result_file, write_result
 from genrec.config import DataConfig, RecommenderConfig
 from genrec.data import Dataset, Histories, pad_histories, prepare_dataset
 from genrec.models.decoder import Decoder
@@ -222,7 +223,7 @@ def main() -> None:
     """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="prepared data set, or folder of tables")
-    parser.add_argument("--json", type=Path, required=True, help="where the figures are written")
+    parser.add_argument("--json", type=result_file, required=True, help="where the figures are written")
     parser.add_argument("--max-history", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=128, help="users per batch of the one-pass way")
     parser.add_argument("--rounds", type=int, default=8, help="alternations between the ways")
@@ -244,7 +245,7 @@ def main() -> None:
         "padded_over_one_pass_cpu": results["padded"]["epoch_cpu_seconds"] / one["epoch_cpu_seconds"],
         "trimmed_over_one_pass": results["trimmed"]["epoch_seconds"] / one["epoch_seconds"],
     }
-    arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_result(arguments.json, figures)
     print(json.dumps(figures, indent=2))
 
 

@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 
 from genrec.artifacts import environment
+from genrec.artifacts.results import result_file, write_result
 from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig
 from genrec.data import Histories
 from genrec.models.registry import build_recommender, recommender_class
@@ -133,7 +134,7 @@ def compare(options: argparse.Namespace, ways: list[str]) -> dict[str, Any]:
 def main() -> None:
     """Measure and tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--json", type=result_file, help="file to write")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--family", default="depth")
     parser.add_argument("--processes", type=int, default=2)
@@ -159,7 +160,7 @@ def main() -> None:
     }
     print(json.dumps(values["ways"], indent=2))
     if options.json is not None:
-        options.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_result(options.json, values)
 
 
 if __name__ == "__main__":

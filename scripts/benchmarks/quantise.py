@@ -28,6 +28,7 @@ import numpy as np
 import polars as pl
 
 from genrec.artifacts import write_artifact, write_json
+from genrec.artifacts.results import work_folder
 from genrec.config import DataConfig, TokenizerConfig
 from genrec.data import Dataset, make_dataset
 from genrec.features import ItemFeatures
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("measurement", choices=("faiss", "scale", "catalogue"), help="catalogue is a part of scale")
     parser.add_argument("--features", type=Path, required=True, help="a features folder of real items")
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--work", type=Path, help="keep the made-up catalogue and the tokenizer here")
+    parser.add_argument("--work", type=work_folder, help="keep the made-up catalogue and the tokenizer here")
     arguments = parser.parse_args()
     if arguments.measurement == "faiss":
         result = beside_faiss(ItemFeatures.load(arguments.features))

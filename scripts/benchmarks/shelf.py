@@ -23,6 +23,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, write_file, write_json
+from genrec.artifacts.results import work_folder
 from genrec.config import (
     DecodingConfig,
     EvaluationConfig,
@@ -111,7 +112,7 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", help="names in tokenizers/, with settings after a colon; all by default")
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=work_folder, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--max-minutes", type=float, default=8.0, help="of training, per run")
     parser.add_argument("--epochs", type=int, default=6)

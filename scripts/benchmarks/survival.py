@@ -38,6 +38,7 @@ from rich.console import Console
 
 from genrec.alignment.align import align_recommender
 from genrec.artifacts import git_commit, verify_artifact
+from genrec.artifacts.results import result_file, write_result
 from genrec.config import (
     AlignmentConfig,
     DataConfig,
@@ -375,7 +376,7 @@ def folders_to_damage(world: World, folder: Path) -> list[Path]:
 def main() -> None:
     """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, required=True, help="where the figures are written")
+    parser.add_argument("--json", type=result_file, required=True, help="where the figures are written")
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS), help="kinds of training")
     parser.add_argument("--stops", type=int, default=40, help="stop points of each kind of training")
     parser.add_argument("--first", type=int, default=1, help="the first batch that is stopped in")
@@ -405,7 +406,7 @@ def main() -> None:
         print("kills", figures["kills"], flush=True)
         folders = folders_to_damage(World.open(dataset), make(home / "damage"))
         figures["damage"] = damage(folders, arguments.flips, arguments.truncations, arguments.seed)
-    arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_result(arguments.json, figures)
     print(json.dumps(figures, indent=2))
 
 

@@ -24,6 +24,7 @@ import torch
 from scipy import sparse
 
 from genrec.artifacts import write_file, write_json
+from genrec.artifacts.results import work_folder
 from genrec.config import DataConfig, DecodingConfig, EvaluationConfig, load_recipe
 from genrec.data import Dataset, make_dataset
 from genrec.data.histories import Histories, pad_histories
@@ -121,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, nargs="+", required=True)
     parser.add_argument("--test", type=Path, nargs="+", required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=work_folder, required=True)
     parser.add_argument("--item-weights", type=float, nargs="*", default=[8.0], help="of neighbourhoods beside codes")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="SECTION.KEY=VALUE")
     arguments = parser.parse_args()

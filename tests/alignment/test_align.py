@@ -75,7 +75,7 @@ def test_true_reward_rises_in_each_of_three_iterations(run, world, supervised, t
     rewards = [result.start["reward@10"], *(part.best["reward@10"] for part in result.rounds)]
     assert all(later > earlier + 0.002 for earlier, later in pairwise(rewards))
     assert world.true_reward(model) > world.true_reward(supervised) + 0.06
-    folders = sorted(path.name for path in (tmp_path / "run").iterdir())
+    folders = sorted(path.name for path in (tmp_path / "run").glob("iteration-*"))
     assert folders == ["iteration-1", "iteration-2", "iteration-3"]
     for number in (2, 3):
         # The reference of a round is the model of the round before: nothing has moved when it begins.

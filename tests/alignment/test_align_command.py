@@ -57,7 +57,7 @@ def test_iterations_are_kept_beside_it(tmp_path, capsys):
     options = ["--set", "alignment.iterations=2", "--set", "alignment.metric=margin"]
     assert main(command(tmp_path / "a", *options)) == 0
     rounds = json.loads((tmp_path / "a" / "alignment.json").read_text())["rounds"]
-    kept = sorted(path.name for path in (tmp_path / "a.iterations").iterdir())
+    kept = sorted(path.name for path in (tmp_path / "a.iterations").glob("iteration-*"))
     assert kept == [f"iteration-{number + 1}" for number in range(len(rounds))]
     capsys.readouterr()
     assert main(["inspect", str(tmp_path / "a.iterations" / "iteration-1")]) == 0

@@ -266,7 +266,7 @@ def test_places_that_do_not_exist(folder, tmp_path):
 
 def test_an_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ArtifactError, match="cannot be written"):
+    with pytest.raises(ConfigError, match=r"is below .*file, which is a file"):
         make_dataset(THREE, None, DataConfig(k_core=0), tmp_path / "file" / "out")
 
 

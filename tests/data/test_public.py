@@ -14,12 +14,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from genrec.artifacts import read_manifest, write_artifact
+from genrec.artifacts import overwriting, read_manifest, write_artifact
 from genrec.config import DataConfig
 from genrec.data import download, fetch_source, prepare_dataset, public
 from genrec.data.download import DownloadError
 from genrec.data.sources import Mirror, find_source
-from genrec.errors import ArtifactError, ConfigError, DataError
+from genrec.errors import ConfigError, DataError
 
 RATINGS = [("196", "242", 3, 881250949), ("186", "302", 3, 891717742), ("196", "302", 5, 881250950)]
 FLAGS = "0|0|0|0|0|1|0|0|1|0|0|0|0|0|0|0|0|0|0"
@@ -186,12 +186,15 @@ def test_a_file_without_published_hash_is_trusted_once(tmp_path, mirror, caplog)
     record = json.loads((out / "SOURCE.json").read_text())
     assert [entry["pinned"] for entry in record["files"].values()] == [False, False]
     (out / "items.parquet").write_bytes(b"damaged")
-    fetch_source("amazon-2014-musical-instruments", out)
-    assert "is damaged and is fetched again" in caplog.text
+    with pytest.raises(ConfigError, match=r"was changed since genrec wrote it: items\.parquet"):
+        fetch_source("amazon-2014-musical-instruments", out)
+    with overwriting():
+        fetch_source("amazon-2014-musical-instruments", out)
+    assert "is damaged" in caplog.text
     assert pl.read_parquet(out / "items.parquet").height == 3
     (out / "items.parquet").write_bytes(b"damaged")
     (mirror / "meta_Musical_Instruments.json.gz").write_bytes(gzip.compress(b"{'asin': 'other'}\n"))
-    with pytest.raises(DataError, match=r"meta_Musical_Instruments.json.gz has SHA-256"):
+    with overwriting(), pytest.raises(DataError, match=r"meta_Musical_Instruments.json.gz has SHA-256"):
         fetch_source("amazon-2014-musical-instruments", out)
 
 
@@ -208,11 +211,11 @@ def test_what_is_there_is_not_fetched_again(tmp_path, mirror):
 def test_a_folder_with_something_else_is_left_alone(tmp_path, mirror):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(ArtifactError, match=r"mine holds something else[\s\S]*choose another --out"):
+    with pytest.raises(ConfigError, match=r"mine is a folder that genrec did not write[\s\S]*give another --out"):
         fetch_source("ml-100k", tmp_path / "mine")
     amazon_2014(mirror)
     out = fetch_source("amazon-2014-musical-instruments", tmp_path / "a")
-    with pytest.raises(ArtifactError, match="holds something else"):
+    with pytest.raises(ConfigError, match="holds another data set"):
         fetch_source("ml-100k", out)
 
 

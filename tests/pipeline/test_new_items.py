@@ -10,6 +10,7 @@ from tiny_run import copy_run, tiny_home
 
 from genrec import Recommender
 from genrec.artifacts import read_manifest, verify_artifact, write_manifest
+from genrec.artifacts.marks import without_stamp
 from genrec.cli import main
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.pipeline.new_items import Added, add_new_items
@@ -83,7 +84,7 @@ def test_the_folder_is_whole_and_says_where_it_comes_from(model, larger):
     assert manifest.config["recommender"] == source.config["recommender"]
     assert verify_artifact(larger / "tokenizer", "tokenizer").counts["items"] == 43
     card = (larger / "README.md").read_text()
-    assert card.startswith((model / "README.md").read_text())
+    assert card.startswith(without_stamp((model / "README.md").read_text()))
     assert "3 items of `new.csv` were named by the encoder and the tokenizer" in card
 
 
@@ -143,7 +144,7 @@ def test_models_that_score_items_are_refused(tmp_path):
 
 def test_the_model_itself_is_never_written(model, tmp_path):
     NEW.write_parquet(tmp_path / "new.parquet")
-    with pytest.raises(ConfigError, match="--out is the model itself"):
+    with pytest.raises(ConfigError, match="is read by this command"):
         add_new_items(model, tmp_path / "new.parquet", model)
 
 

@@ -100,5 +100,5 @@ def test_lists_that_cannot_be_meant_are_refused(model, tmp_path):
     assert "the list names no item" in refused(model, tmp_path, [None])
     sasrec = tiny_home() / "run" / "baselines" / "sasrec"
     assert "learns a score for every item" in refused(sasrec, tmp_path, ["i00"])
-    with pytest.raises(ConfigError, match="--out is the model itself"):
+    with pytest.raises(ConfigError, match="is read by this command"):
         remove_known_items(model, tmp_path / "gone.parquet", model)

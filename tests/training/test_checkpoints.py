@@ -106,7 +106,7 @@ def test_what_cannot_be_continued_makes_room(tmp_path: Path):
 def test_leftovers_of_a_kill_are_removed(tmp_path: Path):
     saved = store(tmp_path)
     save(saved, 1)
-    for name in (".checkpoint-2.12ab34cd.part", ".checkpoint-1.12ab34cd.old"):
+    for name in (".checkpoint-2.genrec-12ab34cd.part", ".checkpoint-1.genrec-12ab34cd.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"half")
     assert saved.newest() == (1, [])
@@ -117,7 +117,7 @@ def test_a_kill_between_going_aside_and_coming_in_loses_nothing(tmp_path: Path):
     saved = store(tmp_path)
     save(saved, 1)
     save(saved, 2)
-    saved.path(2).rename(tmp_path / ".checkpoint-2.12ab34cd.old")
+    saved.path(2).rename(tmp_path / ".checkpoint-2.genrec-12ab34cd.old")
     assert saved.newest() == (2, [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
 

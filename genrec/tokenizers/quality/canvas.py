@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genrec.artifacts import MARK
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, MUTED, PALE, ACCENT, SECOND = "#1f2933", "#7b8794", "#e4e7eb", "#2f6f9f", "#c7662b"
 # Without this the file would name the matplotlib version and differ between machines.
-METADATA = {"Software": None}
+METADATA = {"Software": MARK}
 
 
 def new_figure(width: float, height: float, *, constrained: bool = True) -> "Figure":
@@ -58,4 +60,4 @@ def plain(text: str) -> str:
 
 def write_figure(figure: "Figure", path: Path) -> None:
     """Save as PNG, the same bytes for the same picture."""
-    figure.savefig(path, dpi=130, metadata=METADATA)
+    figure.savefig(path, dpi=130, format="png", metadata=METADATA)

@@ -1,12 +1,12 @@
 """A comparison of item tokenizers as a table for the terminal and as one picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genrec.artifacts import reporting_write_errors
+from genrec.artifacts import reserve_file, write_file
 from genrec.errors import ConfigError
 from genrec.tokenizers.quality.canvas import ACCENT, INK, MUTED, SECOND, new_figure, write_figure
 from genrec.tokenizers.quality.comparison import Candidate, Comparison
@@ -98,15 +98,16 @@ def sizes_in_words(level_sizes: tuple[int, ...]) -> str:
     return "+".join(f"{count}x{size}" if count > 1 else str(size) for count, size in parts)
 
 
-def draw_comparison(comparison: Comparison, path: Path) -> None:
+def draw_comparison(comparison: Comparison, path: Path, *, reads: Sequence[Path] = ()) -> None:
     """Bars per tokenizer for what tells them apart, and the use of every level.
 
     Args:
         comparison: See :func:`genrec.tokenizers.quality.comparison.compare_tokenizers`.
         path: PNG file to write.
+        reads: The folders that are compared.
 
     Raises:
-        ConfigError: If the file is not to be a PNG.
+        ConfigError: If the file is not to be a PNG, or must not be written.
         ArtifactError: If it cannot be written.
     """
     if path.suffix.lower() != ".png":
@@ -133,9 +134,8 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     axes[0].set_ylim(len(candidates) - 0.5, -0.5)
     title = f"{len(candidates)} item tokenizers of {comparison.items:,} items, the most promising first"
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=INK, fontweight="bold")
-    with reporting_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_figure(figure, path)
+    with reserve_file(path, reads=reads) as place, write_file(place) as temporary:
+        write_figure(figure, temporary)
 
 
 def _draw_use(axes: "Axes", comparison: Comparison) -> None:
