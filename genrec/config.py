@@ -221,7 +221,7 @@ class EvaluationConfig(Section):
     """What is measured, and against what."""
 
     ks: tuple[int, ...] = (1, 5, 10, 20, 50)
-    baselines: tuple[str, ...] = ("popularity", "itemknn", "sasrec")
+    baselines: tuple[str, ...] = ("popularity", "itemknn", "transition", "sasrec")
     sasrec: dict[str, Any] = Field(default_factory=dict, description="settings of the SASRec baseline")
     sasrec_training: dict[str, Any] = Field(default_factory=dict, description="keys that differ from `training`")
     bootstrap_samples: int = Field(1000, ge=0)

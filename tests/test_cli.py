@@ -2,8 +2,8 @@
 
 import json
 import os
-import runpy
 import resource
+import runpy
 import subprocess
 import sys
 from importlib import metadata

@@ -8,6 +8,7 @@ from genrec.alignment.rewards import check_names
 from genrec.config import Recipe, RecommenderConfig, TrainingConfig, parse_settings
 from genrec.decoding.session import session_size_of
 from genrec.errors import ConfigError
+from genrec.evaluation.baselines import UNTRAINED
 from genrec.features.build import build_encoder
 from genrec.models import GenerativeRecommender, check_kind, parse_recommender, recommender_class
 from genrec.models.base import no_item_probabilities
@@ -17,7 +18,7 @@ from genrec.tokenizers.parts.sources import COLLABORATIVE_ENCODERS
 from genrec.training.validation import selecting_k
 
 LEARNED_BASELINE = "sasrec"
-BASELINES = ("popularity", "itemknn", LEARNED_BASELINE)
+BASELINES = (*UNTRAINED, LEARNED_BASELINE)
 
 
 def resolve_recipe(recipe: Recipe) -> Recipe:

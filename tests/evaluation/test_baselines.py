@@ -5,8 +5,15 @@ import pytest
 
 from genrec.data.histories import Histories
 from genrec.errors import ConfigError
-from genrec.evaluation import baselines
-from genrec.evaluation.baselines import ItemKNN, ItemKNNSettings, Popularity, fit_baseline, fit_item_knn
+from genrec.evaluation.baselines import (
+    ItemKNN,
+    ItemKNNSettings,
+    Popularity,
+    fit_baseline,
+    item_graph,
+    itemknn,
+    sparse_rows,
+)
 from genrec.evaluation.metrics import evaluate_lists
 
 
@@ -47,11 +54,11 @@ def scores_by_definition(history, table, settings, exclude_seen):
 )
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_item_knn_equals_its_definition(skewed, settings, exclude_seen, monkeypatch):
-    monkeypatch.setattr(baselines, "CELLS_AT_ONCE", 60 * 17)
+    monkeypatch.setattr(sparse_rows, "CELLS_AT_ONCE", 60 * 17)
     train, popularity = skewed.train(), skewed.train_popularity()
     model = ItemKNN.fit(train, popularity, settings)
     table = similarity_by_definition(train, 60, settings.neighbours, settings.shrinkage)
-    np.testing.assert_allclose(model.similarity.toarray(), table, rtol=1e-6)
+    np.testing.assert_allclose(model.links.toarray(), table, rtol=1e-6)
     histories, _ = skewed.evaluation("test")
     items, scores = model.recommend(histories, top_k=55, exclude_seen=exclude_seen)
     for row in range(len(histories)):
@@ -68,7 +75,7 @@ def test_ties_go_to_the_popular_and_lists_are_filled_with_the_popular():
     train = Histories.from_lists([[0, 1], [0, 2], [2], [4], [4], [4], [3]])
     popularity = np.bincount(train.items, minlength=5)
     settings = ItemKNNSettings(shrinkage=0.0)
-    similarity = ItemKNN.fit(train, popularity, settings).similarity
+    similarity = ItemKNN.fit(train, popularity, settings).links
     similarity.data[:] = 0.5
     items, scores = ItemKNN(similarity, popularity, settings).recommend(Histories.from_lists([[0]]), top_k=5)
     assert items.tolist() == [[2, 1, 4, 3, -1]]
@@ -109,14 +116,14 @@ def test_reading_does_not_change_the_histories(skewed):
 
 
 def test_one_big_matrix_of_pairs_is_never_kept(skewed, monkeypatch):
-    monkeypatch.setattr(baselines, "MAX_PAIRS", 60 * 7)
+    monkeypatch.setattr(itemknn, "MAX_PAIRS", 60 * 7)
     model = ItemKNN.fit(skewed.train(), skewed.train_popularity(), ItemKNNSettings(neighbours=None))
-    assert np.diff(model.similarity.indptr).max() == 7
+    assert np.diff(model.links.indptr).max() == 7
 
 
 def test_tuning_beats_popularity_and_the_defaults_on_validation(tiny_dataset):
     histories, targets = tiny_dataset.evaluation("validation")
-    tuned = fit_item_knn(tiny_dataset)
+    tuned = ItemKNN.tuned(tiny_dataset)
     default = ItemKNN.fit(tiny_dataset.train(), tiny_dataset.train_popularity(), ItemKNNSettings())
     popular = fit_baseline("popularity", tiny_dataset)
     values = [
@@ -138,7 +145,7 @@ def test_nothing_held_out_moves_a_byte(make, sequences, skewed, tmp_path):
     settings = ItemKNNSettings(neighbours=10)
     first, second = (ItemKNN.fit(data.train(), data.train_popularity(), settings) for data in (skewed, other))
     for part in ("data", "indices", "indptr"):
-        assert getattr(first.similarity, part).tobytes() == getattr(second.similarity, part).tobytes()
+        assert getattr(first.links, part).tobytes() == getattr(second.links, part).tobytes()
     probe, _ = skewed.evaluation("validation")
     for name in ("popularity", "itemknn"):
         models = [
@@ -156,18 +163,18 @@ def test_the_test_part_does_not_tune(make, sequences, skewed, tmp_path):
         user: [*held[:-1], next(other for other in catalogue if other not in held)] for user, held in sequences.items()
     }
     other = make(tmp_path / "poisoned", poisoned, catalogue)
-    first, second = fit_item_knn(skewed), fit_item_knn(other)
+    first, second = ItemKNN.tuned(skewed), ItemKNN.tuned(other)
     assert first.settings == second.settings
-    assert first.similarity.data.tobytes() == second.similarity.data.tobytes()
+    assert first.links.data.tobytes() == second.links.data.tobytes()
 
 
 def test_without_validation_users_the_defaults_stand(make, tmp_path):
     dataset = make(tmp_path / "short", {"u": ["a", "b"], "v": ["b", "a"]})
-    assert fit_item_knn(dataset).settings == {"neighbours": "all", "shrinkage": 10.0, "decay": 0.5, "last_n": 20}
+    assert ItemKNN.tuned(dataset).settings == {"neighbours": "all", "shrinkage": 10.0, "decay": 0.5, "last_n": 20}
 
 
 def test_tuning_draws_users_where_there_are_many(skewed, monkeypatch):
-    monkeypatch.setattr(baselines, "TUNING_USERS", 5)
+    monkeypatch.setattr(item_graph, "TUNING_USERS", 5)
     asked = []
     plain = ItemKNN.recommend
     monkeypatch.setattr(
@@ -175,13 +182,13 @@ def test_tuning_draws_users_where_there_are_many(skewed, monkeypatch):
         "recommend",
         lambda self, histories, **options: asked.append(histories.users.tolist()) or plain(self, histories, **options),
     )
-    fit_item_knn(skewed, seed=1)
+    ItemKNN.tuned(skewed, seed=1)
     assert {len(users) for users in asked} == {5}
     assert len({tuple(users) for users in asked}) == 1
 
 
 def test_an_unknown_baseline_is_refused(skewed):
     with pytest.raises(
-        ConfigError, match=r"no baseline 'bpr'\n.*evaluation.baselines\n.*popularity, itemknn or sasrec"
+        ConfigError, match=r"no baseline 'bpr'\n.*evaluation.baselines\n.*popularity, itemknn, transition or sasrec"
     ):
         fit_baseline("bpr", skewed)
