@@ -30,9 +30,12 @@ def _marks() -> str:
 _MARKS = _marks()
 _SPACED_LETTERS = rf"[^\W{_UNSPACED}]+"
 _WORD = re.compile(rf"(?=\w)[{_UNSPACED}][{_MARKS}]*|{_SPACED_LETTERS}(?:[{_MARKS}]+(?:{_SPACED_LETTERS})?)*")
+_RUN = re.compile(rf"\w[\w{_MARKS}]*")
 _UNSPACED_LETTER = re.compile(f"[{_UNSPACED}]")
 _SYMBOL = re.compile(rf"[^\s{_MARKS}]")
 _WIDE_FORMS = re.compile("[\uff01-\uffee]+")
+# Latin, Greek, Cyrillic and Armenian are before it.
+_FIRST_WITHOUT_ACCENTS = "\u0590"
 # Soft hyphens and joiners change how letters are drawn, not which word they are.
 _INVISIBLE = dict.fromkeys((0x00AD, 0x200C, 0x200D))
 
@@ -46,13 +49,32 @@ def plain_text(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case and in their order.
+    """The words of a text in lower case and in their order, for counting which items share them.
 
     The text need not be in a normal form. Single letters count only where a text has no longer word, and symbols only
     where it has no word at all. Syllables of Korean and letters of scripts without spaces always count.
     """
-    found = _WORD.findall(plain_text(text).translate(_INVISIBLE).lower())
-    return [word for word in found if len(word) > 1 or _can_be_short(word)] or found or _SYMBOL.findall(text)
+    found = every_word(text)
+    return [word for word in found if len(word) > 1 or can_be_short(word)] or found or _SYMBOL.findall(text)
+
+
+def every_word(text: str) -> list[str]:
+    """As :func:`words_of`, single letters included and symbols not."""
+    return _WORD.findall(plain_text(text).translate(_INVISIBLE).lower())
+
+
+def words_without_accents(text: str) -> list[str]:
+    """What spaces and symbols separate, in lower case, compatible forms (NFKC) and without accents.
+
+    Accents are marks of Latin, Greek and Cyrillic letters; marks of other scripts are vowels, tones, parts of letters.
+    """
+    kept, base = [], ""
+    for letter in unicodedata.normalize("NFKD", text.translate(_INVISIBLE)):
+        if not unicodedata.combining(letter):
+            base = letter
+        if base == letter or base >= _FIRST_WITHOUT_ACCENTS:
+            kept.append(letter)
+    return _RUN.findall(unicodedata.normalize("NFC", "".join(kept)).lower())
 
 
 def is_unspaced(word: str) -> bool:
@@ -60,5 +82,6 @@ def is_unspaced(word: str) -> bool:
     return _UNSPACED_LETTER.match(word) is not None
 
 
-def _can_be_short(word: str) -> bool:
+def can_be_short(word: str) -> bool:
+    """Whether a single letter can be a word: a syllable of Korean, or a letter of a script without spaces."""
     return "\uac00" <= word[0] <= "\ud7a3" or is_unspaced(word)
