@@ -98,8 +98,8 @@ def _write(encoder: FeatureEncoder, features: ItemFeatures, dataset: "Dataset", 
 
 
 def _counted(description: dict[str, Any]) -> dict[str, int]:
-    """How many items an encoder knew little of, by reason; of several parts the largest number."""
-    counts = {name: value for name, value in description.items() if name.startswith("items_")}
+    """What an encoder counted, such as items of which it knew nothing; of several parts the largest number."""
+    counts: dict[str, int] = dict(description.get("counts", {}))
     for part in description.get("parts", []):
         for name, value in _counted(part).items():
             counts[name] = max(value, counts.get(name, 0))

@@ -90,8 +90,10 @@ class LexicalEncoder(FeatureEncoder):
             "encoder": self.name,
             "terms": len(self.terms),
             "width": values.shape[1],
-            "items_without_text": sum(not text for text in texts),
-            "items_without_known_words": len(unknown),
+            "counts": {
+                "items_without_text": sum(not text for text in texts),
+                "items_without_known_words": len(unknown),
+            },
         }
         return ItemFeatures(values, dataset.item_ids, described)
 
