@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import polars as pl
+from polars.datatypes import DataTypeClass
 
 PLAIN = (pl.String, pl.Categorical, pl.Enum)
 
 
-def is_text(dtype: pl.DataType) -> bool:
+def is_text(dtype: pl.DataType | DataTypeClass) -> bool:
     """Whether a column holds texts: plain ones, lists of texts to any depth, or structs with a field of them."""
     if isinstance(dtype, pl.Struct):
         return any(is_text(field.dtype) for field in dtype.fields)
@@ -33,7 +34,7 @@ def row_texts(items: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     return items.select(joined.fill_null("").alias("text"))["text"].to_list()
 
 
-def _text(column: pl.Expr, dtype: pl.DataType, *, nested: bool = False) -> pl.Expr:
+def _text(column: pl.Expr, dtype: pl.DataType | DataTypeClass, *, nested: bool = False) -> pl.Expr:
     """Null where there is no text, so that joining leaves it out."""
     if isinstance(dtype, pl.Struct):
         fields = [field for field in dtype.fields if is_text(field.dtype)] or dtype.fields

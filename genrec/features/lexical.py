@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import polars as pl
 from pydantic import Field
+from scipy.sparse import csr_array
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 READING = 2
 # Directions this much weaker than the strongest are rounding noise of a catalogue with few independent words.
 SMALLEST_SINGULAR_VALUE = 1e-6
+# Items that keep less of their length than this show that the direction which the solver leaves out is needed.
+LEAST_KEPT = 0.8
 
 
 class LexicalSettings(Section):
@@ -69,18 +72,7 @@ class LexicalEncoder(FeatureEncoder):
         """Learn terms and directions from all items' texts; interactions are not read."""
         texts = self._read(dataset.items)
         weights = self._fit_terms(texts)
-        # The randomised solver needs fewer directions than the matrix has rows and columns.
-        dim = min(self.settings.dim, min(weights.shape) - 1)
-        if dim < 1:
-            raise DataError(
-                f"the texts of {weights.shape[0]} items have {weights.shape[1]} terms",
-                where="features lexical",
-                expected="at least two items and two terms",
-                fix="give longer texts, or lower features.min_items",
-            )
-        svd = TruncatedSVD(dim, n_iter=5, random_state=self.settings.seed).fit(weights)
-        strong = svd.singular_values_ > SMALLEST_SINGULAR_VALUE * svd.singular_values_[0]
-        self.components = np.ascontiguousarray(svd.components_[strong], dtype=np.float32)
+        self._fit_directions(weights)
         values, unknown = self._encode(texts)
         self._refuse_nothing(values, texts, dataset.item_ids)
         zeros_wanted = self.settings.missing_text == "zero"
@@ -120,7 +112,7 @@ class LexicalEncoder(FeatureEncoder):
         ngrams = (1, self.settings.max_ngram)
         return TfidfVectorizer(ngram_range=ngrams, sublinear_tf=True, dtype=np.float32, **vocabulary)
 
-    def _fit_terms(self, texts: list[str]) -> Any:
+    def _fit_terms(self, texts: list[str]) -> csr_array:
         wanted = min(self.settings.min_items, len(texts))
         vectorizer = self._vectorizer(min_df=wanted, max_features=self.settings.max_terms)
         try:
@@ -134,7 +126,26 @@ class LexicalEncoder(FeatureEncoder):
             ) from error
         self.terms = vectorizer.get_feature_names_out().tolist()
         self.inverse_frequency = vectorizer.idf_.astype(np.float32)
-        return weights
+        return csr_array(weights)
+
+    def _fit_directions(self, weights: csr_array) -> None:
+        # The randomised solver needs fewer directions than the matrix has rows and columns.
+        dim = min(self.settings.dim, min(weights.shape) - 1)
+        if dim < 1:
+            raise DataError(
+                f"the texts of {weights.shape[0]} items have {weights.shape[1]} terms",
+                where="features lexical",
+                expected="at least two items and two terms",
+                fix="give longer texts, or lower features.min_items",
+            )
+        svd = TruncatedSVD(dim, n_iter=5, random_state=self.settings.seed).fit(weights)
+        directions, strength = svd.components_, svd.singular_values_
+        # Known items have rows of length 1.
+        kept = np.linalg.norm(weights @ directions.T, axis=1)[np.diff(weights.indptr) > 0]
+        if dim < self.settings.dim and kept.min() < LEAST_KEPT:
+            directions, strength = all_directions(weights)
+        strong = strength > SMALLEST_SINGULAR_VALUE * strength[0]
+        self.components = np.ascontiguousarray(directions[strong], dtype=np.float32)
 
     def _read(self, items: pl.DataFrame) -> list[str]:
         return read_texts(items, self.settings.columns, self.settings.missing_text, composed=self.reading > 1)
@@ -158,7 +169,7 @@ class LexicalEncoder(FeatureEncoder):
         first = int(unknown[0])
         zeros = int((~values[unknown].any(axis=1)).sum())
         logger.warning(
-            "lexical: %d of %d items have no known word (one that stands in %d items), such as %r (%.80r): "
+            "lexical: %d of %d items are without a known word (one that stands in %d items), such as %r (%.80r): "
             "%d got the vector of words spelled alike, %d the zero vector",
             *(len(unknown), len(texts), self.settings.min_items, item_ids[first], texts[first]),
             *(len(unknown) - zeros, zeros),
@@ -173,3 +184,21 @@ class LexicalEncoder(FeatureEncoder):
                 expected=f"a word that stands in {self.settings.min_items} items (features.min_items)",
                 fix="read more columns (features.columns), or set features.missing_text: zero",
             )
+
+
+def all_directions(weights: csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Every direction of a matrix that is small on one side, where items of one rare word may lie in the last of them.
+
+    Args:
+        weights: float32 ``[N, V]``.
+
+    Returns:
+        Right singular vectors float64 ``[min(N, V), V]`` and their singular values, the largest first.
+    """
+    exact, few_items = csr_array(weights, dtype=np.float64), weights.shape[0] < weights.shape[1]
+    products = exact @ exact.T if few_items else exact.T @ exact
+    squares, vectors = np.linalg.eigh(products.toarray())
+    strength, vectors = np.sqrt(np.maximum(squares[::-1], 0)), vectors[:, ::-1]
+    if not few_items:
+        return vectors.T, strength
+    return (exact.T @ vectors).T / np.maximum(strength, np.finfo(np.float64).tiny)[:, None], strength

@@ -1,5 +1,6 @@
 """Texts of items for the encoders that read words."""
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -8,6 +9,8 @@ import polars as pl
 from genrec.data.texts import is_text, row_texts
 from genrec.errors import DataError, first_rows
 from genrec.features.words import plain_text
+
+logger = logging.getLogger(__name__)
 
 MissingText = Literal["error", "zero"]
 
@@ -37,6 +40,8 @@ def read_texts(
             fix="correct the column's name",
         )
     chosen = list(columns) if columns is not None else available
+    if columns is None:
+        _report_unread(items, available)
     texts = row_texts(items, chosen)
     if composed:
         texts = [plain_text(text) for text in texts]
@@ -56,3 +61,11 @@ def read_texts(
             fix="fill the text in, name more columns in features.columns, or set features.missing_text: zero",
         )
     return texts
+
+
+def _report_unread(items: pl.DataFrame, available: Sequence[str]) -> None:
+    """Numbers, dates and truth values are no texts; lists and bytes may have been meant as such."""
+    kinds = {name: dtype for name, dtype in items.schema.items() if dtype.is_nested() or dtype == pl.Binary}
+    unread = [f"{name} ({dtype})" for name, dtype in kinds.items() if name not in available]
+    if unread:
+        logger.warning("columns of the items that hold no text are not read: %s", ", ".join(unread))
