@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import unicodedata
+from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -80,8 +81,15 @@ class TitleTokenizer(TextTokenizer):
                 fix="set tokenizer.column, or use a tokenizer that reads vectors, such as rqkmeans",
             )
         size = self.settings.vocabulary_size
+        counts = Counter("".join(titles).replace(" ", ""))
+        # The library would choose among letters that are equally frequent by chance.
+        letters = sorted(counts, key=lambda letter: (-counts[letter], letter))[: size // 2]
         trainer = trainers.BpeTrainer(
-            vocab_size=size, special_tokens=[UNKNOWN], limit_alphabet=size // 2, show_progress=False
+            vocab_size=size,
+            special_tokens=[UNKNOWN],
+            initial_alphabet=letters,
+            limit_alphabet=len(letters),
+            show_progress=False,
         )
         self.vocabulary = Tokenizer(models.BPE(unk_token=UNKNOWN))
         self.vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

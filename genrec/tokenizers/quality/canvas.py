@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,10 +79,22 @@ def write_figure(figure: "Figure", path: Path) -> None:
             "such as one of Noto Sans, shows them",
             *(path.name, len(missing), ascii("".join(missing[:3]))),
         )
-    with warnings.catch_warnings():
-        # One for every letter and every time that it is measured; they are counted above.
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from")
+    with _quiet_fonts():
         figure.savefig(path, dpi=130, metadata=METADATA)
+
+
+@contextmanager
+def _quiet_fonts() -> Iterator[None]:
+    """No line for every letter that is missing and every time it is measured, nor for fonts that have no bold."""
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _choose_fonts(figure: "Figure") -> list[str]:
