@@ -60,6 +60,9 @@ def read_texts(
             expected="some text for every item",
             fix="fill the text in, name more columns in features.columns, or set features.missing_text: zero",
         )
+    if empty:
+        first = str(items["item_id"][empty[0]])
+        logger.warning("%d of %d items are without text, such as %r", len(empty), len(texts), first)
     return texts
 
 

@@ -144,8 +144,9 @@ def test_a_word_of_one_item_counts_as_those_spelled_alike(make_catalogue, tmp_pa
     features = encoder.fit(dataset)
     assert features.description["counts"] == {"items_without_text": 1, "items_without_known_words": 3}
     assert caplog.messages == [
+        "1 of 16 items are without text, such as 'i15'",
         "lexical: 3 of 16 items are without a known word (one that stands in 2 items), such as 'i12' ('Lampshade'): "
-        "2 got the vector of words spelled alike, 1 the zero vector"
+        "2 got the vector of words spelled alike, 1 the zero vector",
     ]
     lampshade, kettledrum = features.values[12:14]
     assert lampshade @ features.values[2] > 0.5 > lampshade @ features.values[0]
