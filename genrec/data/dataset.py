@@ -13,6 +13,7 @@ from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact
 from genrec.data.arrow import read_histories
 from genrec.data.histories import Histories
 from genrec.data.profiles import Profiles
+from genrec.data.texts import is_text, row_texts, text_of
 from genrec.errors import ArtifactError, ConfigError
 
 STAGE = "dataset"
@@ -114,7 +115,7 @@ class Dataset:
         return self.titles[item]
 
     def item_texts(self, columns: Sequence[str] | None = None) -> list[str]:
-        """One text per item: its columns joined by ``". "``, missing ones skipped, lists joined by ``", "``.
+        """One text per item: its columns joined by ``". "``, missing ones skipped; see :mod:`genrec.data.texts`.
 
         Args:
             columns: Which columns, in this order; all text columns (not numbers, not ids) if None.
@@ -126,18 +127,13 @@ class Dataset:
             ConfigError: If a column does not exist.
         """
         if columns is None:
-            columns = [name for name, dtype in self.items.schema.items() if name != "item_id" and _is_text(dtype)]
+            columns = [name for name, dtype in self.items.schema.items() if name != "item_id" and is_text(dtype)]
         missing = [name for name in columns if name not in self.items.columns]
         if missing:
             raise ConfigError(
                 f"the items have no column {missing[0]!r}", where=str(self.path), expected=", ".join(self.items.columns)
             )
-        if not columns:
-            return [""] * self.num_items
-        texts = [_text_of(self.items, name) for name in columns]
-        parts = [pl.when(text != "").then(text) for text in texts]
-        joined = pl.concat_str(parts, separator=". ", ignore_nulls=True)
-        return self.items.select(joined.alias("text"))["text"].to_list()
+        return row_texts(self.items, columns)
 
     def train(self) -> Histories:
         """The training part of every user who has one, oldest item first."""
@@ -178,24 +174,8 @@ def titles_of(items: pl.DataFrame) -> pl.Series:
     """What to call every item of a table: its title or name where it has one, else its id."""
     lower = {column.lower(): column for column in reversed(items.columns)}
     named = [lower[name] for name in TITLE_COLUMNS if name in lower]
-    titles = [pl.when(_text_of(items, name) != "").then(_text_of(items, name)) for name in named]
+    titles = [pl.when(text_of(items, name) != "").then(text_of(items, name)) for name in named]
     return items.select(pl.coalesce(*titles, pl.col("item_id")).alias("title")).to_series()
-
-
-def _is_text(dtype: pl.DataType) -> bool:
-    while isinstance(dtype, pl.List):
-        dtype = dtype.inner  # type: ignore[assignment]
-    return dtype in (pl.String, pl.Categorical, pl.Enum)
-
-
-def _text_of(items: pl.DataFrame, name: str) -> pl.Expr:
-    """A column as one text per row, "" where missing; inner lists are paths: ``A > B | A > C``."""
-    dtype, column = items.schema[name], pl.col(name)
-    if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.List):
-        column = column.list.eval(pl.element().list.join(" > ")).list.join(" | ")
-    elif isinstance(dtype, pl.List):
-        column = column.cast(pl.List(pl.String)).list.drop_nulls().list.join(", ")
-    return column.cast(pl.String).str.strip_chars().fill_null("")
 
 
 def _read_profiles(path: Path) -> Profiles | None:

@@ -171,7 +171,8 @@ def check_rows(
     constant_rows: bool = True,
     constant_columns: bool = True,
 ) -> None:
-    """Refuse vectors that would poison every distance: not finite, or carrying nothing.
+    """Refuse vectors that would poison every distance: not finite, of a length that float32 has no square of, or
+    carrying nothing.
 
     Args:
         values: ``[N, D]``.
@@ -186,6 +187,13 @@ def check_rows(
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
         _refuse(np.flatnonzero(~finite), item_ids, "a vector holds NaN or infinity", where, "finite numbers only")
+    squares = np.einsum("nd,nd->n", values, values, dtype=np.float64)
+    limits = np.finfo(np.float32)
+    lost = np.flatnonzero((squares > float(limits.max) / 8) | ((squares > 0) & (squares < float(limits.tiny))))
+    if len(lost):
+        _refuse(
+            lost, item_ids, "the square of a vector's length does not fit float32", where, "lengths of 1e-19 to 6e18"
+        )
     if constant_columns and len(values) > 1:
         same = np.flatnonzero((values == values[:1]).all(axis=0))
         if len(same):

@@ -1,7 +1,7 @@
 """The features stage: from a recipe's section to a folder of vectors."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genrec.artifacts import read_json, reserve_folder, write_artifact
 from genrec.artifacts.targets import paths_named
@@ -101,4 +101,14 @@ def _write(encoder: FeatureEncoder, features: ItemFeatures, dataset: "Dataset", 
     ) as folder:
         features.save(folder.path)
         encoder.save(folder.path / ENCODER_FOLDER)
-        folder.counts = {"items": features.values.shape[0], "width": features.values.shape[1]}
+        items, width = features.values.shape
+        folder.counts = {"items": items, "width": width, **_counted(features.description)}
+
+
+def _counted(description: dict[str, Any]) -> dict[str, int]:
+    """What an encoder counted, such as items of which it knew nothing; of several parts the largest number."""
+    counts: dict[str, int] = dict(description.get("counts", {}))
+    for part in description.get("parts", []):
+        for name, value in _counted(part).items():
+            counts[name] = max(value, counts.get(name, 0))
+    return counts

@@ -1,5 +1,6 @@
 """What all encoders share that learn item vectors from the graph of users and items."""
 
+import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +14,9 @@ from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, unit_
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
+
+
+logger = logging.getLogger(__name__)
 
 
 class CollaborativeSettings(Section):
@@ -56,11 +60,24 @@ class CollaborativeEncoder(FeatureEncoder):
         """
         where = f"features {self.name}"
         edges = training_edges(dataset, where)
-        values = _replace_isolated(self.embed(edges, dataset.num_users, dataset.num_items), edges[1])
+        values = self.embed(edges, dataset.num_users, dataset.num_items)
+        isolated = np.bincount(edges[1], minlength=len(values)) == 0
+        if isolated.any():
+            logger.warning(
+                "%s: %d of %d items are without a training interaction, such as %r: they get the mean of the others",
+                *(self.name, int(isolated.sum()), len(values), dataset.item_ids[int(isolated.argmax())]),
+            )
+            values = values.copy()
+            values[isolated] = values[~isolated].mean(axis=0)
         if self.settings.normalise:
             values = unit_rows(values)
         check_rows(values, dataset.item_ids, where=where)
-        described = {"encoder": self.name, "edges": int(edges.shape[1]), "width": values.shape[1]}
+        described = {
+            "encoder": self.name,
+            "edges": int(edges.shape[1]),
+            "width": values.shape[1],
+            "counts": {"items_without_interactions": int(isolated.sum())},
+        }
         return ItemFeatures(values, dataset.item_ids, described)
 
     def transform(self, items: pl.DataFrame) -> np.ndarray:
@@ -108,11 +125,3 @@ def training_edges(dataset: "Dataset", where: str) -> np.ndarray:
             fix="use features.encoder: lexical or sentence, which need none",
         )
     return edges
-
-
-def _replace_isolated(vectors: np.ndarray, connected_items: np.ndarray) -> np.ndarray:
-    connected = np.zeros(len(vectors), dtype=bool)
-    connected[connected_items] = True
-    vectors = vectors.copy()
-    vectors[~connected] = vectors[connected].mean(axis=0)
-    return vectors

@@ -1,5 +1,6 @@
 """Several encoders side by side, each part scaled so that none drowns the others."""
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,6 +14,9 @@ from genrec.features.build import build_encoder
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
+
+
+logger = logging.getLogger(__name__)
 
 
 class ConcatSettings(Section):
@@ -81,12 +85,13 @@ class ConcatEncoder(FeatureEncoder):
 
     def transform(self, items: pl.DataFrame) -> np.ndarray:
         """Encode new items, if every part can or zeros stand for those that cannot."""
-        parts = [
-            np.zeros((len(items), width), dtype=np.float32)
-            if self.settings.new_items == "zero" and not encoder.encodes_new_items
-            else encoder.transform(items)
-            for encoder, width in zip(self.encoders, self.widths, strict=True)
-        ]
+        parts = []
+        for encoder, width in zip(self.encoders, self.widths, strict=True):
+            if self.settings.new_items == "zero" and not encoder.encodes_new_items:
+                logger.warning("concat: %s knows nothing of %d new items: zeros for its part", encoder.name, len(items))
+                parts.append(np.zeros((len(items), width), dtype=np.float32))
+            else:
+                parts.append(encoder.transform(items))
         return self._join(parts)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

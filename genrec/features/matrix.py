@@ -1,19 +1,29 @@
 """A matrix of the user's own as item features: safetensors, NumPy or Parquet, rows named by item ids."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import polars as pl
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
 
 from genrec.artifacts import read_json
 from genrec.config import Section
+from genrec.data.schema import tidy_items
 from genrec.errors import ArtifactError, DataError, first_rows
-from genrec.features.base import ITEM_IDS_FILE, FeatureEncoder, ItemFeatures, check_rows, load_arrays
+from genrec.features.base import ITEM_IDS_FILE, FeatureEncoder, ItemFeatures, check_rows
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
+
+logger = logging.getLogger(__name__)
+
+# Numbers that safetensors has and NumPy has not; torch reads them, and each is exact in float32.
+TORCH_ONLY = ("BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
+# From here on whole numbers in floats are no longer exact.
+EXACT_FLOATS = 2**53
 
 
 class MatrixSettings(Section):
@@ -48,7 +58,7 @@ class MatrixEncoder(FeatureEncoder):
 
     def fit(self, dataset: "Dataset") -> ItemFeatures:
         """Take the rows of the data set's items; nothing is learned but which columns are constant."""
-        values = self._rows(dataset.item_ids)
+        values, unused = self._rows(dataset.item_ids)
         where = f"features matrix {self.settings.path}"
         check_rows(values, dataset.item_ids, where=where, constant_columns=not self.settings.drop_constant_columns)
         differing = (values != values[:1]).any(axis=0) if len(values) > 1 else np.ones(values.shape[1], dtype=bool)
@@ -57,13 +67,20 @@ class MatrixEncoder(FeatureEncoder):
             raise DataError(
                 "every column has the same value for every item", where=where, expected="vectors that tell items apart"
             )
-        described = {"encoder": self.name, "file": Path(self.settings.path).name, "width": len(self.kept)}
+        described = {
+            "encoder": self.name,
+            "file": Path(self.settings.path).name,
+            "width": len(self.kept),
+            "counts": {"rows_of_no_item": unused},
+        }
+        if unused:
+            logger.warning("matrix: %d rows of %s belong to no item and are left out", unused, self.settings.path)
         return ItemFeatures(values[:, self.kept], dataset.item_ids, described)
 
     def transform(self, items: pl.DataFrame) -> np.ndarray:
         """Take the rows of further items from the same file."""
         ids = items["item_id"].cast(pl.String).to_list()
-        values = self._rows(ids)
+        values, _ = self._rows(ids)
         check_rows(values, ids, where=f"features matrix {self.settings.path}", constant_columns=False)
         return values if self.kept is None else np.ascontiguousarray(values[:, self.kept])
 
@@ -75,7 +92,8 @@ class MatrixEncoder(FeatureEncoder):
         """Take back what :meth:`state` gave."""
         self.kept = arrays.get("kept")
 
-    def _rows(self, wanted: list[str]) -> np.ndarray:
+    def _rows(self, wanted: list[str]) -> tuple[np.ndarray, int]:
+        """Vectors float32 ``[n, D]`` of the items wanted, and how many rows of the file belong to none of them."""
         values, ids = read_matrix(self.settings)
         position = {item: row for row, item in enumerate(ids)}
         if len(position) < len(ids):
@@ -92,7 +110,20 @@ class MatrixEncoder(FeatureEncoder):
                 expected="a row for every item of the data set",
                 fix="add the rows, or leave these items out of the data set",
             )
-        return np.ascontiguousarray(values[[position[item] for item in wanted]], dtype=np.float32)
+        return self._in_float32(values[[position[item] for item in wanted]], wanted), len(ids) - len(set(wanted))
+
+    def _in_float32(self, values: np.ndarray, item_ids: list[str]) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            cast = np.ascontiguousarray(values, dtype=np.float32)
+        lost = np.flatnonzero((np.isinf(cast) & np.isfinite(values)).any(axis=1))
+        if len(lost):
+            raise DataError(
+                f"a number of item {item_ids[int(lost[0])]!r} is too large for float32",
+                where=f"{self.settings.path}, items {first_rows(lost.tolist())}",
+                expected=f"numbers up to {np.finfo(np.float32).max:.1e}",
+                fix="scale the vectors",
+            )
+        return cast
 
 
 def read_matrix(settings: MatrixSettings) -> tuple[np.ndarray, list[str]]:
@@ -134,15 +165,39 @@ def read_matrix(settings: MatrixSettings) -> tuple[np.ndarray, list[str]]:
 
 
 def _read_safetensors(path: Path, settings: MatrixSettings) -> np.ndarray:
-    arrays = load_arrays(path, (settings.tensor,) if settings.tensor else ())
-    if not settings.tensor and len(arrays) != 1:
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            names = sorted(file.keys())
+            name = _tensor_name(names, path, settings)
+            if file.get_slice(name).get_dtype() not in TORCH_ONLY:
+                return np.asarray(file.get_tensor(name))
+        with safe_open(str(path), framework="pt") as file:
+            return np.asarray(file.get_tensor(name).float().numpy())
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        # Kinds of numbers that are newer than the library end in errors of Python.
+        raise ArtifactError(
+            f"{path.name} is not a readable safetensors file: {error}",
+            where=str(path),
+            expected="a tensor of float32, float16, bfloat16, float64 or whole numbers",
+            fix="save the vectors as float32",
+        ) from error
+
+
+def _tensor_name(names: list[str], path: Path, settings: MatrixSettings) -> str:
+    wanted = settings.tensor
+    if wanted is not None and wanted not in names:
+        raise ArtifactError(
+            f"{path.name} lacks {wanted!r}", where=str(path), expected=f"one of {', '.join(names) or '(none)'}",
+            fix="correct features.tensor",
+        )  # fmt: skip
+    if wanted is None and len(names) != 1:
         raise DataError(
-            f"the file holds {len(arrays)} tensors: {', '.join(sorted(arrays))}",
+            f"the file holds {len(names)} tensors: {', '.join(names)}",
             where=str(path),
             expected="one, or its name in features.tensor",
             fix="set features.tensor",
         )
-    return arrays[settings.tensor] if settings.tensor else next(iter(arrays.values()))
+    return wanted or names[0]
 
 
 def _read_numpy(path: Path) -> np.ndarray:
@@ -168,12 +223,18 @@ def _with_ids(values: np.ndarray, path: Path, settings: MatrixSettings) -> tuple
             expected="numbers [rows, width] and one id per row",
             fix="save both from the same table",
         )
-    return values, [str(item) for item in ids]
+    return values, list(map(_as_id, ids))
+
+
+def _as_id(item: Any) -> str:
+    """An id of a JSON list as the tables have it: 1.0 is 1."""
+    whole = isinstance(item, float) and item.is_integer() and abs(item) < EXACT_FLOATS
+    return str(int(item) if whole else item)
 
 
 def _read_parquet(path: Path) -> tuple[np.ndarray, list[str]]:
     try:
-        table = pl.read_parquet(path)
+        table = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         problem = str(error).splitlines()[0]
         raise DataError(f"{path.name} is not readable Parquet: {problem}", where=str(path)) from error
@@ -184,10 +245,10 @@ def _read_parquet(path: Path) -> tuple[np.ndarray, list[str]]:
             expected="the column item_id, and one list column or numeric columns",
             fix="rename the column of ids to item_id",
         )
-    ids = table["item_id"].cast(pl.String).to_list()
+    ids = _table_ids(table["item_id"], path)
     numbers = table.drop("item_id")
     if numbers.width == 1 and isinstance(numbers.dtypes[0], pl.List | pl.Array):
-        return _stack(numbers.to_series(), path), ids
+        return _stack(numbers.to_series(), ids, path), ids
     textual = [name for name, dtype in numbers.schema.items() if not dtype.is_numeric()]
     if textual or not numbers.width:
         raise DataError(
@@ -200,18 +261,34 @@ def _read_parquet(path: Path) -> tuple[np.ndarray, list[str]]:
     return numbers.cast(pl.Float64).fill_null(float("nan")).to_numpy(), ids
 
 
-def _stack(vectors: pl.Series, path: Path) -> np.ndarray:
+def _table_ids(column: pl.Series, path: Path) -> list[str]:
+    """Ids as in the tables of a data set, by the same rules; an item may stand twice."""
+    distinct = column.unique(maintain_order=True)
+    known = tidy_items(distinct.alias("item_id").to_frame(), where=str(path))["item_id"]
+    return column.replace_strict(distinct, known, return_dtype=pl.String).to_list()
+
+
+def _stack(vectors: pl.Series, ids: list[str], path: Path) -> np.ndarray:
     if isinstance(vectors.dtype, pl.Array):
         vectors = vectors.arr.to_list()
+    inner = vectors.dtype.inner  # type: ignore[attr-defined]
+    if not (inner.is_numeric() or inner in (pl.Boolean, pl.String, pl.Null)):
+        raise DataError(
+            f"column {vectors.name!r} holds lists of {inner}",
+            where=str(path),
+            expected="one list of numbers per item",
+            fix="save the vectors as lists of float32",
+        )
     widths = vectors.list.len().fill_null(0).to_numpy()
     usual = int(np.bincount(widths).argmax()) if len(widths) else 0
     wrong = np.flatnonzero(widths != usual)
     if len(wrong) or not usual:
+        first = int(wrong[0]) if len(wrong) else 0
         raise DataError(
-            f"a vector has {int(widths[wrong[0]]) if len(wrong) else 0} numbers where the others have {usual}",
+            f"a vector has {int(widths[first])} numbers where the others have {usual}: item {ids[first]!r}",
             where=f"{path}, {first_rows(wrong.tolist())}",
             expected="vectors of one width",
             fix="correct these rows",
         )
-    inner = vectors.explode().cast(pl.Float64, strict=False).fill_null(float("nan"))
-    return inner.to_numpy().reshape(len(vectors), usual)
+    numbers = vectors.explode().cast(pl.Float64, strict=False).fill_null(float("nan"))
+    return numbers.to_numpy().reshape(len(vectors), usual)

@@ -5,22 +5,28 @@ metadata and so needs neither an id table nor a text. There the embeddings are l
 are the directions of a truncated SVD over all columns, which needs no training and no interactions.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
+from polars.datatypes import DataTypeClass
 from pydantic import Field
 from scipy.sparse import csr_array, hstack
 from sklearn.decomposition import TruncatedSVD
 
 from genrec.config import Section
+from genrec.data.texts import PLAIN, is_text
 from genrec.errors import DataError, first_rows
 from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, unit_rows
+from genrec.features.words import plain_text
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
+
+logger = logging.getLogger(__name__)
 
 # Directions this much weaker than the strongest are rounding noise of a catalogue with few independent values.
 SMALLEST_SINGULAR_VALUE = 1e-6
@@ -57,6 +63,8 @@ class MetadataEncoder(FeatureEncoder):
 
     def __init__(self, settings: MetadataSettings) -> None:
         super().__init__(settings)
+        # Whether values are compared in the composed form of Unicode; encoders that do not say so took them as written.
+        self.composed = True
         self.vocabulary: dict[str, list[str]] = {}
         self.bounds: dict[str, list[float]] = {}
         self.rarity: dict[str, np.ndarray] = {}
@@ -78,7 +86,12 @@ class MetadataEncoder(FeatureEncoder):
         values = self._project(items, weights)
         zeros = self.settings.missing == "zero"
         check_rows(values, dataset.item_ids, where="features metadata", constant_rows=not zeros)
-        described = {"encoder": self.name, "columns": list(self.vocabulary), "width": values.shape[1]}
+        described = {
+            "encoder": self.name,
+            "columns": list(self.vocabulary),
+            "width": values.shape[1],
+            "counts": {"items_without_known_values": int((np.diff(weights.indptr) == 0).sum())},
+        }
         return ItemFeatures(values, dataset.item_ids, described)
 
     def transform(self, items: pl.DataFrame) -> np.ndarray:
@@ -92,11 +105,13 @@ class MetadataEncoder(FeatureEncoder):
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Values and steps of every column, their rarity, and directions ``[D, V]``."""
         arrays = {f"rarity.{name}": array for name, array in self.rarity.items()}
-        return {"vocabulary": self.vocabulary, "bounds": self.bounds}, {**arrays, "components": self.components}
+        values = {"vocabulary": self.vocabulary, "bounds": self.bounds, "composed": self.composed}
+        return values, {**arrays, "components": self.components}
 
     def restore(self, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` gave."""
         self.vocabulary, self.bounds = values["vocabulary"], values["bounds"]
+        self.composed = values.get("composed", False)
         self.rarity = {name: arrays[f"rarity.{name}"] for name in self.vocabulary}
         self.components = arrays["components"]
 
@@ -137,13 +152,24 @@ class MetadataEncoder(FeatureEncoder):
                 [] if np.isnan(number) else ["known", *map(str, range(int((bounds <= number).sum())))]
                 for number in numbers
             ]
-        if isinstance(column.dtype, pl.List):
-            lists = column.cast(pl.List(pl.String)).fill_null([]).to_list()
-            return [[part for text in texts if text for part in self._prefixes(text)] for texts in lists]
-        return [
-            [part for value in self._split(text) for part in self._prefixes(value)]
-            for text in column.cast(pl.String).fill_null("").to_list()
-        ]
+        if column.dtype.is_nested():
+            lists = [self._members(value) for value in column.to_list()]
+        else:
+            lists = [self._split(text) for text in column.cast(pl.String).fill_null("").to_list()]
+        form = plain_text if self.composed else str
+        return [[part for text in texts for part in self._prefixes(form(text))] for texts in lists]
+
+    def _members(self, value: list[Any] | None) -> list[str]:
+        """The texts of a list; the names of an inner one are a path, and what is nested deeper holds such paths."""
+        found: list[str] = []
+        for part in value or []:
+            if not isinstance(part, list):
+                found.append(part or "")
+            elif any(isinstance(inner, list) for inner in part):
+                found += self._members(part)
+            else:
+                found.append(self.settings.path_separator.join(name for name in part if name))
+        return found
 
     def _split(self, text: str) -> list[str]:
         values = [text]
@@ -193,14 +219,22 @@ class MetadataEncoder(FeatureEncoder):
                 expected="a value that other items share in at least one column",
                 fix="fill the columns in, name more in features.columns, or set features.missing: zero",
             )
+        if len(unknown):
+            logger.warning(
+                "metadata: nothing is known of %d of %d items, such as %r: they get the zero vector",
+                *(len(unknown), len(items), str(items["item_id"][int(unknown[0])])),
+            )
         return unit_rows(np.asarray(weights @ self.components.T, dtype=np.float32))
 
 
 def _is_usable(dtype: pl.DataType) -> bool:
-    inner = dtype.inner if isinstance(dtype, pl.List) else dtype
-    return inner in (pl.String, pl.Categorical, pl.Enum) or (
-        not isinstance(dtype, pl.List) and (dtype.is_numeric() or dtype == pl.Boolean)
-    )
+    if isinstance(dtype, pl.List | pl.Array):
+        return is_text(dtype.inner) and not _has_struct(dtype)
+    return dtype in PLAIN or dtype.is_numeric() or dtype == pl.Boolean
+
+
+def _has_struct(dtype: pl.DataType | DataTypeClass) -> bool:
+    return _has_struct(dtype.inner) if isinstance(dtype, pl.List | pl.Array) else isinstance(dtype, pl.Struct)
 
 
 def _is_free_text(column: pl.Series, max_distinct: float) -> bool:

@@ -1,27 +1,36 @@
 """Texts of items for the encoders that read words."""
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
 import polars as pl
 
+from genrec.data.texts import is_text, row_texts
 from genrec.errors import DataError, first_rows
+from genrec.features.words import plain_text
+
+logger = logging.getLogger(__name__)
 
 MissingText = Literal["error", "zero"]
 
 
-def read_texts(items: pl.DataFrame, columns: Sequence[str] | None, missing: MissingText) -> list[str]:
-    """One text per item: the columns joined by ". ", empty parts skipped.
+def read_texts(
+    items: pl.DataFrame, columns: Sequence[str] | None, missing: MissingText, *, composed: bool = True
+) -> list[str]:
+    """One text per item: the columns joined by ". ", empty parts skipped (see :mod:`genrec.data.texts`).
 
     Args:
-        items: Table with ``item_id`` and text columns (strings or lists of strings).
+        items: Table with ``item_id`` and text columns (strings, lists of them to any depth, structs with texts).
         columns: Columns to read, in this order; every text column if None.
         missing: ``error`` refuses items without any text, ``zero`` gives them the empty text.
+        composed: Bring the texts into one normal form (:func:`~genrec.features.words.plain_text`), so that a title
+            is one text however it was typed; False leaves them as they are.
 
     Raises:
         DataError: If a column does not exist, no column holds text, or an item has no text.
     """
-    available = [name for name, dtype in items.schema.items() if name != "item_id" and _is_text(dtype)]
+    available = [name for name, dtype in items.schema.items() if name != "item_id" and is_text(dtype)]
     unknown = [name for name in columns or () if name not in available]
     if unknown:
         raise DataError(
@@ -31,7 +40,11 @@ def read_texts(items: pl.DataFrame, columns: Sequence[str] | None, missing: Miss
             fix="correct the column's name",
         )
     chosen = list(columns) if columns is not None else available
-    texts = _join(items, chosen) if chosen else [""] * len(items)
+    if columns is None:
+        _report_unread(items, available)
+    texts = row_texts(items, chosen)
+    if composed:
+        texts = [plain_text(text) for text in texts]
     if not any(texts):
         raise DataError(
             "no item has any text",
@@ -47,19 +60,15 @@ def read_texts(items: pl.DataFrame, columns: Sequence[str] | None, missing: Miss
             expected="some text for every item",
             fix="fill the text in, name more columns in features.columns, or set features.missing_text: zero",
         )
+    if empty:
+        first = str(items["item_id"][empty[0]])
+        logger.warning("%d of %d items are without text, such as %r", len(empty), len(texts), first)
     return texts
 
 
-def _is_text(dtype: pl.DataType) -> bool:
-    return dtype in (pl.String, pl.Categorical, pl.Enum) or (isinstance(dtype, pl.List) and dtype.inner == pl.String)
-
-
-def _join(items: pl.DataFrame, columns: Sequence[str]) -> list[str]:
-    parts = []
-    for name in columns:
-        column = pl.col(name)
-        text = column.list.join(", ") if isinstance(items.schema[name], pl.List) else column.cast(pl.String)
-        text = text.str.strip_chars()
-        parts.append(pl.when(text.str.len_chars() > 0).then(text))
-    joined = items.select(pl.concat_str(parts, separator=". ", ignore_nulls=True).fill_null("").alias("text"))
-    return joined["text"].to_list()
+def _report_unread(items: pl.DataFrame, available: Sequence[str]) -> None:
+    """Numbers, dates and truth values are no texts; lists and bytes may have been meant as such."""
+    kinds = {name: dtype for name, dtype in items.schema.items() if dtype.is_nested() or dtype == pl.Binary}
+    unread = [f"{name} ({dtype})" for name, dtype in kinds.items() if name not in available]
+    if unread:
+        logger.warning("columns of the items that hold no text are not read: %s", ", ".join(unread))

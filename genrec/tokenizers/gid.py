@@ -14,7 +14,7 @@ from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
 from genrec.tokenizers.collisions import rank_in_group
-from genrec.tokenizers.rqkmeans import kmeans
+from genrec.tokenizers.parts.clustering import kmeans
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

@@ -13,9 +13,9 @@ from genrec.errors import ConfigError
 from genrec.features.base import ItemFeatures
 from genrec.features.progress import progress
 from genrec.tokenizers.base import CodebookSettings, ItemTokenizer, TokenizerSettings
+from genrec.tokenizers.parts.clustering import kmeans
 from genrec.tokenizers.parts.residual import nearest_codes, squared_distances
 from genrec.tokenizers.parts.sampling import draw_rows
-from genrec.tokenizers.rqkmeans import kmeans
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

@@ -12,6 +12,7 @@ from pydantic import Field
 from genrec.features.base import ItemFeatures, unit_rows
 from genrec.features.progress import progress
 from genrec.tokenizers.base import CodebookSettings, TokenizerSettings
+from genrec.tokenizers.parts.clustering import kmeans
 from genrec.tokenizers.parts.residual import ResidualTokenizer, residual_step
 from genrec.tokenizers.parts.sampling import draw_rows
 
@@ -69,24 +70,3 @@ class ResidualKMeansTokenizer(ResidualTokenizer):
     def from_code_space(self, vectors: np.ndarray) -> np.ndarray:
         """The vectors themselves."""
         return vectors
-
-
-def kmeans(vectors: np.ndarray, size: int, iterations: int, seed: int) -> np.ndarray:
-    """Centroids of a k-means over all vectors.
-
-    Args:
-        vectors: float32 ``[n, C]`` with n >= ``size``.
-        size: K, the number of centroids.
-        iterations: Lloyd iterations.
-        seed: Seed of the initial draw.
-
-    Returns:
-        float32 ``[K, C]``.
-    """
-    import faiss
-
-    # faiss draws 256 points per centroid unless told that more are welcome, and warns below 39.
-    limits = {"min_points_per_centroid": 1, "max_points_per_centroid": max(256, -(-len(vectors) // size))}
-    model = faiss.Kmeans(vectors.shape[1], size, niter=iterations, seed=seed, verbose=False, **limits)
-    model.train(np.ascontiguousarray(vectors, dtype=np.float32))
-    return np.ascontiguousarray(model.centroids, dtype=np.float32).reshape(size, vectors.shape[1])

@@ -13,9 +13,10 @@ from pydantic import Field
 from genrec.features.base import ItemFeatures, unit_rows
 from genrec.features.progress import progress
 from genrec.tokenizers.base import TokenizerSettings
+from genrec.tokenizers.parts.clustering import kmeans
 from genrec.tokenizers.parts.residual import squared_distances
 from genrec.tokenizers.parts.sampling import draw_rows, row_blocks
-from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer, kmeans
+from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

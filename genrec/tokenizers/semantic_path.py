@@ -122,7 +122,7 @@ class SemanticPathTokenizer(TextTokenizer):
 
 def _path(value: object, separator: str) -> list[str]:
     """The names of one cell; of several paths the first."""
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        value = next((path for path in value if path), [])
+    while isinstance(value, list) and any(isinstance(part, list) for part in value):
+        value = next((part for part in value if part), [])
     names = value if isinstance(value, list) else str(value or "").split(separator)
     return [name.strip() for name in names if name and name.strip()]

@@ -22,10 +22,10 @@ from genrec.tokenizers.parts.autoencoder import (
     load_module_arrays,
     module_arrays,
 )
+from genrec.tokenizers.parts.clustering import kmeans
 from genrec.tokenizers.parts.learning import Checkpoint, Learner, learn
 from genrec.tokenizers.parts.residual import nearest_codes, squared_distances
 from genrec.tokenizers.parts.sources import FusedSettings, Sources
-from genrec.tokenizers.rqkmeans import kmeans
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

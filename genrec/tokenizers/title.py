@@ -5,16 +5,20 @@ vocabulary is byte-pair encoding (Sennrich et al., 2016) learned on the titles t
 """
 
 import json
+import logging
 import re
 import unicodedata
+from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import polars as pl
 from pydantic import Field
 
+from genrec.data.texts import text_of
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
+from genrec.features.words import words_without_accents
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.paths import fill_paths
 from genrec.tokenizers.parts.texts import Missing, TextTokenizer, pack, read_column, refuse_empty, unpack
@@ -23,8 +27,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 if TYPE_CHECKING:
     from genrec.data import Dataset
 
+logger = logging.getLogger(__name__)
+
 UNKNOWN = "[unk]"
-MAX_LETTERS = 256
+# How titles are read, kept with the vocabulary: those without a number were read by another rule, which split words of
+# other scripts than Latin, Greek and Cyrillic at their marks.
+READING = 2
 
 
 class TitleSettings(TokenizerSettings):
@@ -40,7 +48,8 @@ class TitleSettings(TokenizerSettings):
 class TitleTokenizer(TextTokenizer):
     """Byte-pair pieces of titles in lower case; a shorter title goes on with the code of its end.
 
-    Letters that were never seen at fitting share one code.
+    Letters that were never seen at fitting share one code, as do the rarest where the titles have more different
+    letters than half the vocabulary.
 
     Args:
         settings: See :class:`TitleSettings`.
@@ -53,6 +62,7 @@ class TitleTokenizer(TextTokenizer):
 
     def __init__(self, settings: TitleSettings) -> None:
         super().__init__(settings)
+        self.reading = READING
         self.vocabulary: Tokenizer | None = None
 
     def _encode_texts(self, items: pl.DataFrame) -> np.ndarray:
@@ -71,34 +81,62 @@ class TitleTokenizer(TextTokenizer):
                 fix="set tokenizer.column, or use a tokenizer that reads vectors, such as rqkmeans",
             )
         size = self.settings.vocabulary_size
+        counts = Counter("".join(titles).replace(" ", ""))
+        # The library would choose among letters that are equally frequent by chance.
+        letters = sorted(counts, key=lambda letter: (-counts[letter], letter))[: size // 2]
         trainer = trainers.BpeTrainer(
-            vocab_size=size, special_tokens=[UNKNOWN], limit_alphabet=min(MAX_LETTERS, size // 2), show_progress=False
+            vocab_size=size,
+            special_tokens=[UNKNOWN],
+            initial_alphabet=letters,
+            limit_alphabet=len(letters),
+            show_progress=False,
         )
         self.vocabulary = Tokenizer(models.BPE(unk_token=UNKNOWN))
         self.vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         self.vocabulary.train_from_iterator(titles, trainer)
+        self._report_unknown(titles)
         # One code more than there are pieces: the end.
         self.level_sizes = (self.vocabulary.get_vocab_size() + 1,) * self.settings.num_levels
 
     def _read(self, items: pl.DataFrame) -> list[str]:
-        column = read_column(items, self.settings.column, "tokenizer.column")
-        titles = [plain_words(str(value or "")) for value in column.to_list()]
+        read_column(items, self.settings.column, "tokenizer.column")
+        texts = items.select(text_of(items, self.settings.column)).to_series().to_list()
+        titles = list(map(plain_words if self.reading > 1 else _plain_words_without_marks, texts))
         if self.settings.missing_titles == "error":
             empty = [row for row, title in enumerate(titles) if not title]
             refuse_empty(items, empty, self.settings.column, "tokenizer.missing_titles")
         return titles
 
+    def _report_unknown(self, titles: list[str]) -> None:
+        assert self.vocabulary is not None
+        unknown = self.vocabulary.token_to_id(UNKNOWN)
+        lost = [row for row, title in enumerate(self.vocabulary.encode_batch(titles)) if unknown in title.ids]
+        if lost:
+            logger.warning(
+                "title: %d of %d titles have letters that are too rare for a code of their own, such as %.80r; "
+                "a larger tokenizer.vocabulary_size has room for them",
+                *(len(lost), len(titles), titles[lost[0]]),
+            )
+
     def state(self) -> dict[str, np.ndarray]:
-        """``vocabulary``: the pieces and how words are put together from them, packed."""
-        return {} if self.vocabulary is None else {"vocabulary": pack(json.loads(self.vocabulary.to_str()))}
+        """``vocabulary``: the pieces and how words are put together from them, packed; and how titles are read."""
+        if self.vocabulary is None:
+            return {}
+        return {"vocabulary": pack(json.loads(self.vocabulary.to_str())), "reading": np.array([self.reading])}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` gave."""
         self.vocabulary = Tokenizer.from_str(json.dumps(unpack(arrays["vocabulary"])))
+        self.reading = int(arrays["reading"][0]) if "reading" in arrays else 1
 
 
 def plain_words(title: str) -> str:
-    """The words of a title in lower case without accents and punctuation, separated by single spaces."""
+    """The words of a title in lower case without accents and symbols, separated by single spaces."""
+    return " ".join(words_without_accents(title))
+
+
+def _plain_words_without_marks(title: str) -> str:
+    """As titles were read before there was a number for it."""
     letters = unicodedata.normalize("NFKD", title)
     plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return " ".join(re.findall(r"\w+", plain.lower()))

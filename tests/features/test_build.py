@@ -28,7 +28,7 @@ def test_the_folder_holds_vectors_ids_and_the_encoder(tiny_dataset, tmp_path):
     assert manifest.inputs == {"dataset": tiny_dataset.fingerprint}
     assert manifest.config["encoder"] == "lexical"
     assert manifest.config["min_items"] == 2, "defaults are written out"
-    assert manifest.counts == {"items": 40, "width": 8}
+    assert manifest.counts == {"items": 40, "width": 8, "items_without_text": 0, "items_without_known_words": 0}
     assert manifest.seed == 42
     loaded = ItemFeatures.load(tmp_path / "features")
     np.testing.assert_array_equal(loaded.values, features.values)

@@ -1,12 +1,15 @@
 """Lexical vectors against TF-IDF and SVD worked out with nothing but numpy."""
 
+import json
 import math
 import re
-from itertools import pairwise
+import unicodedata
+from itertools import pairwise, product
 
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.numpy import save_file
 
 from genrec.errors import DataError
 from genrec.features.lexical import LexicalEncoder, LexicalSettings
@@ -78,10 +81,134 @@ def test_new_items_are_encoded_as_known_ones(tiny_dataset):
     np.testing.assert_allclose(encoder.transform(renamed), values[5:7], atol=1e-6)
 
 
-def test_unknown_words_give_the_zero_vector(tiny_dataset):
+def test_letters_that_no_known_word_has_give_the_zero_vector(tiny_dataset, caplog):
     encoder = LexicalEncoder(LexicalSettings(dim=8, columns=("title",)))
     encoder.fit(tiny_dataset)
-    assert not encoder.transform(items_of(["zzz qqq"])).any()
+    assert not caplog.messages
+    assert not encoder.transform(items_of(["чай", "★"])).any()
+    assert caplog.messages == [
+        "lexical: 2 of 2 items are without a known word (one that stands in 2 items), such as 'i0' ('чай'): "
+        "0 got the vector of words spelled alike, 2 the zero vector"
+    ]
+
+
+# One catalogue in several scripts: all combinations of a color, a material and a thing.
+SCRIPTS = {
+    "English": ("red blue green black white", "wood steel clay cotton", "book chair table lamp pen", " "),
+    "Hindi": ("लाल नीला हरा काला सफेद", "लकड़ी स्टील मिट्टी कपास", "किताब कुर्सी मेज दीपक कलम", " "),
+    "Korean": ("빨간 파란 초록 검은 흰", "나무 강철 점토 면", "책 의자 탁자 등 펜", " "),
+    "Arabic": ("أحمر أزرق أخضر أسود أبيض", "خشب فولاذ طين قطن", "كتاب كرسي طاولة مصباح قلم", " "),
+    "Russian": ("красный синий зелёный чёрный белый", "дерево сталь глина хлопок", "книга стул стол лампа ручка", " "),
+    "Chinese": ("红色 蓝色 绿色 黑色 白色", "木制 塑料 玻璃 陶瓷", "水壶 台灯 笔筒 杯子 钢笔", ""),
+    "Japanese": ("赤い 青い 緑の 黒い 白い", "木製 ガラス 鉄製 綿の", "本棚 いす テーブル ランプ ペン", ""),
+    "Thai": ("สีแดง สีฟ้า สีเขียว สีดำ สีขาว", "ไม้ เหล็ก ดินเผา ฝ้าย", "หนังสือ เก้าอี้ โต๊ะ โคมไฟ ปากกา", ""),
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_tells_items_apart_as_english_does(script, make_catalogue, caplog):
+    *words, between = SCRIPTS[script]
+    parts = list(product(*(text.split() for text in words)))
+    dataset = make_catalogue(items_of([between.join(part) for part in parts]))
+    features = LexicalEncoder(LexicalSettings(dim=64, missing_text="zero")).fit(dataset)
+    assert features.description["counts"] == {"items_without_text": 0, "items_without_known_words": 0}
+    assert not caplog.messages
+    assert len(np.unique(features.values.round(4), axis=0)) == len(parts) == 100
+    # The more words two items share, the nearer they are.
+    shared = np.array([[sum(a == b for a, b in zip(one, other, strict=True)) for other in parts] for one in parts])
+    likeness = features.values @ features.values.T
+    means = [likeness[shared == count].mean() for count in range(4)]
+    assert (np.diff(means) > 0.1).all()
+
+
+FORMS = [["café crème", "thé noir"], ["한국 의자", "나무 컵"], ["ガラスの器", "パンの皿"], ["क़लम", "ज़मीन"]]
+
+
+@pytest.mark.parametrize("texts", FORMS)
+def test_a_title_has_one_vector_however_it_is_typed(texts, make_catalogue):
+    both = [unicodedata.normalize(form, text) for text in texts for form in ("NFC", "NFD")]
+    encoder = LexicalEncoder(LexicalSettings(dim=3, min_items=1))
+    values = encoder.fit(make_catalogue(items_of(both))).values
+    np.testing.assert_array_equal(values[0::2], values[1::2])
+    assert not np.allclose(values[0], values[2])
+    decomposed = encoder.transform(items_of([unicodedata.normalize("NFD", text) for text in texts]))
+    np.testing.assert_array_equal(decomposed, values[0::2])
+
+
+SHARED = ["red kettle", "blue kettle", "red lamp", "blue lamp", "red kettles set", "blue lamps set"] * 2
+
+
+def test_a_word_of_one_item_counts_as_those_spelled_alike(make_catalogue, tmp_path, caplog):
+    encoder = LexicalEncoder(LexicalSettings(dim=8, missing_text="zero"))
+    dataset = make_catalogue(items_of([*SHARED, "Lampshade", "Kettledrum", "☂", ""]))
+    features = encoder.fit(dataset)
+    assert features.description["counts"] == {"items_without_text": 1, "items_without_known_words": 3}
+    assert caplog.messages == [
+        "1 of 16 items are without text, such as 'i15'",
+        "lexical: 3 of 16 items are without a known word (one that stands in 2 items), such as 'i12' ('Lampshade'): "
+        "2 got the vector of words spelled alike, 1 the zero vector",
+    ]
+    lampshade, kettledrum = features.values[12:14]
+    assert lampshade @ features.values[2] > 0.5 > lampshade @ features.values[0]
+    assert kettledrum @ features.values[0] > 0.5 > kettledrum @ features.values[2]
+    assert not features.values[14:].any()
+    encoder.save(tmp_path)
+    assert LexicalEncoder.load(tmp_path).transform(dataset.items).tobytes() == features.values.tobytes()
+
+
+def test_words_of_one_item_leave_the_other_vectors_alone(make_catalogue):
+    settings = LexicalSettings(dim=8, missing_text="zero")
+    first = LexicalEncoder(settings).fit(make_catalogue(items_of([*SHARED, "Lampshade"]))).values
+    second = LexicalEncoder(settings).fit(make_catalogue(items_of([*SHARED, "Umbrella"]))).values
+    assert first[:12].tobytes() == second[:12].tobytes()
+    assert not np.allclose(first[12], second[12])
+
+
+@pytest.mark.parametrize("titles", [["X", "M", "Z"], ["S", "M.A.C", "L"], ["♥", "★", "☂"]])
+def test_titles_of_single_letters_are_told_apart(titles, make_catalogue):
+    titles = titles * 2
+    values = LexicalEncoder(LexicalSettings(dim=5)).fit(make_catalogue(items_of(titles))).values
+    same = np.array([[one == other for other in titles] for one in titles])
+    likeness = values @ values.T
+    assert likeness[same].min() > 0.99
+    assert likeness[~same].max() < 0.9
+
+
+def test_an_item_of_which_nothing_is_known_is_named(make_catalogue):
+    expected = r"(?s)no word of item 'i12' is known or spelled like one that is: 'Ω'.*row 12.*missing_text: zero"
+    with pytest.raises(DataError, match=expected):
+        LexicalEncoder(LexicalSettings(dim=8)).fit(make_catalogue(items_of([*SHARED, "Ω"])))
+
+
+def test_folders_of_before_give_the_vectors_that_they_gave(tmp_path):
+    # As it was written then: terms by the rule of scikit-learn, and no number for how texts are read.
+    terms, random = ["apple", "apple pie", "cre", "pie"], np.random.default_rng(0)
+    rarity, components = (random.random(shape).astype(np.float32) for shape in (4, (3, 4)))
+    LexicalEncoder(LexicalSettings(dim=3, normalise=False)).save(tmp_path)
+    described = json.loads((tmp_path / "encoder.json").read_text())
+    described["state"] = {"terms": terms}
+    (tmp_path / "encoder.json").write_text(json.dumps(described))
+    save_file({"inverse_frequency": rarity, "components": components}, str(tmp_path / "arrays.safetensors"))
+    weights = np.zeros((4, 4), dtype=np.float32)
+    weights[0, [0, 1, 3]] = rarity[[0, 1, 3]]
+    weights[1, 2] = rarity[2]
+    weights /= np.maximum(np.linalg.norm(weights, axis=1, keepdims=True), 1e-9)
+    encoder = LexicalEncoder.load(tmp_path)
+    texts = ["Apple pie", "cre\u0300me", "applesauce", "X"]
+    np.testing.assert_allclose(encoder.transform(items_of(texts)), weights @ components.T, atol=1e-6)
+    (tmp_path / "again").mkdir()
+    encoder.save(tmp_path / "again")
+    again = LexicalEncoder.load(tmp_path / "again").transform(items_of(texts))
+    np.testing.assert_allclose(again, weights @ components.T, atol=1e-6)
+
+
+def test_lists_to_any_depth_are_text_and_columns_without_are_named(make_catalogue, caplog):
+    paths = [[["Home", "Kitchen" if number % 2 else "Garden"], ["Sale"]] for number in range(8)]
+    items = items_of([""] * 8, categories=paths, deeper=[[path] for path in paths], sizes=[[1, 2]] * 8)
+    values = LexicalEncoder(LexicalSettings(dim=4)).fit(make_catalogue(items)).values
+    np.testing.assert_allclose(values[0], values[2], atol=1e-6)
+    assert values[0] @ values[1] < 0.9
+    assert caplog.messages == ["columns of the items that hold no text are not read: sizes (List(Int64))"]
 
 
 def test_the_same_bytes_twice_and_after_loading(tiny_dataset, tmp_path):

@@ -1,11 +1,16 @@
 """A matrix of the user's own: formats, order of rows, and everything that can be wrong with it."""
 
 import json
+from decimal import Decimal
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from genrec.config import FeaturesConfig
 from genrec.errors import ArtifactError, DataError
@@ -186,3 +191,116 @@ def test_ids_must_match_the_tensor(tiny_dataset, values, tmp_path):
     (tmp_path / "names.json").write_text(json.dumps(tiny_dataset.item_ids[:-1]))
     with pytest.raises(DataError, match=r"the array is float32 of shape \(40, 6\), names\.json has 39 ids"):
         fit(str(tmp_path / "m.safetensors"), tiny_dataset, ids=str(tmp_path / "names.json"))
+
+
+# Numbers that float16, bfloat16 and float8 hold exactly, so that whatever is read must equal them.
+EXACT = np.array([[1.0, -0.5, 2.0], [0.25, 3.5, -1.0], [6.0, -2.0, 0.125]], dtype=np.float32)
+TORCH_KINDS = ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"]
+
+
+def three_items(make_catalogue):
+    return make_catalogue(pl.DataFrame({"item_id": ["1", "2", "3"], "title": ["a", "b", "c"]}))
+
+
+def with_ids(folder, ids=("1", "2", "3")):
+    (folder / "item_ids.json").write_text(json.dumps(list(ids)))
+
+
+@pytest.mark.parametrize("kind", TORCH_KINDS)
+def test_safetensors_of_every_precision_are_exact(kind, make_catalogue, tmp_path):
+    with_ids(tmp_path)
+    save_torch({"v": torch.from_numpy(EXACT).to(getattr(torch, kind))}, str(tmp_path / "m.safetensors"))
+    found = fit(str(tmp_path / "m.safetensors"), three_items(make_catalogue))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, EXACT)
+
+
+@pytest.mark.parametrize("kind", ["<f2", ">f2", "<f4", ">f4", "<f8", "g"])
+def test_arrays_of_every_precision_are_exact(kind, make_catalogue, tmp_path):
+    with_ids(tmp_path)
+    np.save(tmp_path / "m.npy", np.asfortranarray(EXACT.astype(kind)))
+    np.testing.assert_array_equal(fit(str(tmp_path / "m.npy"), three_items(make_catalogue)), EXACT)
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64(), pa.decimal128(10, 3)])
+@pytest.mark.parametrize("nested", [pa.list_, pa.large_list, lambda kind: pa.list_(kind, 3), None])
+def test_parquet_of_every_precision_is_exact(kind, nested, make_catalogue, tmp_path):
+    convert = {pa.float16(): np.float16, pa.decimal128(10, 3): lambda value: Decimal(str(value))}.get(kind, float)
+    rows = [[convert(value) for value in row] for row in EXACT.tolist()]
+    if nested is None:
+        columns = {f"c{column}": pa.array([row[column] for row in rows], kind) for column in range(3)}
+    else:
+        columns = {"v": pa.array(rows, nested(kind))}
+    pq.write_table(pa.table({"item_id": ["1", "2", "3"], **columns}), tmp_path / "m.parquet")
+    np.testing.assert_array_equal(fit(str(tmp_path / "m.parquet"), three_items(make_catalogue)), EXACT)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int64", "uint16"])
+def test_whole_numbers_are_exact(kind, make_catalogue, tmp_path):
+    with_ids(tmp_path)
+    whole = np.array([[1, 2], [3, 100], [5, 6]], dtype=kind)
+    np.save(tmp_path / "m.npy", whole)
+    np.testing.assert_array_equal(fit(str(tmp_path / "m.npy"), three_items(make_catalogue)), whole)
+
+
+WRONG = [
+    (1e39, "a number of item '2' is too large for float32"),
+    (1e20, "the square of a vector's length does not fit float32: item '2'"),
+    (float("nan"), "a vector holds NaN or infinity: item '2'"),
+    (float("-inf"), "a vector holds NaN or infinity: item '2'"),
+]
+
+
+@pytest.mark.parametrize(("number", "message"), WRONG)
+@pytest.mark.filterwarnings("error")
+def test_numbers_without_a_place_in_float32_are_named(number, message, make_catalogue, tmp_path):
+    with_ids(tmp_path)
+    values = EXACT.astype(np.float64)
+    values[1, 2] = number
+    np.save(tmp_path / "m.npy", values)
+    with pytest.raises(DataError, match=message):
+        fit(str(tmp_path / "m.npy"), three_items(make_catalogue))
+
+
+def test_vectors_too_short_to_have_a_length_are_named(make_catalogue, tmp_path):
+    with_ids(tmp_path)
+    np.save(tmp_path / "m.npy", EXACT * np.float32(1e-30))
+    with pytest.raises(DataError, match=r"(?s)does not fit float32: item '1'.*lengths of 1e-19 to 6e18"):
+        fit(str(tmp_path / "m.npy"), three_items(make_catalogue))
+
+
+def test_lists_of_lists_and_kinds_of_numbers_that_nothing_reads_are_refused(make_catalogue, tmp_path):
+    pl.DataFrame({"item_id": ["1", "2", "3"], "v": [[row] for row in EXACT.tolist()]}).write_parquet(
+        tmp_path / "m.parquet"
+    )
+    with pytest.raises(DataError, match=r"(?s)column 'v' holds lists of List\(Float64\).*one list of numbers per item"):
+        fit(str(tmp_path / "m.parquet"), three_items(make_catalogue))
+    with_ids(tmp_path)
+    save_torch({"v": torch.from_numpy(EXACT).to(torch.complex64)}, str(tmp_path / "m.safetensors"))
+    with pytest.raises((ArtifactError, DataError), match=r"complex64|not a readable safetensors"):
+        fit(str(tmp_path / "m.safetensors"), three_items(make_catalogue))
+
+
+def test_rows_of_no_item_are_counted(make_catalogue, tmp_path, caplog):
+    with_ids(tmp_path, ["9", "1", "2", "8", "3"])
+    np.save(tmp_path / "m.npy", np.concatenate([EXACT[:1] * 9, EXACT[:2], EXACT[:1] * 8, EXACT[2:]]))
+    features = MatrixEncoder(MatrixSettings(path=str(tmp_path / "m.npy"))).fit(three_items(make_catalogue))
+    np.testing.assert_array_equal(features.values, EXACT)
+    assert features.description["counts"] == {"rows_of_no_item": 2}
+    assert caplog.messages == [f"matrix: 2 rows of {tmp_path / 'm.npy'} belong to no item and are left out"]
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3], [1.0, 2.0, 3.0], ["1", 2, 3.0]])
+def test_ids_are_found_whatever_they_were_written_as(ids, make_catalogue, tmp_path):
+    with_ids(tmp_path, ids)
+    np.save(tmp_path / "m.npy", EXACT)
+    np.testing.assert_array_equal(fit(str(tmp_path / "m.npy"), three_items(make_catalogue)), EXACT)
+    if len({type(item) for item in ids}) == 1:
+        pl.DataFrame({"item_id": ids, "v": EXACT.tolist()}).write_parquet(tmp_path / "m.parquet")
+        np.testing.assert_array_equal(fit(str(tmp_path / "m.parquet"), three_items(make_catalogue)), EXACT)
+
+
+def test_a_file_name_is_no_pattern(make_catalogue, tmp_path):
+    pl.DataFrame({"item_id": ["1", "2", "3"], "v": EXACT.tolist()}).write_parquet(tmp_path / "m[1].parquet")
+    pl.DataFrame({"item_id": ["1", "2", "3"], "v": (EXACT * 2).tolist()}).write_parquet(tmp_path / "m1.parquet")
+    np.testing.assert_array_equal(fit(str(tmp_path / "m[1].parquet"), three_items(make_catalogue)), EXACT)

@@ -1,5 +1,8 @@
 """Vectors from columns: what each kind of column says, worked by hand, and what is refused."""
 
+import json
+import unicodedata
+
 import numpy as np
 import polars as pl
 import pytest
@@ -120,3 +123,44 @@ def test_columns_that_cannot_be_used_are_named(make_catalogue, tiny_dataset):
         fit(make_catalogue(ITEMS.select("item_id", "title")))
     with pytest.raises(DataError, match="the columns of 6 items have 0 values that items share"):
         fit(dataset, columns=["title"])
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_lists_of_lists_are_paths(depth, make_catalogue):
+    paths = [
+        [["Care", "Hair"], ["Sale"]],
+        [["Care", "Skin"]],
+        [["Care", "Hair"]],
+        [["Sale"], []],
+        None,
+        [["Care", "Skin"]],
+    ]
+    nested = paths if depth == 2 else [None if value is None else [[path] for path in value] for value in paths]
+    encoder, _ = fit(make_catalogue(ITEMS.with_columns(pl.Series("category", nested))), columns=["category"])
+    assert encoder.vocabulary["category"] == ["Care", "Care > Hair", "Care > Skin", "Sale"]
+    assert (weights(encoder, ITEMS.with_columns(pl.Series("category", nested))) > 0).astype(int).tolist() == [
+        [1, 1, 0, 1], [1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [1, 0, 1, 0],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["Kérastase", "한국", "ガラス"])
+def test_a_value_is_one_however_it_is_typed(value, make_catalogue, tmp_path):
+    forms = [unicodedata.normalize(form, value) for form in ("NFC", "NFD")]
+    items = ITEMS.with_columns(pl.Series("category", [*forms, "Food", "Food", "Food", forms[1]]))
+    encoder, features = fit(make_catalogue(items), columns=["category"])
+    assert encoder.vocabulary["category"] == sorted([forms[0], "Food"])
+    np.testing.assert_array_equal(features.values[0], features.values[1])
+    # Folders of before took values as they were written.
+    encoder.save(tmp_path)
+    described = json.loads((tmp_path / "encoder.json").read_text())
+    assert described["state"].pop("composed") is True
+    (tmp_path / "encoder.json").write_text(json.dumps(described))
+    old = load_encoder(tmp_path).transform(items)
+    assert old[0].any()
+    assert not old[1].any()
+
+
+def test_items_of_which_nothing_is_known_are_counted(make_catalogue, caplog):
+    _, features = fit(make_catalogue(ITEMS), columns=["colours"])
+    assert features.description["counts"] == {"items_without_known_values": 3}
+    assert caplog.messages == ["metadata: nothing is known of 3 of 6 items, such as 'c': they get the zero vector"]

@@ -1,5 +1,6 @@
 """ColaRec: what each task reads, by perturbation; draws against brute force; the loss against the paper's sum."""
 
+import unicodedata
 from collections import Counter, defaultdict
 from zlib import crc32
 
@@ -242,6 +243,18 @@ def test_words_have_the_numbers_of_their_checksums():
         [crc32("été".encode()) % 1000, crc32(b"x") % 1000, -1],
         [-1, -1, -1],
     ]
+
+
+def test_words_of_other_scripts_are_hashed_whole():
+    texts = ["लाल लकड़ी", "红色水壶", "빨간 컵", unicodedata.normalize("NFD", "빨간 컵")]
+    words = [
+        ("लाल", unicodedata.normalize("NFC", "लकड़ी"), ""),
+        ("红", "色", "水"),
+        ("빨간", "컵", ""),
+        ("빨간", "컵", ""),
+    ]
+    expected = [[crc32(word.encode()) % 1000 if word else -1 for word in row] for row in words]
+    assert hash_words(texts, 3, 1000).tolist() == expected
 
 
 @pytest.mark.parametrize(

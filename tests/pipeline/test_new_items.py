@@ -100,7 +100,7 @@ def test_items_may_be_added_again(larger, tmp_path, capsys):
 
 
 def test_items_that_nothing_is_known_of_are_counted(model, tmp_path, caplog):
-    pl.DataFrame({"item_id": ["n1"], "title": ["Zzz"], "colour": ["red"]}).write_csv(tmp_path / "new.csv")
+    pl.DataFrame({"item_id": ["n1"], "title": ["☂"], "colour": ["red"]}).write_csv(tmp_path / "new.csv")
     assert add_new_items(model, tmp_path / "new.csv", tmp_path / "out").items == 1
     assert "1 new items have nothing that the encoder knows" in caplog.text
     assert "columns that the model's items do not have are left out: colour" in caplog.text

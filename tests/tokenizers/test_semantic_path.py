@@ -119,3 +119,15 @@ def test_vectors_are_not_enough(catalogue, tiny_features):
         fitted(catalogue(PATHS)).encode(tiny_features.values)
     with pytest.raises(ConfigError, match="semantic-path has not been fitted"):
         codes_of(SemanticPathTokenizer(SemanticPathSettings()), PATHS)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_lists_to_any_depth_give_their_first_path(depth, catalogue):
+    values, dtype = [path.split(" > ") for path in PATHS], pl.List(pl.String)
+    for _ in range(depth - 1):
+        # What is empty comes first, and another path second.
+        values, dtype = [[[], value, values[0]] for value in values], pl.List(dtype)
+    tokenizer = fitted(catalogue(values, dtype))
+    plain = fitted(catalogue(PATHS))
+    assert tokenizer.names == plain.names
+    assert codes_of(tokenizer, values, dtype) == codes_of(plain, PATHS)

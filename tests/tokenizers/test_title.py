@@ -1,5 +1,7 @@
 """Titles in pieces: which letters stand behind a code, and what happens to titles that are alike, long or missing."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -112,3 +114,46 @@ def test_tables_and_vectors_that_do_not_fit_are_refused(tiny_dataset, tiny_featu
         fitted(tiny_dataset, tiny_features).encode(tiny_features.values)
     with pytest.raises(ConfigError, match="title has not been fitted"):
         TitleTokenizer(TitleSettings()).encode_items(table(["a"]), None)
+
+
+def forty(titles: list[str]) -> list[str]:
+    return [titles[row % len(titles)] for row in range(40)]
+
+
+HINDI = [f"{color} {thing}" for color in ["लाल", "नीला", "हरा", "काला"] for thing in ["किताब", "कुर्सी", "मेज", "दीपक"]]
+OTHERS = {
+    "Chinese": ["".join(chr(0x4E00 + 8 * row + letter) for letter in range(8)) + "水壶" for row in range(40)],
+    "Hindi": forty(HINDI),
+    "Japanese": forty(["ガラスのコップ", "カラスのコップ", "ハラスのコツプ", "バラスのコツフ"]),
+    "Korean": forty(["빨간 컵", "파란 컵", "빨간 책", "파란 책"]),
+}
+
+
+@pytest.mark.parametrize("script", OTHERS)
+def test_titles_of_other_scripts_are_spelled_whole(script, retitled, caplog):
+    dataset, features = retitled(OTHERS[script])
+    tokenizer = fitted(dataset, features, num_levels=32, vocabulary_size=1000)
+    codes = tokenizer.encode_catalogue(dataset, features)
+    assert letters(tokenizer, codes) == [plain_words(title).replace(" ", "") for title in OTHERS[script]]
+    assert len(np.unique(codes, axis=0)) == len(set(OTHERS[script]))
+    assert not caplog.messages
+
+
+def test_letters_too_rare_for_a_code_are_counted(retitled, caplog):
+    fitted(*retitled(OTHERS["Chinese"]), vocabulary_size=100)
+    (message,) = caplog.messages
+    # Fifty letters have codes, 水 and 壶 and six titles' worth of the others.
+    assert re.match(r"title: 34 of 40 titles have letters that are too rare for a code of their own", message)
+
+
+def test_vocabularies_of_before_read_titles_as_they_did(retitled):
+    tokenizer = fitted(*retitled(OTHERS["Hindi"]))
+    arrays = tokenizer.state()
+    assert arrays.pop("reading").tolist() == [2]
+    old = TitleTokenizer(tokenizer.settings)
+    old.width, old.level_sizes = tokenizer.width, tokenizer.level_sizes
+    old.restore(arrays)
+    assert old.state()["reading"].tolist() == [1]
+    # Then vowel signs and what they join were taken apart.
+    assert old._read(table(["लाल Crème"])) == ["ल ल creme"]
+    assert tokenizer._read(table(["लाल Crème"])) == ["लाल creme"]

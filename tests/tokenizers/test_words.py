@@ -31,3 +31,13 @@ def test_shorter_identifiers_have_no_second_code():
     assert nodes[0]["items"] == 3
     assert [(child["code"], child["items"]) for child in nodes[0]["children"]] == [(6, 1)]
     assert first_codes(np.array([[1], [2]]), None)[0]["children"] == []
+
+
+def test_words_of_scripts_without_spaces_are_pairs_of_letters():
+    titles = ["红色水壶", "红色台灯", "黑色水壶", "Rote Lampe 2000w", "나무 컵", "나무 등"]
+    assert words._words("红色水壶") == {"红色", "色水", "水壶"}
+    assert words._words("나무 컵 Rote abc12def x") == {"나무", "컵", "rote", "abc", "def"}
+    assert words._words("लाल किताब") == {"लाल", "किताब"}
+    first = first_codes(np.array([[0], [0], [1], [1], [2], [2]]), titles)
+    assert first[0]["words"] == ["红色"]
+    assert first[2]["words"] == ["나무"]

@@ -1,12 +1,13 @@
 """Words of item texts as numbers, without a vocabulary: a word's number is its checksum."""
 
-import re
 from collections.abc import Sequence
+from itertools import islice
 from zlib import crc32
 
 import numpy as np
 
-WORD = re.compile(r"[^\W_]+")
+from genrec.features.words import every_word
+
 NO_WORD = -1
 
 
@@ -23,6 +24,7 @@ def hash_words(texts: Sequence[str], most: int, buckets: int) -> np.ndarray:
     """
     numbers = np.full((len(texts), most), NO_WORD, dtype=np.int32)
     for row, text in enumerate(texts):
-        for place, word in zip(range(most), WORD.finditer(text.lower()), strict=False):
-            numbers[row, place] = crc32(word.group().encode()) % buckets
+        words = (part for word in every_word(text) for part in word.split("_") if part)
+        for place, word in enumerate(islice(words, most)):
+            numbers[row, place] = crc32(word.encode()) % buckets
     return numbers

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import polars as pl
 
+from genrec.data.texts import PLAIN
 from genrec.errors import ConfigError, DataError, first_rows
 from genrec.tokenizers.base import ItemTokenizer
 
@@ -71,9 +72,9 @@ def read_column(items: pl.DataFrame, column: str, where: str) -> pl.Series:
             fix=f"set {where} to a column of texts, or use a tokenizer that reads vectors, such as rqkmeans",
         )
     inner = items.schema[column]
-    while isinstance(inner, pl.List):
+    while isinstance(inner, pl.List | pl.Array):
         inner = inner.inner  # type: ignore[assignment]
-    if inner not in (pl.String, pl.Categorical, pl.Enum):
+    if inner not in PLAIN:
         raise DataError(
             f"the column {column!r} holds {items.schema[column]}",
             where=where,

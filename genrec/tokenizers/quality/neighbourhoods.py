@@ -259,9 +259,12 @@ def item_categories(items: pl.DataFrame) -> pl.Series | None:
     if not names:
         return None
     column = items[names[0]]
-    while isinstance(column.dtype, pl.List):
+    while isinstance(dtype := column.dtype, pl.List | pl.Array):
+        lists = column.arr.to_list() if isinstance(dtype, pl.Array) else column
         # A list of paths, a list of names, or one path: the first of several, a path as a whole.
-        inner = column.dtype.inner
-        column = column.list.first() if isinstance(inner, pl.List) else column.cast(pl.List(pl.String)).list.join(" > ")
+        nested = dtype.inner.is_nested()
+        column = lists.list.first() if nested else lists.cast(pl.List(pl.String)).list.join(" > ")
+    if column.dtype.is_nested():
+        return None
     text = column.cast(pl.String).str.split("|").list.first().str.strip_chars()
     return text.replace("", None).rename(names[0])

@@ -2,11 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 
+from genrec.features.words import can_be_short, is_unspaced, words_of
 from genrec.tokenizers.collisions import group_of
 from genrec.tokenizers.parts.sampling import draw_rows
 
@@ -16,7 +18,7 @@ WORDS = 4
 MAX_TITLES = 20_000
 MAX_NODE_TITLES = 1000
 SEED = 8191
-WORD = re.compile(r"[^\W\d_]{3,}")
+SHORTEST = 3
 STOP_WORDS = frozenset(("and", "for", "from", "into", "not", "the", "und", "with", "you", "your"))
 
 
@@ -75,4 +77,15 @@ def _telling_words(titles: Sequence[str], everywhere: tuple[Counter[str], int]) 
 
 
 def _words(title: str) -> set[str]:
-    return set(WORD.findall(title.lower())) - STOP_WORDS
+    """Words of some length and without digits; pairs of letters where a script has no spaces between words."""
+    found: set[str] = set()
+    for unspaced, run in groupby(words_of(title), is_unspaced):
+        words = ["".join(pair) for pair in pairwise(run)] if unspaced else _long_words(run)
+        found.update(words)
+    return found - STOP_WORDS
+
+
+def _long_words(words: Iterable[str]) -> Iterator[str]:
+    for word in words:
+        parts = [part for part in re.split(r"[\d_]+", word) if part]
+        yield from (part for part in parts if len(part) >= SHORTEST or can_be_short(part))
