@@ -1,0 +1,194 @@
+"""Ids of users and items as text: one rule for every table, list and file, applied before anything is joined.
+
+Whole numbers become their digits, also where a gap made a column of them floats (``5.0`` is ``5``; the text ``"5.0"``
+stays). From 2^53 on, floats no longer hold every whole number, so that ids may have merged: they are refused. White
+space and invisible characters at the ends are removed, and accents are written in one way (Unicode NFC).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any, TypeVar
+from unicodedata import normalize
+
+import polars as pl
+
+from genrec.data.account import TableAccount
+from genrec.errors import DataError, first_rows
+
+ID_COLUMNS = ("user_id", "item_id")
+# White space, control characters, and what takes no room: soft hyphen, zero-width characters, directions of text.
+INVISIBLE = "".join(
+    chr(code)
+    for first, last in (
+        (0x00, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x1680, 0x1680), (0x180E, 0x180E), (0x2000, 0x200F),
+        (0x2028, 0x202F), (0x205F, 0x206F), (0x3000, 0x3000), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF),
+    )
+    for code in range(first, last + 1)
+)  # fmt: skip
+MISSING_WORDS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nil", "nat", "undefined", r"\n", "-nan")
+TEXT = (pl.String, pl.Categorical, pl.Enum)
+# The largest whole number below which a float of some bits holds all of them.
+EXACT_BELOW = {"Float16": 2**11, "Float32": 2**24, "Float64": 2**53}
+
+Text = TypeVar("Text", pl.Series, pl.Expr)
+
+
+@dataclass
+class IdFindings:
+    """What was odd about the ids of one table, counted over all of its pieces."""
+
+    changed: dict[str, tuple[int, str]] = field(default_factory=dict)
+    missing: dict[str, tuple[int, str, list[int]]] = field(default_factory=dict)
+
+    def add(self, name: str, values: pl.Series, first_row: int) -> None:
+        """Count in one piece of a column what :func:`tidy_ids` is about to change, and words for a missing value."""
+        distinct = _distinct(values)
+        odd = distinct.filter(_tidy_text(distinct) != distinct)
+        if len(odd):
+            rows = _rows_of(values, odd)
+            count, example = self.changed.get(name, (0, str(odd[0])))
+            self.changed[name] = count + len(rows), example
+        words = distinct.filter(_tidy_text(distinct).str.to_lowercase().is_in(MISSING_WORDS))
+        if len(words):
+            rows = _rows_of(values, words)
+            count, example, first = self.missing.get(name, (0, str(words[0]), []))
+            self.missing[name] = count + len(rows), example, [*first, *(first_row + row for row in rows[:5])][:5]
+
+    def note(self, account: TableAccount) -> None:
+        """Write what was found into an account."""
+        for name, (count, example) in self.changed.items():
+            account.notes.append(
+                f"{count} values of {name} had white space or invisible characters at an end, or accents in parts, "
+                f"such as {example!r}: written as {_tidy(example)!r}"
+            )
+        for name, (count, example, rows) in self.missing.items():
+            shown = ", ".join(map(str, rows)) + (", ..." if count > len(rows) else "")
+            account.notes.append(
+                f"{count} values of {name} are a word for a missing value, such as {example!r} (rows {shown}): "
+                "read as ids; remove these rows if they are none"
+            )
+
+
+def tidy_ids(values: pl.Series, where: str, *, first_row: int = 1) -> pl.Series:
+    """A column of ids as text; NaN becomes null.
+
+    Args:
+        values: Text, categories, whole numbers, floats or decimals that are whole, or lists of these.
+        where: What error messages call the table.
+        first_row: Number of the first row in the table.
+
+    Returns:
+        Text, or lists of text; tidy categories stay categories. Columns of other types are returned as they are.
+
+    Raises:
+        DataError: If a number is not whole or a float too large to be exact, with its rows.
+    """
+    dtype, element = values.dtype, pl.element()
+    if isinstance(dtype, pl.List | pl.Array):
+        bad, text = _rule(element, dtype.inner)
+        if text is None:
+            return values
+        lists = values.arr.to_list() if isinstance(dtype, pl.Array) else values
+        _refuse(values, lists.list.eval(bad).list.any(), where, first_row)
+        return lists.list.eval(text)
+    if not _is_text(values):
+        bad, text = _rule(pl.col(values.name), dtype)
+        if text is None:
+            return values
+        frame = values.to_frame()
+        _refuse(values, frame.select(bad).to_series(), where, first_row)
+        return frame.select(text).to_series()
+    distinct = _distinct(values)
+    tidy = _tidy_text(distinct)
+    odd = tidy != distinct
+    if not odd.any():
+        return values if isinstance(values.dtype, pl.Categorical) else values.cast(pl.String)
+    return values.cast(pl.String).replace(distinct.filter(odd), tidy.filter(odd))
+
+
+def tidy_id_columns(
+    frame: pl.DataFrame, where: str, *, first_row: int = 1, findings: IdFindings | None = None
+) -> pl.DataFrame:
+    """A table whose ``user_id`` and ``item_id``, where they are there, are tidy; see :func:`tidy_ids`."""
+    columns = []
+    for name in ID_COLUMNS:
+        if name in frame.columns:
+            if findings is not None and _is_text(frame[name]):
+                findings.add(name, frame[name], first_row)
+            columns.append(tidy_ids(frame[name], where, first_row=first_row))
+    return frame.with_columns(columns)
+
+
+def id_text(value: object, where: str = "") -> str:
+    """One id as text, by the rule of :func:`tidy_ids`.
+
+    Raises:
+        DataError: If it is neither text nor a whole number, or a float too large to be exact.
+    """
+    if isinstance(value, str):
+        return _tidy(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, Real) and not isinstance(value, bool):
+        number = float(value)
+        if number.is_integer() and abs(number) < 2**53:
+            return str(int(number))
+    raise DataError(
+        f"{value!r} is not an id",
+        where=where,
+        expected="text or whole numbers; floats only if they are whole and below 2^53",
+        fix="give ids as text",
+    )
+
+
+def id_texts(values: Iterable[object], known: Mapping[str, int], where: str = "") -> list[str]:
+    """Ids as text; those that are ``known`` as they stand are not looked at."""
+    return [value if isinstance(value, str) and value in known else id_text(value, where) for value in values]
+
+
+def _is_text(values: pl.Series) -> bool:
+    return isinstance(values.dtype, TEXT)
+
+
+def _distinct(values: pl.Series) -> pl.Series:
+    return values.unique().cast(pl.String).drop_nulls()
+
+
+def _tidy(text: str) -> str:
+    return normalize("NFC", text.strip(INVISIBLE))
+
+
+def _tidy_text(values: Text) -> Text:
+    return values.str.strip_chars(INVISIBLE).str.normalize("NFC")
+
+
+def _rows_of(values: pl.Series, wanted: pl.Series) -> list[int]:
+    return values.cast(pl.String).is_in(wanted.implode()).fill_null(False).arg_true().to_list()
+
+
+def _rule(value: pl.Expr, dtype: Any) -> tuple[pl.Expr, pl.Expr | None]:
+    """Which values are no ids, and what the others are as text; None where no value of this type is an id."""
+    bad = pl.lit(False)
+    if dtype.is_float():
+        value, limit = value.fill_nan(None), EXACT_BELOW[str(dtype)]
+        bad = ~((value == value.floor()) & (value.abs() < limit)).fill_null(True)
+        return bad, value.cast(pl.Int64).cast(pl.String)
+    if dtype.is_decimal():
+        whole = value.cast(pl.Int128, strict=False)
+        return (whole.cast(dtype, strict=False) != value).fill_null(False), whole.cast(pl.String)
+    if dtype.is_integer() or dtype == pl.Null:
+        return bad, value.cast(pl.String)
+    return bad, _tidy_text(value.cast(pl.String)) if isinstance(dtype, TEXT) else None
+
+
+def _refuse(values: pl.Series, bad: pl.Series, where: str, first_row: int) -> None:
+    rows = bad.arg_true()
+    if len(rows):
+        first = values[int(rows[0])]
+        raise DataError(
+            f"{values.name} is not an id: {first.to_list() if isinstance(first, pl.Series) else first!r}",
+            where=f"{where}, {first_rows((rows + first_row).to_list())}",
+            expected="text or whole numbers; floats only below 2^53 (16-bit: 2^11, 32-bit: 2^24): larger ones merge",
+            fix="write the ids as text or whole numbers, or remove these rows",
+        )
