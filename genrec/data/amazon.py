@@ -9,18 +9,27 @@ from typing import Any
 import polars as pl
 
 from genrec.data.account import TableAccount
+from genrec.data.folders import in_file
 
 REVIEWS_2014 = frozenset(
-    "reviewerID asin reviewerName helpful reviewText overall summary unixReviewTime reviewTime".split()
-)
+    (
+        "reviewerID", "asin", "reviewerName", "helpful", "reviewText", "overall", "summary", "unixReviewTime",
+        "reviewTime",
+    )
+)  # fmt: skip
 REVIEWS_2023 = frozenset(
-    "rating title text images asin parent_asin user_id timestamp helpful_vote verified_purchase".split()
-)
+    (
+        "rating", "title", "text", "images", "asin", "parent_asin", "user_id", "timestamp", "helpful_vote",
+        "verified_purchase",
+    )
+)  # fmt: skip
 META = frozenset(
-    "asin title price imUrl related salesRank brand categories description "
-    "main_category average_rating rating_number features images videos store details parent_asin bought_together "
-    "subtitle author".split()
-)
+    (
+        "asin", "title", "price", "imUrl", "related", "salesRank", "brand", "categories", "description",
+        "main_category", "average_rating", "rating_number", "features", "images", "videos", "store", "details",
+        "parent_asin", "bought_together", "subtitle", "author",
+    )
+)  # fmt: skip
 # What is kept of reviews: their texts are most of the file and nothing here reads them.
 REVIEW_FIELDS = {
     "reviewerID": pl.String,
@@ -32,7 +41,12 @@ REVIEW_FIELDS = {
     "overall": pl.Float64,
     "rating": pl.Float64,
 }
-PICTURES = frozenset("small_image_url medium_image_url large_image_url attachment_type hi_res large thumb variant".split())
+PICTURES = frozenset(
+    (
+        "small_image_url", "medium_image_url", "large_image_url", "attachment_type", "hi_res", "large", "thumb",
+        "variant",
+    )
+)  # fmt: skip
 META_TEXT = ("title", "brand", "store", "main_category")
 META_LISTS = ("categories", "features", "description")
 UNREAD = "a field of Amazon's that genrec does not read"
@@ -70,25 +84,25 @@ def amazon_items(entries: Iterable[Mapping[str, Any]], where: str, account: Tabl
     """Metadata as a table: ``item_id``, texts, ``price`` and lists; further fields of somebody's own as text."""
     kept = ("item_id", *META_TEXT, "price", *META_LISTS)
     columns: dict[str, list[Any]] = {name: [] for name in kept}
-    rows, prices = 0, 0
-    for entry in entries:
+    prices = 0
+    for row, entry in enumerate(entries):
+        price = _price(entry.get("price"))
+        prices += price is None and entry.get("price") not in (None, "", "None", "\u2014")
         columns["item_id"].append(entry.get("parent_asin") or entry.get("asin"))
-        columns["price"].append(_price(entry.get("price")))
-        prices += columns["price"][-1] is None and entry.get("price") not in (None, "", "None", "—")
+        columns["price"].append(price)
         for name in META_TEXT:
             columns[name].append(_plain_text(entry.get(name)))
         for name in META_LISTS:
             columns[name].append(_plain_list(entry.get(name)))
         for name in entry.keys() - META:
-            columns.setdefault(name, [None] * rows)
-        rows += 1
+            columns.setdefault(name, [None] * row)
         for name in columns.keys() - set(kept):
             value = entry.get(name)
             columns[name].append(None if value is None else str(value))
-        account.columns_left_out |= {name: UNREAD for name in (entry.keys() & META) - {*kept, "asin", "parent_asin"}}
+        unread = (entry.keys() & META) - {*kept, "asin", "parent_asin"}
+        account.columns_left_out |= dict.fromkeys(unread, UNREAD)
     if prices:
-        name = where.rsplit("/", 1)[-1]
-        account.notes.append(f"{name}: {prices} prices are not one number: left empty")
+        account.notes.append(f"{in_file(where, account)}{prices} prices are not one number: left empty")
     types: dict[str, Any] = {"price": pl.Float64, **dict.fromkeys(META_LISTS, pl.List(pl.String))}
     return pl.DataFrame([pl.Series(name, column, types.get(name, pl.String)) for name, column in columns.items()])
 

@@ -55,6 +55,11 @@ def parts_of(path: Path, account: TableAccount) -> list[Path]:
     return parts
 
 
+def in_file(where: str, account: TableAccount) -> str:
+    """Names the file that a note is about, where a table is more than one file."""
+    return "" if where == account.source else f"{Path(where).name}: "
+
+
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sorts numbers in names by their value."""
     pieces = re.split(r"([0-9]+)", name)
@@ -65,9 +70,7 @@ def partitions_of(part: Path, table: Path) -> dict[str, pl.Expr]:
     """What the names of a part's folders say, ``year=2024/``, as text columns."""
     folders = part.relative_to(table).parts[:-1] if part != table else ()
     pairs = [name.split("=", 1) for name in folders if "=" in name]
-    return {
-        name: pl.lit(None if value == NO_VALUE else unquote(value), pl.String).alias(name) for name, value in pairs
-    }
+    return {name: pl.lit(None if value == NO_VALUE else unquote(value), pl.String).alias(name) for name, value in pairs}
 
 
 def _refuse_collection(path: Path) -> None:
@@ -87,4 +90,6 @@ def _note_unread(path: Path, hidden: list[Path], links: list[Path], account: Tab
             shown = ", ".join(str(name.relative_to(path)) for name in unread[:3]) + (", ..." if len(unread) > 3 else "")
             account.notes.append(f"{len(unread)} entries of the folder are not read, {why}: {shown}")
     if (path / "_delta_log").is_dir():
-        account.notes.append("the folder is a Delta table: rows that were deleted from it may be in its files; export it instead")
+        account.notes.append(
+            "the folder is a Delta table: its files may hold rows that were deleted from it; export it instead"
+        )

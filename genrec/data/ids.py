@@ -59,8 +59,8 @@ class IdFindings:
         """Write what was found into an account."""
         for name, (count, example) in self.changed.items():
             account.notes.append(
-                f"{count} values of {name} had white space or invisible characters at an end, or accents in parts, "
-                f"such as {example!r}: written as {_tidy(example)!r}"
+                f"{count} values of {name} had white space or invisible characters at an end, or accents not in "
+                f"Unicode NFC, such as {example!r}: read as {_tidy(example)!r}"
             )
         for name, (count, example, rows) in self.missing.items():
             shown = ", ".join(map(str, rows)) + (", ..." if count > len(rows) else "")

@@ -156,9 +156,7 @@ def _has(data: bytes, name: str, value: bytes) -> bool:
     return re.search(re.escape(json.dumps(name).encode()) + rb"\s*:\s*" + value, data) is not None
 
 
-def _with_exact_ids(
-    frame: pl.DataFrame, names: list[str], data: bytes, where: str, first_line: int
-) -> pl.DataFrame:
+def _with_exact_ids(frame: pl.DataFrame, names: list[str], data: bytes, where: str, first_line: int) -> pl.DataFrame:
     """Ids from the lines themselves: ``5`` and ``5.0`` are one id, and large numbers keep their digits."""
     columns: dict[str, list[str | None]] = {name: [] for name in names}
     for place, entry in _entries(data, where, first_line):

@@ -68,7 +68,10 @@ def _refuse_packed(data: bytes, where: str, name: str) -> None:
     for mark, encoding in BYTE_ORDER_MARKS:
         if data.startswith(mark):
             raise DataError(
-                f"the file is {encoding.upper()}", where=where, expected="text in UTF-8", fix=_converting(name, encoding)
+                f"the file is {encoding.upper()}",
+                where=where,
+                expected="text in UTF-8",
+                fix=_converting(name, encoding),
             )
     for mark, kind, fix in PACKED:
         if data.startswith(mark):

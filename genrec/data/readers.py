@@ -257,9 +257,7 @@ def _note_absent_columns(frames: list[pl.DataFrame], account: TableAccount) -> N
             account.notes.append(f"the column {name!r} is not in {absent} of {len(frames)} pieces")
 
 
-def _read_file(
-    path: Path, kind: Kind, columns: Mapping[str, str], account: TableAccount
-) -> Iterator[pl.DataFrame]:
+def _read_file(path: Path, kind: Kind, columns: Mapping[str, str], account: TableAccount) -> Iterator[pl.DataFrame]:
     suffix, where = suffix_of(path), str(path)
     if path.stat().st_size == 0:
         raise DataError("the file is empty", where=where, expected=f"a table of {kind}", fix="check the file")

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from genrec.data.account import TableAccount
+from genrec.data.folders import in_file
 from genrec.data.ids import INVISIBLE
 from genrec.errors import DataError
 
@@ -42,7 +43,7 @@ class _Scan:
         spanning_line: Line of the first of these.
         swallowed_line: Line of the first of these whose lines all look like rows of their own.
         empty: Where empty lines start and end.
-        broken_line: Line of the first quote that RFC 4180 does not explain, None without one; the rest is not looked at.
+        broken_line: Line of the first quote that RFC 4180 does not explain, None without one; nothing after it is read.
     """
 
     rows: int = 0
@@ -57,9 +58,9 @@ class _Scan:
     broken_line: int | None = None
 
     @property
-    def fits(self) -> bool:
-        """Whether every quote is explained and every row is as wide as the first."""
-        return self.broken_line is None and not self.ragged_rows
+    def sound(self) -> bool:
+        """Whether every quote is explained, and no row hides in a value of another."""
+        return self.broken_line is None and not self.swallowed_line
 
 
 def read_separated(
@@ -76,10 +77,10 @@ def read_separated(
         quotes: Whether values may be in double quotes; else a quote is a letter like any other.
 
     Raises:
-        DataError: If a row has more or fewer values than the first, a quote cannot be explained, or a name stands twice.
+        DataError: If a row is wider or narrower than the first, a quote cannot be explained, or a name stands twice.
     """
     if b"\n" not in data and b"\r" in data:
-        account.notes.append(f"{_file(where)}: lines end with CR alone, as on old computers: read so")
+        account.notes.append(f"{in_file(where, account)}lines end with CR alone, as on old computers: read so")
         data = data.replace(b"\r", b"\n")
     data, quotes, found = _explained(data, separator, where, account) if quotes else (
         data, False, _scan(data, ord(separator), quotes=False)
@@ -88,7 +89,7 @@ def read_separated(
         raise _ragged(found, where, separator)
     if found.spanning:
         account.notes.append(
-            f"{_file(where)}: {found.spanning} rows have a value that goes over several lines, the first in line "
+            f"{in_file(where, account)}{found.spanning} rows have a value of several lines, the first in line "
             f"{found.spanning_line}"
         )
     data = _without(data, found.empty)
@@ -120,23 +121,24 @@ def separator_of(data: bytes) -> str:
 
 def _explained(data: bytes, separator: str, where: str, account: TableAccount) -> tuple[bytes, bool, _Scan]:
     """The table so that RFC 4180 explains it, whether quotes mean anything in it, and its rows."""
+    mark = ord(separator)
     if b'"' not in data:
-        return data, False, _scan(data, ord(separator), quotes=False)
-    found = _scan(data, ord(separator), quotes=True)
-    plain = _without_backslashes(data) if b'\\"' in data else data
-    if found.broken_line is None and not found.swallowed_line:
-        if not found.spanning or plain is data or _scan(plain, ord(separator), quotes=True).rows <= found.rows:
-            return data, True, found
-    if plain is not data:
-        escaped = _scan(plain, ord(separator), quotes=True)
-        if escaped.broken_line is None and not escaped.swallowed_line:
-            account.notes.append(f'{_file(where)}: quotes inside values are written as \\": read so')
+        return data, False, _scan(data, mark, quotes=False)
+    found = _scan(data, mark, quotes=True)
+    if b'\\"' in data and (found.spanning or not found.sound):
+        plain = _without_backslashes(data)
+        escaped = _scan(plain, mark, quotes=True)
+        if escaped.sound and not (found.sound and found.rows >= escaped.rows):
+            account.notes.append(f'{in_file(where, account)}quotes inside values are written as \\": read so')
             return plain, True, escaped
+    if found.sound:
+        return data, True, found
     if not re.search(rb'(?:^|[\n\r%b]) *"' % re.escape(separator).encode(), data):
-        literal = _scan(data, ord(separator), quotes=False)
         line = data.count(b"\n", 0, data.index(b'"')) + 1
-        account.notes.append(f"{_file(where)}: values have double quotes inside, the first in line {line}: read as they are")
-        return data, False, literal
+        account.notes.append(
+            f"{in_file(where, account)}values have double quotes inside, the first in line {line}: read as they are"
+        )
+        return data, False, _scan(data, mark, quotes=False)
     raise DataError(
         "a double quote does not end the value that it should end"
         if found.broken_line
@@ -207,7 +209,9 @@ def _count(
     lines = line + np.searchsorted(newlines, begins)
     lengths = stops - begins
     empty = (lengths == 0) | ((lengths == 1) & (block[np.minimum(begins, len(block) - 1)] == RETURN))
-    found.empty += [(start + int(begin), start + int(stop) + 1) for begin, stop in zip(begins[empty], stops[empty])]
+    found.empty += [
+        (start + int(begin), start + int(stop) + 1) for begin, stop in zip(begins[empty], stops[empty], strict=True)
+    ]
     if empty.all():
         return
     found.width = found.width or int(widths[~empty][0])
@@ -266,7 +270,7 @@ def _header(data: bytes, separator: str, where: str, quotes: bool) -> list[str]:
             f"the header is one column, {names[0]!r}",
             where=f"{where}, line 1",
             expected="values separated by comma, semicolon or tab (.csv), by tab (.tsv, .tab)",
-            fix=f"write the file again: {others[0]!r} is no separator here",
+            fix=f"write the file again with one of these separators instead of {others[0]!r}: comma, semicolon, tab",
         )
     return names
 
@@ -283,7 +287,3 @@ def _ragged(found: _Scan, where: str, separator: str) -> DataError:
         expected=f"values separated by {separator!r}, text with {separator!r} in double quotes, as many in every line",
         fix="make the file again: it was not written to its end" if cut else "correct these lines",
     )
-
-
-def _file(where: str) -> str:
-    return where.rsplit("/", 1)[-1]

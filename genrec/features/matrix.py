@@ -9,6 +9,8 @@ from pydantic import Field
 
 from genrec.artifacts import read_json
 from genrec.config import Section
+from genrec.data.ids import id_text, tidy_ids
+from genrec.data.parquet import read_parquet
 from genrec.errors import ArtifactError, DataError, first_rows
 from genrec.features.base import ITEM_IDS_FILE, FeatureEncoder, ItemFeatures, check_rows, load_arrays
 
@@ -168,12 +170,12 @@ def _with_ids(values: np.ndarray, path: Path, settings: MatrixSettings) -> tuple
             expected="numbers [rows, width] and one id per row",
             fix="save both from the same table",
         )
-    return values, [str(item) for item in ids]
+    return values, [id_text(item, str(ids_path)) for item in ids]
 
 
 def _read_parquet(path: Path) -> tuple[np.ndarray, list[str]]:
     try:
-        table = pl.read_parquet(path)
+        table = read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         problem = str(error).splitlines()[0]
         raise DataError(f"{path.name} is not readable Parquet: {problem}", where=str(path)) from error
@@ -184,7 +186,7 @@ def _read_parquet(path: Path) -> tuple[np.ndarray, list[str]]:
             expected="the column item_id, and one list column or numeric columns",
             fix="rename the column of ids to item_id",
         )
-    ids = table["item_id"].cast(pl.String).to_list()
+    ids = tidy_ids(table["item_id"], str(path)).to_list()
     numbers = table.drop("item_id")
     if numbers.width == 1 and isinstance(numbers.dtypes[0], pl.List | pl.Array):
         return _stack(numbers.to_series(), path), ids
