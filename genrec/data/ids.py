@@ -8,7 +8,7 @@ space and invisible characters at the ends are removed, and accents are written 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any
 from unicodedata import normalize
 
 import polars as pl
@@ -30,8 +30,7 @@ MISSING_WORDS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nil", "nat
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 # The largest whole number below which a float of some bits holds all of them.
 EXACT_BELOW = {"Float16": 2**11, "Float32": 2**24, "Float64": 2**53}
-
-Text = TypeVar("Text", pl.Series, pl.Expr)
+SHOWN = 5
 
 
 @dataclass
@@ -41,19 +40,19 @@ class IdFindings:
     changed: dict[str, tuple[int, str]] = field(default_factory=dict)
     missing: dict[str, tuple[int, str, list[int]]] = field(default_factory=dict)
 
-    def add(self, name: str, values: pl.Series, first_row: int) -> None:
-        """Count in one piece of a column what :func:`tidy_ids` is about to change, and words for a missing value."""
-        distinct = _distinct(values)
-        odd = distinct.filter(_tidy_text(distinct) != distinct)
+    def add(self, values: pl.Series, distinct: pl.Series, tidy: pl.Series, first_row: int) -> None:
+        """Count in a piece of a column of text what is not tidy, and words for a missing value."""
+        odd = distinct.filter(tidy != distinct)
         if len(odd):
             rows = _rows_of(values, odd)
-            count, example = self.changed.get(name, (0, str(odd[0])))
-            self.changed[name] = count + len(rows), example
-        words = distinct.filter(_tidy_text(distinct).str.to_lowercase().is_in(MISSING_WORDS))
+            count, example = self.changed.get(values.name, (0, str(values[rows[0]])))
+            self.changed[values.name] = count + len(rows), example
+        words = distinct.filter(tidy.str.to_lowercase().is_in(MISSING_WORDS))
         if len(words):
             rows = _rows_of(values, words)
-            count, example, first = self.missing.get(name, (0, str(words[0]), []))
-            self.missing[name] = count + len(rows), example, [*first, *(first_row + row for row in rows[:5])][:5]
+            count, example, first = self.missing.get(values.name, (0, str(values[rows[0]]), []))
+            shown = [*first, *(first_row + row for row in rows[:SHOWN])][:SHOWN]
+            self.missing[values.name] = count + len(rows), example, shown
 
     def note(self, account: TableAccount) -> None:
         """Write what was found into an account."""
@@ -70,13 +69,14 @@ class IdFindings:
             )
 
 
-def tidy_ids(values: pl.Series, where: str, *, first_row: int = 1) -> pl.Series:
+def tidy_ids(values: pl.Series, where: str, *, first_row: int = 1, findings: IdFindings | None = None) -> pl.Series:
     """A column of ids as text; NaN becomes null.
 
     Args:
         values: Text, categories, whole numbers, floats or decimals that are whole, or lists of these.
         where: What error messages call the table.
         first_row: Number of the first row in the table.
+        findings: Takes what was not tidy.
 
     Returns:
         Text, or lists of text; tidy categories stay categories. Columns of other types are returned as they are.
@@ -92,32 +92,21 @@ def tidy_ids(values: pl.Series, where: str, *, first_row: int = 1) -> pl.Series:
         lists = values.arr.to_list() if isinstance(dtype, pl.Array) else values
         _refuse(values, lists.list.eval(bad).list.any(), where, first_row)
         return lists.list.eval(text)
-    if not _is_text(values):
+    if not isinstance(dtype, TEXT):
         bad, text = _rule(pl.col(values.name), dtype)
         if text is None:
             return values
         frame = values.to_frame()
         _refuse(values, frame.select(bad).to_series(), where, first_row)
         return frame.select(text).to_series()
-    distinct = _distinct(values)
+    distinct = values.unique().cast(pl.String).drop_nulls()
     tidy = _tidy_text(distinct)
+    if findings is not None:
+        findings.add(values, distinct, tidy, first_row)
     odd = tidy != distinct
     if not odd.any():
-        return values if isinstance(values.dtype, pl.Categorical) else values.cast(pl.String)
+        return values if isinstance(dtype, pl.Categorical) else values.cast(pl.String)
     return values.cast(pl.String).replace(distinct.filter(odd), tidy.filter(odd))
-
-
-def tidy_id_columns(
-    frame: pl.DataFrame, where: str, *, first_row: int = 1, findings: IdFindings | None = None
-) -> pl.DataFrame:
-    """A table whose ``user_id`` and ``item_id``, where they are there, are tidy; see :func:`tidy_ids`."""
-    columns = []
-    for name in ID_COLUMNS:
-        if name in frame.columns:
-            if findings is not None and _is_text(frame[name]):
-                findings.add(name, frame[name], first_row)
-            columns.append(tidy_ids(frame[name], where, first_row=first_row))
-    return frame.with_columns(columns)
 
 
 def id_text(value: object, where: str = "") -> str:
@@ -132,7 +121,7 @@ def id_text(value: object, where: str = "") -> str:
         return str(int(value))
     if isinstance(value, Real) and not isinstance(value, bool):
         number = float(value)
-        if number.is_integer() and abs(number) < 2**53:
+        if number.is_integer() and abs(number) < EXACT_BELOW.get(f"{getattr(value, 'dtype', '')}".capitalize(), 2**53):
             return str(int(number))
     raise DataError(
         f"{value!r} is not an id",
@@ -147,20 +136,13 @@ def id_texts(values: Iterable[object], known: Mapping[str, int], where: str = ""
     return [value if isinstance(value, str) and value in known else id_text(value, where) for value in values]
 
 
-def _is_text(values: pl.Series) -> bool:
-    return isinstance(values.dtype, TEXT)
-
-
-def _distinct(values: pl.Series) -> pl.Series:
-    return values.unique().cast(pl.String).drop_nulls()
-
-
 def _tidy(text: str) -> str:
     return normalize("NFC", text.strip(INVISIBLE))
 
 
-def _tidy_text(values: Text) -> Text:
-    return values.str.strip_chars(INVISIBLE).str.normalize("NFC")
+def _tidy_text(values: pl.Series) -> pl.Series:
+    tidy = values.str.strip_chars(INVISIBLE)
+    return tidy if (tidy.str.len_bytes() == tidy.str.len_chars()).all() else tidy.str.normalize("NFC")
 
 
 def _rows_of(values: pl.Series, wanted: pl.Series) -> list[int]:
@@ -179,7 +161,9 @@ def _rule(value: pl.Expr, dtype: Any) -> tuple[pl.Expr, pl.Expr | None]:
         return (whole.cast(dtype, strict=False) != value).fill_null(False), whole.cast(pl.String)
     if dtype.is_integer() or dtype == pl.Null:
         return bad, value.cast(pl.String)
-    return bad, _tidy_text(value.cast(pl.String)) if isinstance(dtype, TEXT) else None
+    if isinstance(dtype, TEXT):
+        return bad, value.cast(pl.String).str.strip_chars(INVISIBLE).str.normalize("NFC")
+    return bad, None
 
 
 def _refuse(values: pl.Series, bad: pl.Series, where: str, first_row: int) -> None:

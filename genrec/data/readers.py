@@ -15,7 +15,7 @@ import polars as pl
 from genrec.artifacts import file_sha256
 from genrec.data.account import TableAccount
 from genrec.data.folders import partitions_of, parts_of, suffix_of
-from genrec.data.ids import ID_COLUMNS, IdFindings, id_text, tidy_id_columns
+from genrec.data.ids import ID_COLUMNS, IdFindings, id_text, tidy_ids
 from genrec.data.joining import joined
 from genrec.data.jsonlines import read_json_lines
 from genrec.data.parquet import scan_parquet
@@ -88,8 +88,8 @@ def read_table(
     noted, left_out = len(account.notes), sum(entry.rows for entry in account.left_out.values())
     saved = (path / "dataset_info.json").is_file()
     parts = [] if saved else parts_of(path, account)
-    pieces = _with_ids(_pieces(path, parts, kind, columns or {}, account), str(path), account)
-    frames = list(_with_categories(pieces) if categories else pieces)
+    pieces = _pieces(path, parts, kind, columns or {}, account)
+    frames = list(_with_ids(pieces, str(path), account, categories=categories))
     _note_absent_columns(frames, account)
     frame = joined(frames, str(path), "the shards do not fit together")
     frame = without_helpers(frame, account)
@@ -147,7 +147,7 @@ def to_frame(
     account = account or TableAccount("table", "the table")
     noted = len(account.notes)
     account.rows_read += table.height
-    frame = next(_with_ids(iter([rename_columns(table, columns or {})]), account.source, account))
+    (frame,) = _with_ids(iter([rename_columns(table, columns or {})]), account.source, account)
     frame = without_helpers(_without_wide_numbers(frame), account)
     for note in account.notes[noted:]:
         logger.warning("%s: %s", account.source, note)
@@ -232,21 +232,27 @@ def _pieces(
             yield _with_our_names(piece.with_columns(partitions.values()), kind, columns)
 
 
-def _with_ids(pieces: Iterator[pl.DataFrame], where: str, account: TableAccount) -> Iterator[pl.DataFrame]:
-    """Pieces with tidy ids; after the last one the account says what was odd about them."""
+def _with_ids(
+    pieces: Iterator[pl.DataFrame], where: str, account: TableAccount, *, categories: bool = False
+) -> Iterator[pl.DataFrame]:
+    """Pieces with tidy ids, perhaps as categories; after the last one the account says what was odd about them."""
     findings, row = IdFindings(), 1
+    kinds = {name: pl.Categorical(pl.Categories.random()) if categories else pl.String() for name in ID_COLUMNS}
     for piece in pieces:
-        yield tidy_id_columns(piece, where, first_row=row, findings=findings)
+        columns = []
+        for name in [name for name in ID_COLUMNS if name in piece.columns]:
+            # Looking at each category once costs less than at each text.
+            given = _as_kind(piece[name], kinds[name])
+            columns.append(_as_kind(tidy_ids(given, where, first_row=row, findings=findings), kinds[name]))
+        yield piece.with_columns(columns)
         row += piece.height
     findings.note(account)
 
 
-def _with_categories(pieces: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Ids that are text as categories, the same in all pieces."""
-    kinds = {name: pl.Categorical(pl.Categories.random()) for name in ID_COLUMNS}
-    for piece in pieces:
-        texts = [name for name in ID_COLUMNS if isinstance(piece.schema.get(name), pl.String | pl.Categorical)]
-        yield piece.with_columns(pl.col(name).cast(pl.String).cast(kinds[name]) for name in texts)
+def _as_kind(values: pl.Series, kind: pl.DataType) -> pl.Series:
+    if values.dtype == kind or not isinstance(values.dtype, pl.String | pl.Categorical | pl.Enum):
+        return values
+    return values.cast(pl.String).cast(kind)
 
 
 def _note_absent_columns(frames: list[pl.DataFrame], account: TableAccount) -> None:
