@@ -243,7 +243,7 @@ def _describe_lists(path: Path) -> str:
         listed = frame.filter(pl.col("rank").is_not_null())
         users = frame.select(pl.col("user_id").n_unique()).collect().item()
         items, longest = listed.select(pl.col("item_id").n_unique(), pl.col("rank").max()).collect().row(0)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         problem = " ".join(str(error).split())[:200]
         raise ArtifactError(f"{path} cannot be read: {problem}", fix="generate the lists again") from error
     return f"{path}: lists for {users:,} users, up to {longest or 0} items each, {items:,} different items in all"

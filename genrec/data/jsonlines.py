@@ -14,6 +14,8 @@ import polars as pl
 from genrec.data.account import TableAccount
 from genrec.data.amazon import (
     REVIEW_FIELDS,
+    REVIEWS_2014,
+    REVIEWS_2023,
     amazon_items,
     is_amazon_items,
     is_amazon_reviews,
@@ -62,16 +64,18 @@ def read_json_lines(
     """
     frames, line = [], 1
     shape: Shape | None = None
-    for piece in _pieces(stream):
-        piece = utf8_bytes(piece, where, first_line=line)
+    for given in _pieces(stream):
+        piece, first_line = utf8_bytes(given, where, first_line=line), line
+        line += piece.count(b"\n")
+        if not piece.strip():
+            continue
         shape = shape or _shape(piece, kind, where, columns)
         if shape == "products":
-            frames.append(amazon_items(_objects(piece, where, line), where, account))
+            frames.append(amazon_items(_objects(piece, where, first_line), where, account))
         elif shape == "reviews":
-            frames.append(_reviews(piece, where, line, account))
+            frames.append(_reviews(piece, where, first_line, account))
         else:
-            frames.append(_parsed(piece, where, line, id_names))
-        line += piece.count(b"\n")
+            frames.append(_parsed(piece, where, first_line, id_names))
     if not frames:
         raise DataError("the file is empty", where=where, expected=f"a table of {kind}", fix="check the file")
     table = joined(frames, where, "a field changes its type")
@@ -81,9 +85,7 @@ def read_json_lines(
 def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
     """Pieces of whole lines; a JSON array is one piece."""
     while piece := stream.read(CHUNK_BYTES):
-        piece += stream.read() if _is_array(piece) else stream.readline()
-        if piece.strip():
-            yield piece
+        yield piece + (stream.read() if _is_array(piece) else stream.readline())
 
 
 def _is_array(piece: bytes) -> bool:
@@ -105,14 +107,13 @@ def _shape(piece: bytes, kind: str, where: str, columns: Mapping[str, str]) -> S
 
 
 def _reviews(data: bytes, where: str, line: int, account: TableAccount) -> pl.DataFrame:
-    unread = unread_of_reviews(_object(data.lstrip().split(b"\n", 1)[0], where, line))
+    fields = {name for name in (*REVIEWS_2014, *REVIEWS_2023) if f'"{name}"'.encode() in data}
+    unread = unread_of_reviews(fields)
     account.columns_left_out |= unread
     if not only_amazon_fields(data):
-        frame = _parsed(data, where, line, ID_COLUMNS)
-        return frame.drop(unread_of_reviews(frame.columns))
+        return _parsed(data, where, line, ID_COLUMNS).drop(unread, strict=False)
     # Nearly all of the file are texts: they are not even parsed.
-    there = {name: dtype for name, dtype in REVIEW_FIELDS.items() if f'"{name}"'.encode() in data}
-    schema = {name: dtype for name, dtype in there.items() if name not in unread}
+    schema = {name: dtype for name, dtype in REVIEW_FIELDS.items() if name in fields and name not in unread}
     return _parsed(data, where, line, (), schema)
 
 

@@ -18,7 +18,7 @@ from genrec.data.folders import partitions_of, parts_of, suffix_of
 from genrec.data.ids import ID_COLUMNS, IdFindings, id_text, tidy_ids
 from genrec.data.joining import joined
 from genrec.data.jsonlines import read_json_lines
-from genrec.data.parquet import scan_parquet
+from genrec.data.parquet import parquet_pieces
 from genrec.data.plaintext import utf8_bytes
 from genrec.data.schema import rename_columns
 from genrec.data.separated import read_separated, separator_of
@@ -132,18 +132,7 @@ def to_frame(
     Raises:
         DataError: If it is none of these, or an id is no id.
     """
-    if isinstance(table, pl.LazyFrame):
-        table = table.collect()
-    elif hasattr(table, "with_format") and hasattr(table, "features"):
-        table = pl.from_arrow(table.with_format("arrow")[:])
-    elif not isinstance(table, pl.DataFrame):
-        try:
-            table = pl.DataFrame(table)
-        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-            raise DataError(
-                f"a {type(table).__name__} is not a table: {error}",
-                expected="a polars or pandas DataFrame, a datasets.Dataset or an Arrow table",
-            ) from error
+    table = _in_polars(table)
     account = account or TableAccount("table", "the table")
     noted = len(account.notes)
     account.rows_read += table.height
@@ -152,6 +141,25 @@ def to_frame(
     for note in account.notes[noted:]:
         logger.warning("%s: %s", account.source, note)
     return frame
+
+
+def _in_polars(table: Any) -> pl.DataFrame:
+    if isinstance(table, pl.DataFrame | pl.LazyFrame):
+        return table.lazy().collect()
+    try:
+        if isinstance(table, Mapping) and any(hasattr(part, "with_format") for part in table.values()):
+            raise TypeError(f"it holds several data sets, {', '.join(map(str, table))}: give one of them")
+        if hasattr(table, "with_format") and hasattr(table, "features"):
+            return pl.DataFrame(pl.from_arrow(table.with_format("arrow")[:]))
+        if hasattr(table, "reset_index") and any(name is not None for name in table.index.names):
+            # polars leaves out the index of pandas; where it has names it holds columns.
+            table = table.reset_index()
+        return pl.DataFrame(table)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"a {type(table).__name__} is not a table: {error}",
+            expected="a polars or pandas DataFrame, a datasets.Dataset or an Arrow table",
+        ) from error
 
 
 def find_table(folder: Path, kind: Kind) -> Path | None:
@@ -309,10 +317,7 @@ def _read_text(data: bytes, suffix: str, kind: Kind, where: str, account: TableA
 
 def _read_parquet(path: Path) -> Iterator[pl.DataFrame]:
     try:
-        table = scan_parquet(path)
-        rows = table.select(pl.len()).collect().item()
-        for start in range(0, max(rows, 1), PIECE_ROWS):
-            yield table.slice(start, PIECE_ROWS).collect()
+        yield from parquet_pieces(path, PIECE_ROWS)
     except (OSError, pl.exceptions.PolarsError) as error:
         message = " ".join(str(error).split())[:200]
         raise DataError(f"the parquet file cannot be read: {message}", where=str(path), fix=TRUNCATED) from error
@@ -322,8 +327,7 @@ def _saved_dataset(path: Path) -> pl.DataFrame:
     from datasets import load_from_disk
 
     try:
-        dataset = load_from_disk(str(path.absolute()))
-        return pl.DataFrame(pl.from_arrow(dataset.with_format("arrow")[:]))
+        return _in_polars(load_from_disk(str(path.absolute())))
     except (OSError, ValueError) as error:
         raise DataError(f"the saved data set cannot be read: {error}", where=str(path), fix=TRUNCATED) from error
 
