@@ -40,7 +40,8 @@ def test_the_likely_encoding_is_named(tmp_path, name, encoding):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text"), [("gbk", "红色的水壶和蓝色的灯"), ("big5", "紅色的水壺和藍色的燈"), ("euc_kr", "빨간 주전자와 파란 등")]
+    ("encoding", "text"),
+    [("gbk", "红色的水壶和蓝色的灯"), ("big5", "紅色的水壺和藍色的燈"), ("euc_kr", "빨간 주전자와 파란 등")],
 )
 def test_encodings_that_cannot_be_told_apart_are_all_named(tmp_path, encoding, text):
     message = refusal(tmp_path / "items.csv", TABLE.format(text).encode(encoding))
@@ -49,7 +50,8 @@ def test_encodings_that_cannot_be_told_apart_are_all_named(tmp_path, encoding, t
 
 
 @pytest.mark.parametrize(
-    ("encoding", "said"), [("utf-16", "utf-16"), ("utf-16-le", "utf-16le"), ("utf-16-be", "utf-16be"), ("utf-32", "utf-32")]
+    ("encoding", "said"),
+    [("utf-16", "utf-16"), ("utf-16-le", "utf-16le"), ("utf-16-be", "utf-16be"), ("utf-32", "utf-32")],
 )
 @pytest.mark.parametrize(("name", "text"), [("items.csv", TABLE.format("x")), ("log.jsonl", LINES), ("x.item", TABLE)])
 def test_wide_characters(tmp_path, encoding, said, name, text):
