@@ -38,8 +38,8 @@ def test_parts_are_in_the_order_of_their_numbers(tmp_path, name):
 
 
 def test_names_sort_by_their_numbers():
-    names = ["a", "a1", "a1b", "a01c", "a2", "a10", "b", "²"]
-    assert sorted(reversed(names), key=natural_key) == ["a", "a01c", "a1", "a1b", "a2", "a10", "b", "²"]
+    names = ["²", "b", "a10", "a2", "a1b", "a01c", "a1", "a"]
+    assert sorted(names, key=natural_key) == ["a", "a01c", "a1", "a1b", "a2", "a10", "b", "²"]
 
 
 def test_what_is_not_read_is_named(tmp_path):

@@ -33,7 +33,11 @@ def read(path, kind="interactions", columns=None):
         ("interactions", {}, [{"user_id": "u", "parent_asin": "P", "item_id": "X", "order": 2, "watch": 9}]),
         ("interactions", {"item_id": "asin"}, [{"user_id": "u", "asin": "A1", "parent_asin": "P", "timestamp": 1}]),
         ("interactions", {"item_id": "sku"}, [{"user_id": "u", "asin": "A1", "parent_asin": "P", "sku": "S"}]),
-        ("interactions", {}, [{"user_id": "u", "asin": "A1", "parent_asin": "P", "rating": 1.5, "shop": "x"}]),
+        (
+            "interactions",
+            {},
+            [{"user_id": "u", "asin": "A1", "parent_asin": "P", "rating": 1.5, "timestamp": 1, "shop": "x"}],
+        ),
         ("interactions", {"user_id": "reviewerID", "item_id": "asin"}, [{"reviewerID": "u", "asin": "A", "shop": "x"}]),
         ("interactions", {}, [{"userId": "u", "movieId": "m", "tag": "x"}]),
         ("items", {}, [{"item_id": "a", "asin": "B1", "title": "Kettle", "color": "red"}]),
@@ -71,6 +75,12 @@ def test_what_is_left_out_of_reviews_is_named(tmp_path, monkeypatch, chunk):
     assert sorted(found.columns) == ["item_id", "rating", "timestamp", "user_id"]
     assert found["item_id"].to_list() == ["P1"] * 3
     assert set(account.columns_left_out) == {"title", "text", "images", "asin", "helpful_vote", "verified_purchase"}
+
+
+def test_a_mapping_is_honoured_in_amazon_reviews(tmp_path):
+    path = write(tmp_path / "reviews.jsonl", [REVIEW])
+    assert read(path, columns={"item_id": "asin"})[0]["item_id"].to_list() == ["A1"]
+    assert read(path, columns={"order": "helpful_vote"})[0]["order"].to_list() == [0]
 
 
 @pytest.mark.parametrize("chunk", [10, 1 << 20])
