@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import polars as pl
 from genrec.artifacts import file_sha256
 from genrec.data.account import TableAccount
 from genrec.data.folders import partitions_of, parts_of, suffix_of
-from genrec.data.ids import ID_COLUMNS, IdFindings, id_text, tidy_ids
+from genrec.data.ids import ID_COLUMNS, INVISIBLE, IdFindings, id_text, tidy_ids
 from genrec.data.joining import joined
 from genrec.data.jsonlines import read_json_lines
 from genrec.data.parquet import parquet_pieces
@@ -136,7 +137,8 @@ def to_frame(
     account = account or TableAccount("table", "the table")
     noted = len(account.notes)
     account.rows_read += table.height
-    (frame,) = _with_ids(iter([rename_columns(table, columns or {})]), account.source, account)
+    table = _with_stripped_names(rename_columns(table, columns or {}))
+    (frame,) = _with_ids(iter([table]), account.source, account)
     frame = without_helpers(_without_wide_numbers(frame), account)
     for note in account.notes[noted:]:
         logger.warning("%s: %s", account.source, note)
@@ -333,11 +335,17 @@ def _saved_dataset(path: Path) -> pl.DataFrame:
 
 
 def _with_our_names(frame: pl.DataFrame, kind: Kind, columns: Mapping[str, str]) -> pl.DataFrame:
-    frame = rename_columns(frame, columns)
+    frame = _with_stripped_names(rename_columns(frame, columns))
     for renames in FOREIGN_NAMES[kind]:
         if set(renames) <= set(frame.columns) and not set(renames.values()) & set(frame.columns):
             frame = frame.rename(renames)
     return frame
+
+
+def _with_stripped_names(frame: pl.DataFrame) -> pl.DataFrame:
+    stripped = {name: name.strip(INVISIBLE) for name in frame.columns}
+    counts = Counter(stripped.values())
+    return frame.rename({name: plain for name, plain in stripped.items() if plain and counts[plain] == 1})
 
 
 def _typed(frame: pl.DataFrame) -> pl.DataFrame:

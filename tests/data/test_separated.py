@@ -6,11 +6,12 @@ import io
 import random
 import re
 
+import polars as pl
 import pytest
 
 from genrec.data import separated
 from genrec.data.account import TableAccount
-from genrec.data.readers import read_table
+from genrec.data.readers import read_table, to_frame
 from genrec.data.separated import read_separated
 from genrec.errors import DataError
 
@@ -174,8 +175,16 @@ def test_another_separator_names_those_that_are_read(tmp_path, name, mark):
 
 
 def test_names_of_columns_are_stripped(tmp_path):
-    (tmp_path / "log.csv").write_text("user_id, item_id,\u00a0timestamp ,\u200bnote\nu1,a,1,x\n")
-    assert read_table(tmp_path / "log.csv", "interactions").columns == ["user_id", "item_id", "timestamp", "note"]
+    names = ["user_id", " item_id", "\u00a0timestamp ", "\u200bnote", "a b"]
+    (tmp_path / "log.csv").write_text(",".join(names) + "\nu1,a,1,x,y\n")
+    frame = pl.DataFrame([["u1"], ["a"], [1], ["x"], ["y"]], schema=names)
+    frame.write_parquet(tmp_path / "log.parquet")
+    frame.write_ndjson(tmp_path / "log.jsonl")
+    wanted = ["user_id", "item_id", "timestamp", "note", "a b"]
+    for name in ("log.csv", "log.parquet", "log.jsonl"):
+        assert read_table(tmp_path / name, "interactions").columns == wanted
+    assert to_frame(frame).columns == wanted
+    assert to_frame(frame.with_columns(item_id="user_id")).columns[1] == " item_id"
 
 
 @pytest.mark.parametrize(("name", "mark"), [("log.csv", ","), ("log.tsv", "\t")])
