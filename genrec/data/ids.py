@@ -28,44 +28,55 @@ INVISIBLE = "".join(
 )  # fmt: skip
 MISSING_WORDS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nil", "nat", "undefined", r"\n", "-nan")
 TEXT = (pl.String, pl.Categorical, pl.Enum)
+UNTIDY = "had white space or invisible characters at an end, or accents not in Unicode NFC"
+MISSING = "are a word for a missing value"
+FLOATS = "are whole numbers written as floats"
+SHORTENED = "are numbers that a spreadsheet may have shortened"
+ADVICE = {
+    MISSING: "read as ids; remove these rows if they are none",
+    FLOATS: "text is read as it is, so that 5.0 is not 5; write them without .0 if they are the same",
+    SHORTENED: "different ids may have become one; export them again as text",
+}
 # The largest whole number below which a float of some bits holds all of them.
 EXACT_BELOW = {"Float16": 2**11, "Float32": 2**24, "Float64": 2**53}
 SHOWN = 5
 
 
 @dataclass
-class IdFindings:
-    """What was odd about the ids of one table, counted over all of its pieces."""
+class _Finding:
+    count: int
+    example: str
+    rows: list[int]
 
-    changed: dict[str, tuple[int, str]] = field(default_factory=dict)
-    missing: dict[str, tuple[int, str, list[int]]] = field(default_factory=dict)
+
+@dataclass
+class IdFindings:
+    """What was odd about the ids of one table, counted over all of its pieces: column and kind to what was found."""
+
+    found: dict[tuple[str, str], _Finding] = field(default_factory=dict)
 
     def add(self, values: pl.Series, distinct: pl.Series, tidy: pl.Series, first_row: int) -> None:
-        """Count in a piece of a column of text what is not tidy, and words for a missing value."""
-        odd = distinct.filter(tidy != distinct)
-        if len(odd):
-            rows = _rows_of(values, odd)
-            count, example = self.changed.get(values.name, (0, str(values[rows[0]])))
-            self.changed[values.name] = count + len(rows), example
-        words = distinct.filter(tidy.str.to_lowercase().is_in(MISSING_WORDS))
-        if len(words):
-            rows = _rows_of(values, words)
-            count, example, first = self.missing.get(values.name, (0, str(values[rows[0]]), []))
-            shown = [*first, *(first_row + row for row in rows[:SHOWN])][:SHOWN]
-            self.missing[values.name] = count + len(rows), example, shown
+        """Count in a piece of a column of text what is not tidy, and what is probably not meant."""
+        kinds = {
+            UNTIDY: tidy != distinct,
+            MISSING: tidy.str.to_lowercase().is_in(MISSING_WORDS),
+            FLOATS: tidy.str.contains(r"^-?[0-9]+\.0$"),
+            SHORTENED: tidy.str.contains(r"^[0-9]([.,][0-9]+)?[eE]\+[0-9]+$"),
+        }
+        for kind, odd in kinds.items():
+            if odd.any():
+                rows = values.cast(pl.String).is_in(distinct.filter(odd).implode()).fill_null(False).arg_true()
+                before = self.found.setdefault((values.name, kind), _Finding(0, str(values[int(rows[0])]), []))
+                before.count += len(rows)
+                before.rows = [*before.rows, *(rows[:SHOWN] + first_row).to_list()][:SHOWN]
 
     def note(self, account: TableAccount) -> None:
         """Write what was found into an account."""
-        for name, (count, example) in self.changed.items():
+        for (name, kind), found in self.found.items():
+            rows = ", ".join(map(str, found.rows)) + (", ..." if found.count > len(found.rows) else "")
             account.notes.append(
-                f"{count} values of {name} had white space or invisible characters at an end, or accents not in "
-                f"Unicode NFC, such as {example!r}: read as {_tidy(example)!r}"
-            )
-        for name, (count, example, rows) in self.missing.items():
-            shown = ", ".join(map(str, rows)) + (", ..." if count > len(rows) else "")
-            account.notes.append(
-                f"{count} values of {name} are a word for a missing value, such as {example!r} (rows {shown}): "
-                "read as ids; remove these rows if they are none"
+                f"{found.count} values of {name} {kind}, such as {found.example!r} (rows {rows}): "
+                + (f"read as {_tidy(found.example)!r}" if kind == UNTIDY else ADVICE[kind])
             )
 
 
@@ -143,10 +154,6 @@ def _tidy(text: str) -> str:
 def _tidy_text(values: pl.Series) -> pl.Series:
     tidy = values.str.strip_chars(INVISIBLE)
     return tidy if (tidy.str.len_bytes() == tidy.str.len_chars()).all() else tidy.str.normalize("NFC")
-
-
-def _rows_of(values: pl.Series, wanted: pl.Series) -> list[int]:
-    return values.cast(pl.String).is_in(wanted.implode()).fill_null(False).arg_true().to_list()
 
 
 def _rule(value: pl.Expr, dtype: Any) -> tuple[pl.Expr, pl.Expr | None]:

@@ -281,7 +281,7 @@ def _read_file(path: Path, kind: Kind, columns: Mapping[str, str], account: Tabl
         yield from _read_parquet(path)
         return
     try:
-        with io.BufferedReader(gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as stream:
+        with io.BufferedReader(gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
             if suffix in JSON_SUFFIXES:
                 frame = read_json_lines(stream, kind, where, account, columns, _id_names(kind, columns))
             else:

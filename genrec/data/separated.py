@@ -16,7 +16,7 @@ import polars as pl
 from genrec.data.account import TableAccount
 from genrec.data.folders import in_file
 from genrec.data.ids import INVISIBLE
-from genrec.errors import DataError
+from genrec.errors import DataError, first_rows
 
 SEPARATORS = ",;\t"
 OTHER_SEPARATORS = ",;\t|^~\x01 "
@@ -108,9 +108,19 @@ def read_separated(
             expected="the same number",
             fix="write the file again, with text in double quotes",
         )
-    if names:
-        frame.columns = names
-    return frame
+    return _named(frame, names, account) if names else frame
+
+
+def _named(frame: pl.DataFrame, names: list[str], account: TableAccount) -> pl.DataFrame:
+    """The table with its names; lines that repeat the header, as files put one after another have them, are no rows."""
+    frame.columns = names
+    again = frame.select(pl.all_horizontal(pl.col(name) == name for name in names)).to_series().fill_null(False)
+    if len(names) < 2 or not again.any():
+        return frame
+    rows = (again.arg_true() + 1).to_list()
+    account.leave_out("lines that repeat the header", len(rows), [f"row {row}" for row in rows[:2]])
+    account.notes.append(f"{len(rows)} lines repeat the header and are left out: {first_rows(rows)}")
+    return frame.filter(~again)
 
 
 def separator_of(data: bytes) -> str:

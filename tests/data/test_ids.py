@@ -132,7 +132,7 @@ def test_what_was_changed_is_counted(tmp_path, suffix):
     assert found["user_id"].to_list() == ["u1", "u1", "u1", "u2"]
     assert found["item_id"].to_list() == ["a", "a", "caf\u00e9", "caf\u00e9"]
     assert [note.partition(" had ")[0] for note in account.notes] == ["1 values of user_id", "2 values of item_id"]
-    assert "such as 'u1 ': read as 'u1'" in account.notes[0]
+    assert "such as 'u1 ' (rows 2): read as 'u1'" in account.notes[0]
 
 
 @pytest.mark.parametrize("word", ["nan", "NULL", "None", "NA", "<NA>", "n/a", "undefined", "\\N", " null "])
@@ -147,6 +147,32 @@ def test_words_for_a_missing_value_are_noted_with_their_rows(tmp_path, caplog, w
     assert len(noted) == 1
     assert noted[0].startswith(f"2 values of user_id are a word for a missing value, such as {word!r} (rows 2, 4)")
     assert noted[0] in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("odd", "plain", "said"),
+    [
+        (
+            ["5.0", "-7.0"],
+            ["5", "5.00", "v5.0", "1.5"],
+            "are whole numbers written as floats, such as '5.0' (rows 5, 6)",
+        ),
+        (["1.23457E+12", "1,2E+15", "9e+22"], ["E+12", "12E5", "1.2E+", "x1E+12"], "a spreadsheet may have shortened"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_ids_that_another_program_may_have_changed_are_noted(tmp_path, odd, plain, said, suffix):
+    frame = pl.DataFrame({"user_id": "u", "item_id": [*plain, *odd]})
+    if suffix == "csv":
+        frame.write_csv(tmp_path / "log.csv")
+    else:
+        frame.write_ndjson(tmp_path / "log.jsonl")
+    account = TableAccount("interactions")
+    found = read_table(tmp_path / f"log.{suffix}", "interactions", account=account)
+    assert found["item_id"].to_list() == [*plain, *odd]
+    assert len(account.notes) == 1
+    assert account.notes[0].startswith(f"{len(odd)} values of item_id ")
+    assert said in account.notes[0]
 
 
 def shards(folder, *pieces, suffix="parquet"):

@@ -165,6 +165,18 @@ def test_a_column_twice_is_refused(tmp_path, name, header):
     assert "the column 'user_id' stands twice" in refusal(tmp_path, name, f"{header}\n{row}\n")
 
 
+@pytest.mark.parametrize(("name", "mark"), [("log.csv", ","), ("log.tsv", "\t"), ("x.inter", "\t")])
+def test_headers_between_the_rows_are_left_out_and_counted(tmp_path, name, mark):
+    head = "user_id:token\titem_id:token" if name == "x.inter" else f"user_id{mark}item_id"
+    (tmp_path / name).write_text(f"{head}\nu1{mark}a\n{head}\nu2{mark}b\n{head}\nu2{mark}item_id\n")
+    account = TableAccount("interactions")
+    found = read_table(tmp_path / name, "interactions", account=account)
+    assert found.rows() == [("u1", "a"), ("u2", "b"), ("u2", "item_id")]
+    assert account.rows_read == 5
+    assert account.left_out["lines that repeat the header"].rows == 2
+    assert account.notes == ["2 lines repeat the header and are left out: rows 2, 4 (2 in all)"]
+
+
 @pytest.mark.parametrize(
     ("name", "mark"), [("log.csv", "|"), ("log.csv", "^"), ("log.tsv", ","), ("log.tsv", ";"), ("log.csv", " ")]
 )
