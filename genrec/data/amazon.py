@@ -59,10 +59,9 @@ def is_amazon_reviews(fields: Iterable[str]) -> bool:
     return new or {"reviewerID", "asin", "unixReviewTime"} <= names <= REVIEWS_2014
 
 
-def only_amazon_fields(piece: bytes) -> bool:
-    """Whether lines of reviews have no field of somebody's own; in a text a quote has a backslash before it."""
-    names = {name.decode() for name in set(re.findall(rb'"(\w+)"\s*:', piece))}
-    return names <= REVIEWS_2014 | REVIEWS_2023 | PICTURES
+def field_names(piece: bytes) -> set[str]:
+    """Names of all fields in lines of JSON, also of inner objects; in a text a quote has a backslash before it."""
+    return {name.decode() for name in set(re.findall(rb'"(\w+)"\s*:', piece))}
 
 
 def is_amazon_items(fields: Iterable[str]) -> bool:

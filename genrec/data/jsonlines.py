@@ -9,18 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any, Literal
 
+import numpy as np
 import polars as pl
 
 from genrec.data.account import TableAccount
 from genrec.data.amazon import (
+    PICTURES,
     REVIEW_FIELDS,
     REVIEWS_2014,
     REVIEWS_2023,
     amazon_items,
+    field_names,
     is_amazon_items,
     is_amazon_reviews,
     one_row_per_product,
-    only_amazon_fields,
     unread_of_reviews,
 )
 from genrec.data.ids import ID_COLUMNS, id_text
@@ -33,6 +35,13 @@ Shape = Literal["plain", "reviews", "products"]
 CHUNK_BYTES = 64 << 20
 # Whole numbers of so many digits may not be exact as floats.
 LONG_NUMBER = rb"-?[0-9]{16,}\s*[,}\]]"
+# A key and a whole number beyond 64 bits; in a text the quote before the colon would have a backslash.
+WIDE_NUMBER = re.compile(rb'((?<!\\)"\s*:\s*)(-?[0-9]{20,300})(?=\s*[,}\]])')
+# Tables are flat; some versions of polars do not survive what is nested much deeper.
+DEEPEST = 64
+OPENING, CLOSING = (np.frombuffer(marks, np.uint8) for marks in (b"[{", b"]}"))
+NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}\n")
+TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # What stands where an id should and is neither text nor a whole number: fractions, truth values, objects.
 NO_PLAIN_ID = rb"(?:-?[0-9]+[.eE]|[tf{\[])"
 
@@ -107,10 +116,10 @@ def _shape(piece: bytes, kind: str, where: str, columns: Mapping[str, str]) -> S
 
 
 def _reviews(data: bytes, where: str, line: int, account: TableAccount) -> pl.DataFrame:
-    fields = {name for name in (*REVIEWS_2014, *REVIEWS_2023) if f'"{name}"'.encode() in data}
+    fields = field_names(data)
     unread = unread_of_reviews(fields)
     account.columns_left_out |= unread
-    if not only_amazon_fields(data):
+    if fields - REVIEWS_2014 - REVIEWS_2023 - PICTURES:
         return _parsed(data, where, line, ID_COLUMNS).drop(unread, strict=False)
     # Nearly all of the file are texts: they are not even parsed.
     schema = {name: dtype for name, dtype in REVIEW_FIELDS.items() if name in fields and name not in unread}
@@ -120,7 +129,10 @@ def _reviews(data: bytes, where: str, line: int, account: TableAccount) -> pl.Da
 def _parsed(
     data: bytes, where: str, first_line: int, id_names: tuple[str, ...], schema: Mapping[str, Any] | None = None
 ) -> pl.DataFrame:
-    """The objects of a piece as a table."""
+    """The objects of a piece as a table; whole numbers beyond 64 bits as text."""
+    _refuse_deep(data, where, first_line)
+    if re.search(rb":\s*-?[0-9]{20}", data):
+        data = WIDE_NUMBER.sub(rb'\1"\2"', data)
 
     def read(**options: Any) -> pl.DataFrame:
         parse: Callable[..., pl.DataFrame] = pl.read_json if _is_array(data) else pl.read_ndjson
@@ -151,6 +163,30 @@ def _parsed(
         or (frame.schema[name] == pl.String and _has(data, name, NO_PLAIN_ID))
     ]
     return _with_exact_ids(frame, odd, data, where, first_line) if odd else frame
+
+
+def _refuse_deep(data: bytes, where: str, first_line: int) -> None:
+    array = _is_array(data)
+    marks = data.translate(None, NO_BRACKETS)
+    lines = [marks.replace(b"\n", b"")] if array else marks.split(b"\n")
+    suspects = [row for row, line in enumerate(lines) if len(line) > DEEPEST and _depth(line) > DEEPEST]
+    texts = [data] if array else data.split(b"\n") if suspects else []
+    for row in suspects:
+        # Once more without the brackets that texts have.
+        if _depth(TEXT.sub(b"", texts[row])) > DEEPEST:
+            shown = texts[row][:80].decode("utf-8", errors="replace")
+            raise DataError(
+                f"the table cannot be read, it is nested too deep: {shown!r}",
+                where=where if array else f"{where}, line {row + first_line}",
+                expected=f"values nested at most {DEEPEST} deep",
+                fix="correct the file",
+            )
+
+
+def _depth(text: bytes) -> int:
+    marks = np.frombuffer(text, np.uint8)
+    steps = np.isin(marks, OPENING).astype(np.int8) - np.isin(marks, CLOSING).astype(np.int8)
+    return int(np.cumsum(steps, dtype=np.int64).max(initial=0))
 
 
 def _has(data: bytes, name: str, value: bytes) -> bool:

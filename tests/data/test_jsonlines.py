@@ -114,12 +114,13 @@ def test_what_is_left_out_of_metadata_is_named(tmp_path):
     [
         ('{"user_id": "u", "item_id": "a", "rating": NaN}', "here NaN: write null"),
         ('{"user_id": "u", "item_id": "a", "rating": -Infinity}', "here -Infinity: write null"),
-        ('{"user_id":' + "[" * 100_000, "it is nested too deep"),
-        ('{"user_id":' + "[" * 100_000 + "]" * 100_000 + "}", "it is nested too deep"),
-        ('{"user_id":' * 100_000 + "1" + "}" * 100_000, "it is nested too deep"),
+        ('{"user_id":' + "[" * 100_000, "nested too deep"),
+        ('{"user_id":' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deep"),
+        ('{"user_id":' * 100_000 + "1" + "}" * 100_000, "nested too deep"),
+        ('{"user_id": "u", "item_id": ' + "[1, {}, " * 65 + "2" + "]" * 65 + "}", "nested too deep"),
         ('{"user_id": ' + "9" * 5000 + ', "item_id": 1}', "digits"),
     ],
-    ids=["NaN", "Infinity", "open", "closed", "objects", "digits"],
+    ids=["NaN", "Infinity", "open", "closed", "objects", "mixed", "digits"],
 )
 @pytest.mark.parametrize("place", [1, 2])
 def test_lines_that_no_parser_takes_are_refused(tmp_path, line, why, place):
@@ -132,6 +133,16 @@ def test_lines_that_no_parser_takes_are_refused(tmp_path, line, why, place):
     (tmp_path / "log.json").write_text(f"[{good.strip()}, {line}]")
     with pytest.raises(DataError, match="the table cannot be read"):
         read_table(tmp_path / "log.json", "interactions")
+
+
+def test_brackets_in_texts_are_no_depth(tmp_path):
+    entries = [
+        {"user_id": "u", "item_id": "a", "note": "[{" * 200 + '"\\'},
+        {"user_id": "u", "item_id": "b", "note": "]"},
+    ]
+    assert read(write(tmp_path / "log.jsonl", entries))[0].to_dicts() == entries
+    (tmp_path / "log.json").write_text(json.dumps(entries))
+    assert read(tmp_path / "log.json")[0].to_dicts() == entries
 
 
 def test_a_field_that_changes_its_type_between_pieces(tmp_path, monkeypatch):
