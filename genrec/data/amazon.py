@@ -61,7 +61,7 @@ def is_amazon_reviews(fields: Iterable[str]) -> bool:
 
 def field_names(piece: bytes) -> set[str]:
     """Names of all fields in lines of JSON, also of inner objects; in a text a quote has a backslash before it."""
-    return {name.decode() for name in set(re.findall(rb'"(\w+)"\s*:', piece))}
+    return {name.decode("utf-8", errors="replace") for name in set(re.findall(rb'"([^"\\]{1,100})"\s*:', piece))}
 
 
 def is_amazon_items(fields: Iterable[str]) -> bool:

@@ -84,10 +84,14 @@ def test_a_mapping_is_honoured_in_amazon_reviews(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [10, 1 << 20])
-def test_own_fields_in_later_reviews_are_kept(tmp_path, monkeypatch, chunk):
+@pytest.mark.parametrize("name", ["shop", "my shop", "магазин"])
+def test_own_fields_in_later_reviews_are_kept(tmp_path, monkeypatch, chunk, name):
     monkeypatch.setattr("genrec.data.jsonlines.CHUNK_BYTES", chunk)
-    found, account = read(write(tmp_path / "reviews.jsonl", [REVIEW, {**REVIEW, "shop": "x"}]))
-    assert found["shop"].to_list() == [None, "x"]
+    entries = [REVIEW, {**REVIEW, name: "x"}]
+    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    (tmp_path / "reviews.jsonl").write_text(text, encoding="utf-8")
+    found, account = read(tmp_path / "reviews.jsonl")
+    assert found[name].to_list() == [None, "x"]
     assert "text" in account.columns_left_out
     assert "text" not in found.columns
 
