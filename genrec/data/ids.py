@@ -75,7 +75,8 @@ class IdFindings:
         for (name, kind), found in self.found.items():
             rows = ", ".join(map(str, found.rows)) + (", ..." if found.count > len(found.rows) else "")
             account.notes.append(
-                f"{found.count} values of {name} {kind}, such as {found.example!r} (rows {rows}): "
+                f"{found.count} values of {name} {kind}, such as {found.example!r} "
+                f"(row{'s' if found.count > 1 else ''} {rows}): "
                 + (f"read as {_tidy(found.example)!r}" if kind == UNTIDY else ADVICE[kind])
             )
 

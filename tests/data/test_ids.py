@@ -132,7 +132,7 @@ def test_what_was_changed_is_counted(tmp_path, suffix):
     assert found["user_id"].to_list() == ["u1", "u1", "u1", "u2"]
     assert found["item_id"].to_list() == ["a", "a", "caf\u00e9", "caf\u00e9"]
     assert [note.partition(" had ")[0] for note in account.notes] == ["1 values of user_id", "2 values of item_id"]
-    assert "such as 'u1 ' (rows 2): read as 'u1'" in account.notes[0]
+    assert "such as 'u1 ' (row 2): read as 'u1'" in account.notes[0]
 
 
 @pytest.mark.parametrize("word", ["nan", "NULL", "None", "NA", "<NA>", "n/a", "undefined", "\\N", " null "])
