@@ -36,35 +36,46 @@ def utf8_bytes(data: bytes, where: str, *, first_line: int = 1) -> bytes:
     Raises:
         DataError: If they are packed, hold NUL bytes, or are not UTF-8; with the line and the likely encoding.
     """
-    name = where.rsplit("/", 1)[-1]
     if first_line == 1:
-        _refuse_packed(data, where, name)
+        _refuse_packed(data, where)
         data = data.removeprefix(codecs.BOM_UTF8)
-    if b"\x00" in data:
-        line = data.count(b"\n", 0, data.index(b"\x00")) + first_line
-        # ASCII in two bytes each.
-        wide = data[:2000].count(b"\x00") * 3 > len(data[:2000])
-        guess = ("utf-16be" if data[:1] == b"\x00" else "utf-16le") if wide else None
-        raise DataError(
-            "the file holds NUL bytes" + (": it is UTF-16" if wide else ""),
-            where=f"{where}, line {line}",
-            expected="text in UTF-8",
-            fix=_converting(name, guess) if guess else "write the file again: it is damaged or not text",
-        )
+    _refuse_nul(data, where, first_line)
     if not data.isascii():
-        _check(data, where, name, first_line)
+        _check(data, where, first_line)
     return data
 
 
-def latin_text(data: bytes) -> str:
-    """MovieLens files as text: UTF-8 where they are, else Latin-1."""
+def latin_text(data: bytes, where: str) -> str:
+    """MovieLens files as text: UTF-8 where they are, else Latin-1.
+
+    Raises:
+        DataError: If they are packed or hold NUL bytes.
+    """
+    _refuse_packed(data, where)
+    _refuse_nul(data, where, 1)
     try:
-        return data.decode("utf-8")
+        return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError:
         return data.decode("latin-1")
 
 
-def _refuse_packed(data: bytes, where: str, name: str) -> None:
+def _refuse_nul(data: bytes, where: str, first_line: int) -> None:
+    if b"\x00" not in data:
+        return
+    line = data.count(b"\n", 0, data.index(b"\x00")) + first_line
+    # ASCII in two bytes each.
+    wide = data[:2000].count(b"\x00") * 3 > len(data[:2000])
+    encoding = "utf-16be" if data[:1] == b"\x00" else "utf-16le"
+    raise DataError(
+        "the file holds NUL bytes" + (": it is UTF-16" if wide else ""),
+        where=f"{where}, line {line}",
+        expected="text in UTF-8",
+        fix=_converting(_name(where), encoding) if wide else "write the file again: it is damaged or not text",
+    )
+
+
+def _refuse_packed(data: bytes, where: str) -> None:
+    name = _name(where)
     for mark, encoding in BYTE_ORDER_MARKS:
         if data.startswith(mark):
             raise DataError(
@@ -78,7 +89,7 @@ def _refuse_packed(data: bytes, where: str, name: str) -> None:
             raise DataError(f"the file is {kind}", where=where, expected="plain text", fix=fix.format(name=name))
 
 
-def _check(data: bytes, where: str, name: str, first_line: int) -> None:
+def _check(data: bytes, where: str, first_line: int) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         for start in range(0, len(data), BLOCK):
@@ -97,7 +108,7 @@ def _check(data: bytes, where: str, name: str, first_line: int) -> None:
             f"the file is not UTF-8: byte 0x{data[at]:02x} in {piece!r}",
             where=f"{where}, line {line}",
             expected="text in UTF-8",
-            fix=_cure(data[max(at - 1000, 0) : at + 100_000], name),
+            fix=_cure(data[max(at - 1000, 0) : at + 100_000], _name(where)),
         ) from error
 
 
@@ -137,3 +148,7 @@ def _is_japanese(sample: bytes) -> bool:
 
 def _converting(name: str, encoding: str) -> str:
     return f"convert it: iconv -f {encoding} -t utf-8 {name} > utf8-{name}"
+
+
+def _name(where: str) -> str:
+    return where.rsplit("/", 1)[-1]

@@ -65,7 +65,7 @@ def read_double_colon(
         "users": ("user_id", "gender", "age", "occupation", "zip_code"),
         "items": ("item_id", "title", "genres"),
     }
-    frame = _named(latin_text(data).replace("::", "\t"), "\t", names[kind], where, account)
+    frame = _named(latin_text(data, where).replace("::", "\t"), "\t", names[kind], where, account)
     if kind != "items":
         return frame
     titles = pl.Series("title", [clean_movie_title(title or "") for title in frame["title"]], dtype=pl.String)
@@ -75,14 +75,14 @@ def read_double_colon(
 def read_u_data(data: bytes, where: str, account: TableAccount) -> pl.DataFrame:
     """``u.data`` of MovieLens-100K: user, item, rating, timestamp separated by tabs."""
     names = ("user_id", "item_id", "rating", "timestamp")
-    return _named(latin_text(data), "\t", names, where, account)
+    return _named(latin_text(data, where), "\t", names, where, account)
 
 
 def read_u_item(data: bytes, where: str, account: TableAccount) -> pl.DataFrame:
     """``u.item`` of MovieLens-100K: Latin-1, separated by ``|``, one column per genre."""
     genres = MOVIELENS_GENRES.split()
     names = ("item_id", "title", "release_date", "video_release_date", "imdb_url", *genres)
-    frame = _named(latin_text(data), "|", names, where, account)
+    frame = _named(latin_text(data, where), "|", names, where, account)
     flags = [pl.when(pl.col(name) == "1").then(pl.lit(name)) for name in genres]
     return frame.select(
         "item_id",
@@ -95,7 +95,7 @@ def read_u_item(data: bytes, where: str, account: TableAccount) -> pl.DataFrame:
 def read_u_user(data: bytes, where: str, account: TableAccount) -> pl.DataFrame:
     """``u.user`` of MovieLens-100K: user, age, gender, occupation, zip code separated by ``|``, all as text."""
     names = ("user_id", "age", "gender", "occupation", "zip_code")
-    return _named(latin_text(data), "|", names, where, account)
+    return _named(latin_text(data, where), "|", names, where, account)
 
 
 def _movies(frame: pl.DataFrame, account: TableAccount) -> pl.DataFrame:

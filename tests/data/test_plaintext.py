@@ -53,7 +53,10 @@ def test_encodings_that_cannot_be_told_apart_are_all_named(tmp_path, encoding, t
     ("encoding", "said"),
     [("utf-16", "utf-16"), ("utf-16-le", "utf-16le"), ("utf-16-be", "utf-16be"), ("utf-32", "utf-32")],
 )
-@pytest.mark.parametrize(("name", "text"), [("items.csv", TABLE.format("x")), ("log.jsonl", LINES), ("x.item", TABLE)])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("items.csv", TABLE.format("x")), ("log.jsonl", LINES), ("x.item", TABLE), ("movies.dat", "1::Kettle::Home\n")],
+)
 def test_wide_characters(tmp_path, encoding, said, name, text):
     message = refusal(tmp_path / name, text.encode(encoding))
     assert f"iconv -f {said} -t utf-8 {name}" in message
@@ -82,7 +85,7 @@ def _parquet(data: bytes) -> bytes:
         (lzma.compress, "packed with xz"),
     ],
 )
-@pytest.mark.parametrize("name", ["items.csv", "items.jsonl", "x.item", "items.txt"])
+@pytest.mark.parametrize("name", ["items.csv", "items.jsonl", "x.item", "items.txt", "u.item"])
 def test_packed_files_under_another_name(tmp_path, name, pack, cure):
     (tmp_path / name).write_bytes(pack(TABLE.encode()))
     with pytest.raises(DataError) as caught:
