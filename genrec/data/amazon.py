@@ -107,12 +107,12 @@ def amazon_items(entries: Iterable[Mapping[str, Any]], where: str, account: Tabl
 
 
 def one_row_per_product(table: pl.DataFrame, account: TableAccount) -> pl.DataFrame:
-    """Products that stand twice repeat themselves: the first row is kept; what no product has is no column."""
+    """Products that occur twice repeat themselves: the first row is kept; what no product has is no column."""
     empty = [name for name in table.columns if table[name].null_count() == table.height]
     account.columns_left_out |= dict.fromkeys(empty, "empty in every row")
     kept = table.drop(empty).unique("item_id", keep="first", maintain_order=True)
     again = table["item_id"].filter(~table["item_id"].is_first_distinct())
-    account.leave_out("products that stand more than once", len(again), again[:2].to_list())
+    account.leave_out("products that occur more than once", len(again), again[:2].to_list())
     return kept
 
 

@@ -42,7 +42,7 @@ DEEPEST = 64
 OPENING, CLOSING = (np.frombuffer(marks, np.uint8) for marks in (b"[{", b"]}"))
 NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}\n")
 TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-# What stands where an id should and is neither text nor a whole number: fractions, truth values, objects.
+# A value of an id that is neither text nor a whole number: fractions, truth values, objects.
 NO_PLAIN_ID = rb"(?:-?[0-9]+[.eE]|[tf{\[])"
 
 
@@ -243,7 +243,7 @@ def _object(line: bytes, where: str, number: int) -> dict[str, Any]:
         why = ": it is nested too deep"
     except ValueError as error:
         why = f": {error}" if "NaN" in str(error) or "digits" in str(error) else ""
-        # Anything that is neither is told below.
+        # Anything that is neither is refused below.
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             value = ast.literal_eval(text)
     if isinstance(value, dict):

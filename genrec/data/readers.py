@@ -1,4 +1,4 @@
-"""Tables from files: the format is told by the name, the columns by what they are called."""
+"""Tables from files: the format follows from the name, the columns by what they are called."""
 
 import gzip
 import hashlib
@@ -33,7 +33,7 @@ JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv", ".tab")
 PIECE_ROWS = 5_000_000
 TRUNCATED = "make the file again: it is damaged or was not written to its end"
-# What other programs write beside the columns: numbers of rows, and lines that they could not read.
+# What other programs write in addition: numbers of rows, and lines that they could not read.
 HELPERS = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__|__null_dask_index__|_corrupt_record")
 
 # Names used by well-known data sets: applied where all of a group are there and ours are not.
@@ -211,7 +211,7 @@ def table_sha256(path: Path) -> str:
 
 
 def without_helpers(frame: pl.DataFrame, account: TableAccount) -> pl.DataFrame:
-    """A table without what other programs write beside its columns; the account says which columns those were."""
+    """A table without what other programs add to its columns; the account says which columns those were."""
     helpers = [name for name in frame.columns if HELPERS.fullmatch(name)]
     if "_corrupt_record" in helpers:
         bad = frame["_corrupt_record"].is_not_null()

@@ -24,7 +24,7 @@ BLOCK = 16 << 20
 HEADER_BYTES = 1 << 20
 SHOWN = 5
 QUOTE, NEWLINE, RETURN = 34, 10, 13
-# A value in quotes in which a backslash stands before a quote or a backslash, as Spark and MySQL write it.
+# A value in quotes that has a backslash before a quote or a backslash, as Spark and MySQL write it.
 BACKSLASHED = re.compile(rb'"[^"\\]*(?:(?:\\.|"")[^"\\]*)*"', re.DOTALL)
 NOTHING = np.empty(0, dtype=np.int64)
 
@@ -77,7 +77,7 @@ def read_separated(
         quotes: Whether values may be in double quotes; else a quote is a letter like any other.
 
     Raises:
-        DataError: If a row is wider or narrower than the first, a quote cannot be explained, or a name stands twice.
+        DataError: If a row is wider or narrower than the first, a quote cannot be explained, or a name occurs twice.
     """
     if b"\n" not in data and b"\r" in data:
         account.notes.append(f"{in_file(where, account)}lines end with CR alone, as on old computers: read so")
@@ -269,7 +269,7 @@ def _header(data: bytes, separator: str, where: str, quotes: bool) -> list[str]:
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
         raise DataError(
-            f"the column {twice[0]!r} stands twice",
+            f"the column {twice[0]!r} occurs twice",
             where=f"{where}, line 1",
             expected="every column once",
             fix="rename or remove one of them",

@@ -40,7 +40,7 @@ def read_recbole(data: bytes, where: str, account: TableAccount) -> pl.DataFrame
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
         raise DataError(
-            f"the column {twice[0]!r} stands twice",
+            f"the column {twice[0]!r} occurs twice",
             where=f"{where}, line 1",
             expected="every column once",
             fix="rename or remove one of them",

@@ -162,7 +162,7 @@ def test_rows_of_another_width_are_refused_with_their_lines(tmp_path):
 )
 def test_a_column_twice_is_refused(tmp_path, name, header):
     row = "\t".join("abc") if "\t" in header else "a,b,c"
-    assert "the column 'user_id' stands twice" in refusal(tmp_path, name, f"{header}\n{row}\n")
+    assert "the column 'user_id' occurs twice" in refusal(tmp_path, name, f"{header}\n{row}\n")
 
 
 @pytest.mark.parametrize(("name", "mark"), [("log.csv", ","), ("log.tsv", "\t"), ("x.inter", "\t")])
