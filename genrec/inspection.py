@@ -11,6 +11,7 @@ from rich.console import Console
 from genrec.artifacts import MANIFEST, Manifest, read_json, verify_artifact
 from genrec.config import load_recipe
 from genrec.data import Dataset, Histories
+from genrec.data.parquet import scan_parquet
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.pipeline.ledger import LEDGER_FILE
 from genrec.pipeline.model_folder import EXPERTS_FILE
@@ -231,7 +232,7 @@ _WORDS: dict[str, Callable[[Manifest, Path], str]] = {
 
 def _describe_lists(path: Path) -> str:
     try:
-        frame = pl.scan_parquet(path)
+        frame = scan_parquet(path)
         columns = frame.collect_schema().names()
         if {"history", "chosen", "rejected"} <= set(columns):
             return f"{path}: {_preference_words(frame)}"
@@ -242,7 +243,7 @@ def _describe_lists(path: Path) -> str:
         listed = frame.filter(pl.col("rank").is_not_null())
         users = frame.select(pl.col("user_id").n_unique()).collect().item()
         items, longest = listed.select(pl.col("item_id").n_unique(), pl.col("rank").max()).collect().row(0)
-    except pl.exceptions.PolarsError as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         problem = " ".join(str(error).split())[:200]
         raise ArtifactError(f"{path} cannot be read: {problem}", fix="generate the lists again") from error
     return f"{path}: lists for {users:,} users, up to {longest or 0} items each, {items:,} different items in all"

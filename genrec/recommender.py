@@ -21,6 +21,7 @@ from genrec.config import DecodingConfig
 from genrec.data import Dataset
 from genrec.data.events import IDS, Events, in_sequence
 from genrec.data.histories import Histories
+from genrec.data.ids import id_texts
 from genrec.data.profiles import Profiles, with_columns
 from genrec.data.readers import to_frame
 from genrec.data.schema import tidy_interactions, tidy_users
@@ -282,7 +283,7 @@ class Recommender:
 
     def _mask(self, names: Iterable[str]) -> np.ndarray:
         """Which items are named, bool ``[N]``."""
-        names = [str(name) for name in names]
+        names = id_texts(names, self.dense_items, FILTER)
         self._handle_unknown(names, "error", FILTER)
         mask = np.zeros(self.num_items, dtype=bool)
         mask[[self.dense_items[name] for name in names]] = True
@@ -296,7 +297,7 @@ class Recommender:
                     expected="one list of item ids per user, such as [['50', '172'], ['1']]",
                     fix="put the ids of each user into a list of their own",
                 )
-        named = [[str(item) for item in history] for history in histories]
+        named = [id_texts(history, self.dense_items, f"history {row}") for row, history in enumerate(histories)]
         self._handle_unknown([item for history in named for item in history], unknown, "the histories")
         known = self.dense_items
         dense = [[known[item] for item in history if item in known] for history in named]

@@ -115,6 +115,27 @@ def test_ids_may_be_numbers_and_become_text(recommender):
         recommender.recommend([[7]])
 
 
+def test_ids_with_white_space_and_whole_floats_are_the_ids(recommender, tmp_path):
+    wanted = recommender.recommend(LISTS, k=3)
+    untidy = [[f" {item}\u200b" for item in history] for history in LISTS]
+    assert recommender.recommend(untidy, k=3).ids == wanted.ids
+    assert recommender.recommend(pl.DataFrame({"item_id": untidy}), k=3).ids == wanted.ids
+    allowed = recommender.filter_items([" i07", "i08"], None)
+    assert np.flatnonzero(allowed).tolist() == [recommender.dense_items["i07"], recommender.dense_items["i08"]]
+    for value, shown in ((5.0, "'5'"), (np.float32(5), "'5'"), (np.int64(5), "'5'"), (2**70, f"'{2**70}'")):
+        with pytest.raises(DataError, match=f"1 items are not in the model's catalogue: {shown}"):
+            recommender.recommend([[value]], k=3)
+        with pytest.raises(DataError, match=f"1 items are not in the model's catalogue: {shown}"):
+            recommender.filter_items(None, [value])
+
+
+@pytest.mark.parametrize("value", [None, 5.5, 2.0**53, True, b"i00", ("i00",)])
+def test_what_is_no_id_is_refused_in_lists(recommender, value):
+    for call in (lambda: recommender.recommend([["i00"], [value]]), lambda: recommender.filter_items([value], None)):
+        with pytest.raises(DataError, match="is not an id"):
+            call()
+
+
 def test_an_empty_history_gets_what_is_expected_of_a_stranger(recommender):
     found = recommender.recommend([[], ["i00"], []], k=5)
     assert found.ids[0] == found.ids[2]

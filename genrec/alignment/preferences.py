@@ -17,6 +17,7 @@ import polars as pl
 from genrec.artifacts import write_file
 from genrec.data.arrow import write_parquet
 from genrec.data.histories import Histories
+from genrec.data.ids import tidy_ids
 from genrec.data.readers import read_table
 from genrec.errors import DataError, first_rows
 
@@ -134,6 +135,8 @@ class Preferences:
         """
         frame = read_table(path, "interactions")
         _require_columns(frame, path)
+        names = [name for name in ("history", "chosen", "rejected") if name in frame.columns]
+        frame = frame.with_columns(tidy_ids(frame[name], str(path)) for name in names)
         whole = isinstance(frame.schema["chosen"], pl.List)
         kinds = SCHEMA | (LIST_SIDES if whole else {})
         frame = frame.select(

@@ -93,7 +93,8 @@ def write_parquet(table: pl.DataFrame | pl.LazyFrame, path: Path) -> None:
         OSError: With its number, such as ENOSPC where the disk is full.
     """
     try:
-        table.lazy().sink_parquet(path)
+        # polars takes a leading ~ for the home folder.
+        table.lazy().sink_parquet(path.absolute())
     except (pl.exceptions.PolarsError, OSError) as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:

@@ -12,6 +12,7 @@ import polars as pl
 from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact
 from genrec.data.arrow import read_histories
 from genrec.data.histories import Histories
+from genrec.data.parquet import read_parquet, scan_parquet
 from genrec.data.profiles import Profiles
 from genrec.data.texts import is_text, row_texts, text_of
 from genrec.errors import ArtifactError, ConfigError
@@ -180,7 +181,7 @@ def titles_of(items: pl.DataFrame) -> pl.Series:
 
 def _read_profiles(path: Path) -> Profiles | None:
     try:
-        known = len(pl.read_parquet_schema(path)) > 1
+        known = len(scan_parquet(path).collect_schema()) > 1
     except (OSError, pl.exceptions.PolarsError):
         # Whoever asks for the users' names is told.
         return None
@@ -189,7 +190,7 @@ def _read_profiles(path: Path) -> Profiles | None:
 
 def _read_table(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path)
+        return read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(
             f"{path.name} cannot be read: {error}", where=str(path.parent), fix="prepare the data set again"

@@ -2,12 +2,13 @@
 
 import http.client
 import os
-import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from time import monotonic
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from genrec.artifacts import file_sha256
@@ -16,6 +17,9 @@ from genrec.errors import DataError
 CONNECT_SECONDS = 5
 READ_SECONDS = 60
 PIP_SECONDS = 900
+PIECE_BYTES = 1 << 18
+# Bytes a second, on average, below which a mirror is given up after READ_SECONDS.
+SLOWEST = 2_000
 MIRROR_VARIABLE = "GENREC_MIRROR"
 
 
@@ -81,12 +85,26 @@ def nothing_delivered(name: str, reasons: list[str], file_names: list[str]) -> D
     )
 
 
+def copy_unless_dripping(response: Any, stream: IO[bytes]) -> None:
+    """Copy what arrives, but not from a mirror of which every byte is in time and the file never whole.
+
+    Raises:
+        TimeoutError: After ``READ_SECONDS``, if fewer than ``SLOWEST`` bytes a second have arrived.
+    """
+    start, size = monotonic(), 0
+    while piece := response.read1(PIECE_BYTES):
+        size += stream.write(piece)
+        seconds = monotonic() - start
+        if seconds > READ_SECONDS and size < seconds * SLOWEST:
+            raise TimeoutError(f"only {size} bytes arrived in {seconds:.0f} seconds")
+
+
 def _from_address(url: str, target: Path) -> Path:
     opener = urllib.request.build_opener(_Handler())
     patience = READ_SECONDS if urlsplit(url).scheme == "file" else CONNECT_SECONDS
     try:
         with opener.open(url, timeout=patience) as response, target.open("wb") as stream:
-            shutil.copyfileobj(response, stream, length=1 << 20)
+            copy_unless_dripping(response, stream)
             announced = response.headers.get("Content-Length")
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise DownloadError(f"{url}: {getattr(error, 'reason', error)}") from error

@@ -1,28 +1,40 @@
-"""Tables from files: the format is told by the name, the columns by what they are called."""
+"""Tables from files: the format follows from the name, the columns by what they are called."""
 
 import gzip
 import hashlib
 import io
+import logging
+import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote
 
 import polars as pl
 
 from genrec.artifacts import file_sha256
+from genrec.data.account import TableAccount
+from genrec.data.folders import partitions_of, parts_of, suffix_of
+from genrec.data.ids import ID_COLUMNS, INVISIBLE, IdFindings, id_text, tidy_ids
+from genrec.data.joining import joined
 from genrec.data.jsonlines import read_json_lines
+from genrec.data.parquet import parquet_pieces
+from genrec.data.plaintext import utf8_bytes
 from genrec.data.schema import rename_columns
+from genrec.data.separated import read_separated, separator_of
 from genrec.data.textformats import read_double_colon, read_recbole, read_u_data, read_u_item, read_u_user
 from genrec.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["interactions", "items", "users"]
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv", ".tab")
 PIECE_ROWS = 5_000_000
-NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 TRUNCATED = "make the file again: it is damaged or was not written to its end"
+# What other programs write in addition: numbers of rows, and lines that they could not read.
+HELPERS = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__|__null_dask_index__|_corrupt_record")
 
 # Names used by well-known data sets: applied where all of a group are there and ours are not.
 FOREIGN_NAMES: dict[Kind, tuple[dict[str, str], ...]] = {
@@ -43,34 +55,51 @@ TABLE_NAMES: dict[Kind, tuple[str, ...]] = {
 
 
 def read_table(
-    path: Path, kind: Kind, columns: Mapping[str, str] | None = None, *, categories: bool = False
+    path: Path,
+    kind: Kind,
+    columns: Mapping[str, str] | None = None,
+    *,
+    categories: bool = False,
+    account: TableAccount | None = None,
 ) -> pl.DataFrame:
     """Read one table from a file, a folder of shards, or a folder of ``datasets.Dataset.save_to_disk``.
 
     Args:
         path: Parquet, CSV/TSV, JSON lines, RecBole, MovieLens or Amazon-Reviews file (also ``.gz`` of the text
-            formats), or a folder of such files, which are read in the order of their names.
+            formats), or a folder of such files, also in inner folders, which are read in the order of their names
+            (``part-2`` before ``part-10``).
         kind: Which table it is.
         columns: Our column name to the user's.
-        categories: Make ``user_id`` and ``item_id`` categories where they are text. No more than a piece of the table
-            then holds them as text: a shard, or five million rows of a Parquet file.
+        categories: Make ``user_id`` and ``item_id`` categories. No more than a piece of the table then holds them as
+            text: a shard, or five million rows of a Parquet file.
+        account: Takes how many files and rows were read, what columns were called, what is left out, and notes; notes
+            are logged as warnings.
+
+    Returns:
+        The table; ``user_id`` and ``item_id`` are tidy text (see :func:`genrec.data.ids.tidy_ids`), perhaps null.
 
     Raises:
-        DataError: If the file is missing, empty, damaged, not UTF-8 or of an unknown format.
+        DataError: If the file is missing, empty, damaged, cut short, not UTF-8 or of an unknown format, its quotes
+            cannot be explained, or an id is no id.
     """
     if not path.exists():
         raise DataError(f"there is no file {path}", expected=f"a table of {kind}", fix="check the path")
+    account = account or TableAccount(kind, str(path))
+    account.source = account.source or str(path)
+    noted, left_out = len(account.notes), sum(entry.rows for entry in account.left_out.values())
     saved = (path / "dataset_info.json").is_file()
-    parts = [] if saved else _parts(path)
-    pieces = (_with_our_names(piece, kind, columns or {}) for piece in _pieces(path, parts, kind))
-    frames = list(_with_categories(pieces) if categories else pieces)
-    try:
-        frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
-    except pl.exceptions.PolarsError as error:
-        raise DataError(
-            f"the shards do not fit together: {error}", where=str(path), expected="the same columns in every shard"
-        ) from error
-    return _typed(frame) if parts and _suffix(parts[0]) in CSV_SUFFIXES else frame
+    parts = [] if saved else parts_of(path, account)
+    pieces = _pieces(path, parts, kind, columns or {}, account)
+    frames = list(_with_ids(pieces, str(path), account, categories=categories))
+    _note_absent_columns(frames, account)
+    frame = joined(frames, str(path), "the shards do not fit together")
+    frame = without_helpers(frame, account)
+    frame = _typed(frame) if parts and suffix_of(parts[0]) in CSV_SUFFIXES else _without_wide_numbers(frame)
+    account.files = max(len(parts), 1)
+    account.rows_read += frame.height + sum(entry.rows for entry in account.left_out.values()) - left_out
+    for note in account.notes[noted:]:
+        logger.warning("%s: %s", account.source, note)
+    return frame
 
 
 def read_item_ids(path: Path) -> list[str]:
@@ -85,31 +114,54 @@ def read_item_ids(path: Path) -> list[str]:
             raise DataError("there is no column 'item_id'", where=str(path), expected="item_id; or a .txt file of ids")
         return frame["item_id"].cast(pl.String).drop_nulls().to_list()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = utf8_bytes(path.read_bytes(), str(path)).decode("utf-8").splitlines()
+    except OSError as error:
         raise DataError(f"the list of items cannot be read: {error}", where=str(path), fix="check the path") from error
-    return [line.strip() for line in lines if line.strip()]
+    return [line for line in map(id_text, lines) if line]
 
 
-def to_frame(table: Any, columns: Mapping[str, str] | None = None) -> pl.DataFrame:
+def to_frame(
+    table: Any, columns: Mapping[str, str] | None = None, *, account: TableAccount | None = None
+) -> pl.DataFrame:
     """A polars DataFrame from one, a ``datasets.Dataset``, a pandas DataFrame, an Arrow table or a dict of lists.
 
+    Args:
+        table: The table.
+        columns: Our column name to the user's.
+        account: Takes how many rows there are, what columns were called, and notes, which are logged as warnings.
+
     Raises:
-        DataError: If it is none of these.
+        DataError: If it is none of these, or an id is no id.
     """
-    if isinstance(table, pl.LazyFrame):
-        table = table.collect()
-    elif hasattr(table, "with_format") and hasattr(table, "features"):
-        table = pl.from_arrow(table.with_format("arrow")[:])
-    elif not isinstance(table, pl.DataFrame):
-        try:
-            table = pl.DataFrame(table)
-        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-            raise DataError(
-                f"a {type(table).__name__} is not a table: {error}",
-                expected="a polars or pandas DataFrame, a datasets.Dataset or an Arrow table",
-            ) from error
-    return rename_columns(table, columns or {})
+    table = _in_polars(table)
+    account = account or TableAccount("table", "the table")
+    noted = len(account.notes)
+    account.rows_read += table.height
+    table = _with_stripped_names(rename_columns(table, columns or {}))
+    (frame,) = _with_ids(iter([table]), account.source, account)
+    frame = without_helpers(_without_wide_numbers(frame), account)
+    for note in account.notes[noted:]:
+        logger.warning("%s: %s", account.source, note)
+    return frame
+
+
+def _in_polars(table: Any) -> pl.DataFrame:
+    if isinstance(table, pl.DataFrame | pl.LazyFrame):
+        return table.lazy().collect()
+    try:
+        if isinstance(table, Mapping) and any(hasattr(part, "with_format") for part in table.values()):
+            raise TypeError(f"it holds several data sets, {', '.join(map(str, table))}: give one of them")
+        if hasattr(table, "with_format") and hasattr(table, "features"):
+            return pl.DataFrame(pl.from_arrow(table.with_format("arrow")[:]))
+        if hasattr(table, "reset_index") and any(name is not None for name in table.index.names):
+            # polars leaves out the index of pandas; where it has names it holds columns.
+            table = table.reset_index()
+        return pl.DataFrame(table)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"a {type(table).__name__} is not a table: {error}",
+            expected="a polars or pandas DataFrame, a datasets.Dataset or an Arrow table",
+        ) from error
 
 
 def find_table(folder: Path, kind: Kind) -> Path | None:
@@ -158,170 +210,167 @@ def table_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _parts(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    parts = sorted(
-        part
-        for part in path.rglob("*")
-        if part.is_file() and part.name[0] not in "._" and all("=" in name for name in _folders(part, path))
-    )
-    if not parts:
-        raise DataError(f"the folder {path} is empty", expected="files of a table", fix="check the path")
-    suffixes = {_suffix(part) for part in parts}
-    if len(suffixes) > 1:
-        raise DataError(
-            f"the folder mixes formats: {', '.join(sorted(suffixes))}", where=str(path), expected="one format"
+def without_helpers(frame: pl.DataFrame, account: TableAccount) -> pl.DataFrame:
+    """A table without what other programs add to its columns; the account says which columns those were."""
+    helpers = [name for name in frame.columns if HELPERS.fullmatch(name)]
+    if "_corrupt_record" in helpers:
+        bad = frame["_corrupt_record"].is_not_null()
+        if bad.any():
+            account.notes.append(
+                f"{bad.sum()} rows are lines that Spark could not read (_corrupt_record), the first "
+                f"is row {int(bad.arg_true()[0]) + 1}"
+            )
+    if helpers:
+        account.columns_left_out |= dict.fromkeys(helpers, "a column that another program wrote for itself")
+        account.notes.append(
+            f"columns that another program wrote for itself are left out: {', '.join(map(repr, helpers))}"
         )
-    return parts
+    return frame.drop(helpers)
 
 
-def _folders(part: Path, table: Path) -> tuple[str, ...]:
-    return part.relative_to(table).parts[:-1]
-
-
-def _partitions(part: Path, table: Path) -> list[pl.Expr]:
-    """What the names of a shard's folders say, ``year=2024/``, as text columns."""
-    pairs = [name.split("=", 1) for name in _folders(part, table)] if part != table else []
-    return [pl.lit(None if value == NO_VALUE else unquote(value), pl.String).alias(name) for name, value in pairs]
-
-
-def _suffix(path: Path) -> str:
-    name = path.name.lower().removesuffix(".gz")
-    return name if name in ("u.data", "u.item", "u.user") else name[name.rfind(".") :] if "." in name else ""
-
-
-def _pieces(path: Path, parts: list[Path], kind: Kind) -> Iterator[pl.DataFrame]:
-    """The table piece by piece; without parts it is a folder of ``datasets``."""
+def _pieces(
+    path: Path, parts: list[Path], kind: Kind, columns: Mapping[str, str], account: TableAccount
+) -> Iterator[pl.DataFrame]:
+    """The table piece by piece, with our names of columns; without parts it is a folder of ``datasets``."""
     if not parts:
-        yield _saved_dataset(path)
+        yield _with_our_names(_saved_dataset(path), kind, columns)
     for part in parts:
-        partitions = _partitions(part, path)
-        for piece in _read_file(part, kind):
-            yield piece.with_columns(partitions)
+        partitions = partitions_of(part, path)
+        for piece in _read_file(part, kind, columns, account):
+            for name in partitions.keys() & set(piece.columns):
+                account.columns_left_out[f"{name} (in the files)"] = "the names of the folders say it"
+            yield _with_our_names(piece.with_columns(partitions.values()), kind, columns)
 
 
-def _with_categories(pieces: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Ids that are text in the first piece as categories, the same in all pieces; other ids stay."""
-    kinds: dict[str, pl.Categorical] | None = None
+def _with_ids(
+    pieces: Iterator[pl.DataFrame], where: str, account: TableAccount, *, categories: bool = False
+) -> Iterator[pl.DataFrame]:
+    """Pieces with tidy ids, perhaps as categories; after the last one the account says what was odd about them."""
+    findings, row = IdFindings(), 1
+    kinds = {name: pl.Categorical(pl.Categories.random()) if categories else pl.String() for name in ID_COLUMNS}
     for piece in pieces:
-        if kinds is None:
-            texts = [name for name in ("user_id", "item_id") if piece.schema.get(name) == pl.String]
-            kinds = {name: pl.Categorical(pl.Categories.random()) for name in texts}
-        there = {name: kind for name, kind in kinds.items() if name in piece.columns}
-        yield piece.with_columns(pl.col(name).cast(pl.String).cast(kind) for name, kind in there.items())
+        columns = []
+        for name in [name for name in ID_COLUMNS if name in piece.columns]:
+            # Looking at each category once costs less than at each text.
+            given = _as_kind(piece[name], kinds[name])
+            columns.append(_as_kind(tidy_ids(given, where, first_row=row, findings=findings), kinds[name]))
+        yield piece.with_columns(columns)
+        row += piece.height
+    findings.note(account)
 
 
-def _read_file(path: Path, kind: Kind) -> Iterator[pl.DataFrame]:
-    readers: dict[str, Callable[[bytes], pl.DataFrame]] = {
-        **dict.fromkeys(CSV_SUFFIXES, lambda data: _read_csv(data, path)),
-        **dict.fromkeys((".inter", ".item", ".user"), lambda data: read_recbole(data, str(path))),
-        ".dat": lambda data: read_double_colon(data, kind, str(path)),
-        "u.data": lambda data: read_u_data(data, str(path)),
-        "u.item": lambda data: read_u_item(data, str(path)),
-        "u.user": lambda data: read_u_user(data, str(path)),
-    }
-    suffix = _suffix(path)
+def _as_kind(values: pl.Series, kind: pl.DataType) -> pl.Series:
+    if values.dtype == kind or not isinstance(values.dtype, pl.String | pl.Categorical | pl.Enum):
+        return values
+    return values.cast(pl.String).cast(kind)
+
+
+def _note_absent_columns(frames: list[pl.DataFrame], account: TableAccount) -> None:
+    names = dict.fromkeys(name for frame in frames for name in frame.columns)
+    for name in names:
+        absent = sum(name not in frame.columns for frame in frames)
+        if absent:
+            account.notes.append(f"the column {name!r} is not in {absent} of {len(frames)} pieces")
+
+
+def _read_file(path: Path, kind: Kind, columns: Mapping[str, str], account: TableAccount) -> Iterator[pl.DataFrame]:
+    suffix, where = suffix_of(path), str(path)
     if path.stat().st_size == 0:
-        raise DataError("the file is empty", where=str(path), expected=f"a table of {kind}", fix="check the file")
+        raise DataError("the file is empty", where=where, expected=f"a table of {kind}", fix="check the file")
     if suffix in (".parquet", ".pq"):
         yield from _read_parquet(path)
         return
-    if suffix not in readers and suffix not in JSON_SUFFIXES:
-        raise DataError(
-            f"the format {suffix or 'without a suffix'} is not known",
-            where=str(path),
-            expected=".parquet, .csv, .tsv, .jsonl, .json, .inter, .item, .user, .dat, u.data, u.item or u.user "
-            "(text also .gz)",
-            fix="convert the file, or give it the suffix of its format",
-        )
     try:
-        with io.BufferedReader(gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as stream:
-            json = suffix in JSON_SUFFIXES
-            frame = read_json_lines(stream, kind, str(path)) if json else readers[suffix](stream.read())
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from error
+        with io.BufferedReader(gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+            if suffix in JSON_SUFFIXES:
+                frame = read_json_lines(stream, kind, where, account, columns, _id_names(kind, columns))
+            else:
+                frame = _read_text(stream.read(), suffix, kind, where, account)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"the file cannot be unpacked: {error}", where=str(path), fix=TRUNCATED) from error
+        raise DataError(f"the file cannot be unpacked: {error}", where=where, fix=TRUNCATED) from error
     yield frame
+
+
+def _id_names(kind: Kind, columns: Mapping[str, str]) -> tuple[str, ...]:
+    foreign = [theirs for names in FOREIGN_NAMES[kind] for theirs, ours in names.items() if ours in ID_COLUMNS]
+    return tuple(dict.fromkeys([*ID_COLUMNS, *(columns[name] for name in ID_COLUMNS if name in columns), *foreign]))
+
+
+def _read_text(data: bytes, suffix: str, kind: Kind, where: str, account: TableAccount) -> pl.DataFrame:
+    if suffix in CSV_SUFFIXES:
+        # Everything as text: ids such as 0012 stay as they are, and wrong values are named with their rows later.
+        data = utf8_bytes(data, where)
+        return read_separated(data, separator_of(data) if suffix == ".csv" else "\t", where, account)
+    if suffix in (".inter", ".item", ".user"):
+        return read_recbole(data, where, account)
+    if suffix == ".dat":
+        return read_double_colon(data, kind, where, account)
+    movielens = {"u.data": read_u_data, "u.item": read_u_item, "u.user": read_u_user}
+    if suffix in movielens:
+        return movielens[suffix](data, where, account)
+    raise DataError(
+        f"the format {suffix or 'without a suffix'} is not known",
+        where=where,
+        expected=".parquet, .csv, .tsv, .jsonl, .json, .inter, .item, .user, .dat, u.data, u.item or u.user "
+        "(text also .gz)",
+        fix="convert the file, or give it the suffix of its format",
+    )
 
 
 def _read_parquet(path: Path) -> Iterator[pl.DataFrame]:
     try:
-        table = pl.scan_parquet(path)
-        rows = table.select(pl.len()).collect().item()
-        for start in range(0, max(rows, 1), PIECE_ROWS):
-            yield table.slice(start, PIECE_ROWS).collect()
+        yield from parquet_pieces(path, PIECE_ROWS)
     except (OSError, pl.exceptions.PolarsError) as error:
         message = " ".join(str(error).split())[:200]
         raise DataError(f"the parquet file cannot be read: {message}", where=str(path), fix=TRUNCATED) from error
-
-
-def _read_csv(data: bytes, path: Path) -> pl.DataFrame:
-    """Everything as text: ids such as 0012 stay as they are, and wrong values are told with their rows later."""
-    header = data.split(b"\n", 1)[0]
-    separator = "\t" if _suffix(path) != ".csv" else max(",;\t", key=lambda mark: header.count(mark.encode()))
-    _check_utf8(data)
-    try:
-        frame = pl.read_csv(data, separator=separator, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
-        message = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"the table cannot be read: {message}",
-            where=str(path),
-            expected=f"a header line and values separated by {separator!r}, text with {separator!r} in double quotes",
-            fix="write the file again with quotes",
-        ) from error
-    return frame.rename({name: name.strip() for name in frame.columns})
-
-
-def _check_utf8(data: bytes) -> None:
-    # Strict decoding costs a copy; ASCII needs none.
-    if not data.isascii():
-        data.decode("utf-8")
-
-
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
-    row = error.object.count(b"\n", 0, error.start) + 1
-    line = error.object.rfind(b"\n", 0, error.start) + 1
-    piece = error.object[max(error.start - 10, line) : error.end + 10].decode("latin-1").split("\n")[0]
-    return DataError(
-        f"the file is not UTF-8: byte 0x{error.object[error.start]:02x} in {piece!r}",
-        where=f"{path}, line {row}",
-        expected="text in UTF-8",
-        fix=f"convert it: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}",
-    )
 
 
 def _saved_dataset(path: Path) -> pl.DataFrame:
     from datasets import load_from_disk
 
     try:
-        return to_frame(load_from_disk(str(path)))
+        return _in_polars(load_from_disk(str(path.absolute())))
     except (OSError, ValueError) as error:
         raise DataError(f"the saved data set cannot be read: {error}", where=str(path), fix=TRUNCATED) from error
 
 
 def _with_our_names(frame: pl.DataFrame, kind: Kind, columns: Mapping[str, str]) -> pl.DataFrame:
-    frame = rename_columns(frame, columns)
+    frame = _with_stripped_names(rename_columns(frame, columns))
     for renames in FOREIGN_NAMES[kind]:
         if set(renames) <= set(frame.columns) and not set(renames.values()) & set(frame.columns):
             frame = frame.rename(renames)
     return frame
 
 
+def _with_stripped_names(frame: pl.DataFrame) -> pl.DataFrame:
+    stripped = {name: name.strip(INVISIBLE) for name in frame.columns}
+    counts = Counter(stripped.values())
+    return frame.rename({name: plain for name, plain in stripped.items() if plain and counts[plain] == 1})
+
+
 def _typed(frame: pl.DataFrame) -> pl.DataFrame:
-    names = [name for name in frame.columns if name not in ("user_id", "item_id")]
+    names = [name for name in frame.columns if name not in ID_COLUMNS]
     return frame.with_columns(_numbers_where_all_are(frame[name]) for name in names)
 
 
 def _numbers_where_all_are(values: pl.Series) -> pl.Series:
-    """A text column as numbers if every value is one; with a leading zero it is a code and stays text."""
+    """A text column as numbers if every value is one that loses nothing by it.
+
+    With a leading zero or plus it is a code, and with more digits than numbers hold it is an id: both stay text.
+    """
     text = values.str.strip_chars()
-    if text.null_count() == len(text) or text.str.contains(r"^[-+]?0\d").any():
+    if text.null_count() == len(text) or text.str.contains(r"^[-+]?0\d|^\+").any():
         return values
     for dtype in (pl.Int64, pl.Float64):
         numbers = text.cast(dtype, strict=False)
+        if dtype == pl.Float64 and text.str.contains(r"^-?\d{16,}$").any():
+            return values
         if numbers.null_count() == text.null_count():
             return numbers
     return values
+
+
+def _without_wide_numbers(frame: pl.DataFrame) -> pl.DataFrame:
+    """Whole numbers beyond 64 bits as text: other programs cannot read them from Parquet."""
+    wide = [name for name, dtype in frame.schema.items() if dtype in (pl.Int128, getattr(pl, "UInt128", pl.Int128))]
+    return frame.with_columns(pl.col(wide).cast(pl.String))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from genrec.data.ids import tidy_ids
 from genrec.errors import DataError, first_rows
 
 # The year 1973 in milliseconds and the year 5138 in seconds: nothing between the two readings is plausible.
@@ -19,7 +20,7 @@ TIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT
 def rename_columns(frame: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
     """Give columns our names: ``columns`` maps our name to the user's; names that are not there are left alone."""
     renames = {theirs: ours for ours, theirs in columns.items() if theirs in frame.columns and theirs != ours}
-    return frame.drop(set(renames.values()) & set(frame.columns)).rename(renames)
+    return frame.drop((set(renames.values()) & set(frame.columns)) - set(renames)).rename(renames)
 
 
 def tidy_interactions(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
@@ -134,19 +135,14 @@ def _require_rows(frame: pl.DataFrame, where: str) -> None:
 
 
 def _ids(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
-    values = frame[name]
-    if values.dtype.is_float():
-        bad = ~(values.is_finite() & (values == values.floor())).fill_null(True)
-        _refuse(values, bad, f"{name} is not an id", "whole numbers or text", where)
-        values = values.cast(pl.Int64)
-    if not (values.dtype.is_integer() or isinstance(values.dtype, pl.String | pl.Categorical | pl.Enum)):
+    values = tidy_ids(frame[name], where)
+    if not isinstance(values.dtype, pl.String | pl.Categorical):
         raise DataError(
             f"{name} is {values.dtype}", where=where, expected="text or whole numbers", fix=f"convert {name} to text"
         )
-    if not isinstance(values.dtype, pl.Categorical):
-        values = values.cast(pl.String)
     empty = values.to_frame().select((pl.col(name) == "").fill_null(True)).to_series()
-    _refuse(values, empty, f"{name} is empty", "an id in every row", where, fix="remove these rows, or give them an id")
+    fix = "remove these rows, or give them an id"
+    _refuse(frame[name], empty, f"{name} is empty", "an id in every row", where, fix=fix)
     return values
 
 

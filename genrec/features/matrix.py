@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from genrec.artifacts import read_json
 from genrec.config import Section
-from genrec.data.schema import tidy_items
+from genrec.data.ids import id_text, tidy_ids
+from genrec.data.parquet import read_parquet
 from genrec.errors import ArtifactError, DataError, first_rows
 from genrec.features.base import ITEM_IDS_FILE, FeatureEncoder, ItemFeatures, check_rows
 
@@ -22,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 # Numbers that safetensors has and NumPy has not; torch reads them, and each is exact in float32.
 TORCH_ONLY = ("BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
-# From here on whole numbers in floats are no longer exact.
-EXACT_FLOATS = 2**53
 
 
 class MatrixSettings(Section):
@@ -223,18 +222,12 @@ def _with_ids(values: np.ndarray, path: Path, settings: MatrixSettings) -> tuple
             expected="numbers [rows, width] and one id per row",
             fix="save both from the same table",
         )
-    return values, list(map(_as_id, ids))
-
-
-def _as_id(item: Any) -> str:
-    """An id of a JSON list as the tables have it: 1.0 is 1."""
-    whole = isinstance(item, float) and item.is_integer() and abs(item) < EXACT_FLOATS
-    return str(int(item) if whole else item)
+    return values, [id_text(item, str(ids_path)) for item in ids]
 
 
 def _read_parquet(path: Path) -> tuple[np.ndarray, list[str]]:
     try:
-        table = pl.read_parquet(path, glob=False)
+        table = read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         problem = str(error).splitlines()[0]
         raise DataError(f"{path.name} is not readable Parquet: {problem}", where=str(path)) from error
@@ -245,7 +238,7 @@ def _read_parquet(path: Path) -> tuple[np.ndarray, list[str]]:
             expected="the column item_id, and one list column or numeric columns",
             fix="rename the column of ids to item_id",
         )
-    ids = _table_ids(table["item_id"], path)
+    ids = tidy_ids(table["item_id"], str(path)).to_list()
     numbers = table.drop("item_id")
     if numbers.width == 1 and isinstance(numbers.dtypes[0], pl.List | pl.Array):
         return _stack(numbers.to_series(), ids, path), ids
@@ -259,13 +252,6 @@ def _read_parquet(path: Path) -> tuple[np.ndarray, list[str]]:
         )
     # An empty cell becomes NaN, which the check of rows refuses by name.
     return numbers.cast(pl.Float64).fill_null(float("nan")).to_numpy(), ids
-
-
-def _table_ids(column: pl.Series, path: Path) -> list[str]:
-    """Ids as in the tables of a data set, by the same rules; an item may stand twice."""
-    distinct = column.unique(maintain_order=True)
-    known = tidy_items(distinct.alias("item_id").to_frame(), where=str(path))["item_id"]
-    return column.replace_strict(distinct, known, return_dtype=pl.String).to_list()
 
 
 def _stack(vectors: pl.Series, ids: list[str], path: Path) -> np.ndarray:

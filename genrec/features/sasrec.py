@@ -13,6 +13,7 @@ from pydantic import Field
 
 from genrec.artifacts import Manifest, read_json, read_manifest
 from genrec.config import Section
+from genrec.data.parquet import read_parquet
 from genrec.errors import ArtifactError, DataError, first_rows
 from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, load_arrays, unit_rows
 
@@ -136,7 +137,7 @@ def _read_model(folder: Path) -> Manifest:
 
 def _read_ids(folder: Path) -> list[str]:
     try:
-        return pl.read_parquet(folder / "items.parquet", columns=["item_id"])["item_id"].cast(pl.String).to_list()
+        return read_parquet(folder / "items.parquet", ["item_id"])["item_id"].cast(pl.String).to_list()
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(
             f"items.parquet cannot be read: {str(error).splitlines()[0]}", where=str(folder), fix="restore the folder"

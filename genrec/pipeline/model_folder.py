@@ -23,6 +23,7 @@ from genrec.config import DecodingConfig, parse_settings
 from genrec.data import Dataset
 from genrec.data.arrow import write_parquet
 from genrec.data.dataset import titles_of
+from genrec.data.parquet import read_parquet
 from genrec.decoding import use_index
 from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.experts import measure_experts
@@ -194,7 +195,7 @@ def read_items(folder: Path, columns: Sequence[str] | None = None) -> pl.DataFra
         ArtifactError: If it cannot be read.
     """
     try:
-        return pl.read_parquet(folder / ITEMS_FILE, columns=None if columns is None else list(columns))
+        return read_parquet(folder / ITEMS_FILE, columns)
     except (OSError, pl.exceptions.PolarsError) as error:
         problem = str(error).splitlines()[0]
         raise ArtifactError(

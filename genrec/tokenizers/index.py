@@ -14,6 +14,7 @@ import polars as pl
 
 from genrec.artifacts import read_json, write_file, write_json
 from genrec.data.arrow import write_parquet
+from genrec.data.parquet import read_parquet
 from genrec.errors import ArtifactError, first_rows
 from genrec.tokenizers.base import Kind
 from genrec.tokenizers.trie import Trie, build_trie
@@ -196,7 +197,7 @@ def _read_codes(path: Path, num_levels: int) -> pl.DataFrame:
         raise ArtifactError(f"{path.name} is missing", where=str(path.parent), fix="make the folder again")
     columns = ["item_id", *(f"code_{level}" for level in range(num_levels))]
     try:
-        table = pl.read_parquet(path)
+        table = read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         problem = str(error).splitlines()[0]
         raise ArtifactError(

@@ -44,6 +44,17 @@ def test_what_is_saved_is_loaded(tmp_path):
     np.testing.assert_array_equal(loaded.paired, [True, False, False])
 
 
+@pytest.mark.parametrize(
+    ("history", "chosen", "rejected"),
+    [([[1.0, 2.0]], [3.0], [[4.0]]), ([[1, 2]], [3], [[4]]), ([[" 1", "2"]], ["3\u00a0"], [["4"]])],
+)
+def test_ids_are_read_as_everywhere(tmp_path, history, chosen, rejected):
+    pl.DataFrame({"history": history, "chosen": chosen, "rejected": rejected}).write_parquet(tmp_path / "p.parquet")
+    found = Preferences.load(tmp_path / "p.parquet", ["1", "2", "3", "4"])
+    assert found.histories[0].tolist() == [0, 1]
+    assert found.candidates.tolist() == [[2, 3]]
+
+
 def test_weight_and_source_may_be_missing(tmp_path):
     found = load(tmp_path, table())
     np.testing.assert_array_equal(found.weights, [1, 1])

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import json
 import logging
 import socket
@@ -10,6 +11,7 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -289,3 +291,19 @@ def test_a_file_address_and_an_unreachable_one(tmp_path):
     # Port 9 of this machine: nobody listens there.
     with pytest.raises(DownloadError, match="refused"):
         download.download("https://127.0.0.1:9/x.zip", tmp_path / "to")
+
+
+@pytest.mark.parametrize(
+    ("size", "arrives"), [(1, False), (10_000, False), (30_000, True)], ids=["drips", "slow", "fast enough"]
+)
+def test_a_mirror_that_drips_is_given_up(monkeypatch, size, arrives):
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(download, "monotonic", lambda: next(clock))
+    pieces = iter([b"x" * size] * 20)
+    response, stream = SimpleNamespace(read1=lambda _: next(pieces, b"")), io.BytesIO()
+    if arrives:
+        download.copy_unless_dripping(response, stream)
+        assert len(stream.getvalue()) == 20 * size
+        return
+    with pytest.raises(TimeoutError, match=f"only {7 * size} bytes arrived in 70 seconds"):
+        download.copy_unless_dripping(response, stream)

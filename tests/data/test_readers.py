@@ -328,7 +328,8 @@ def test_a_file_that_is_not_utf8(tmp_path, name, text, line):
 
 def test_csv_with_ragged_lines(tmp_path):
     message = refusal(write(tmp_path / "log.csv", "user_id,item_id\na,b\na,b,c,d\n"))
-    assert "the table cannot be read" in message
+    assert "line 3 has 4 values, the first line has 2" in message
+    assert "log.csv, line 3" in message
     assert "values separated by ','" in message
 
 

@@ -107,7 +107,7 @@ def test_a_missing_column_without_a_near_one_says_what_is_there():
         ({"user_id": ["a", None, "", "d"]}, "user_id is empty: None", "rows 2, 3 (2 in all)"),
         ({"item_id": ["a", "b", ""]}, "item_id is empty: ''", "row 3"),
         ({"item_id": [1.0, 2.5]}, "item_id is not an id: 2.5", "row 2"),
-        ({"item_id": [1.0, float("nan")]}, "item_id is not an id: nan", "row 2"),
+        ({"item_id": [1.0, float("nan")]}, "item_id is empty: nan", "row 2"),
         ({"timestamp": [NOON, -5, -6]}, "timestamp is negative: -5", "rows 2, 3 (2 in all)"),
         ({"timestamp": [1.0, float("nan")]}, "timestamp is not a number: nan", "row 2"),
         ({"timestamp": [1.0, float("inf")]}, "timestamp is not a number: inf", "row 2"),

@@ -111,6 +111,18 @@ def test_files_that_cannot_be_scored_say_why(name, small, tmp_path):
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize("ids", [([2.0, 5.0],), ([2, 5],), (["2 ", "\ufeff5"],), (["2"], [5.0]), ([2.0], ["5"])])
+def test_ids_of_lists_are_those_of_the_data_set(ids, make, tmp_path):
+    dataset = make(tmp_path / "dataset", {"7": ["1", "3", "2"], "8": ["2", "1", "5"]})
+    (tmp_path / "lists").mkdir()
+    users = iter([7.0, 8.0])
+    for number, part in enumerate(ids):
+        columns = {"user_id": [next(users) for _ in part], "rank": [1] * len(part), "item_id": part}
+        pl.DataFrame(columns).write_parquet(tmp_path / "lists" / f"{number}.parquet")
+    result = score_recommendations(tmp_path / "lists", dataset, "test", EvaluationConfig(ks=(1,), bootstrap_samples=10))
+    assert result.as_json()["metrics"]["recall@1"] == 1.0
+
+
 def test_an_empty_table_is_refused(small, tmp_path):
     path = tmp_path / "empty.parquet"
     pl.DataFrame(schema={"user_id": pl.String, "rank": pl.Int64, "item_id": pl.String}).write_parquet(path)

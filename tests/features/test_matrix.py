@@ -12,7 +12,8 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
-from genrec.config import FeaturesConfig
+from genrec.config import DataConfig, FeaturesConfig
+from genrec.data import make_dataset
 from genrec.errors import ArtifactError, DataError
 from genrec.features import build_features
 from genrec.features.matrix import MatrixEncoder, MatrixSettings
@@ -174,6 +175,20 @@ def test_parquet_without_ids_or_numbers_is_refused(tiny_dataset, tmp_path):
     pl.DataFrame({"item_id": ["a"]}).write_parquet(path)
     with pytest.raises(DataError, match="there is no column of numbers"):
         fit(str(path), tiny_dataset)
+
+
+@pytest.mark.parametrize("form", ["parquet", "npy", "shifted"])
+def test_ids_of_a_matrix_are_those_of_the_data_set(form, tmp_path):
+    frame = pl.DataFrame({"user_id": ["u", "u", "v"], "item_id": [5, 7, 7]})
+    dataset = make_dataset(frame, None, DataConfig(k_core=0), tmp_path / "dataset")
+    ids, rows = {"parquet": [7.0, 5.0], "npy": [7.0, 5], "shifted": [" 7", "5\u00a0"]}[form], [[0.0, 2.0], [1.0, 0.0]]
+    if form == "npy":
+        np.save(tmp_path / "m.npy", np.array(rows))
+        (tmp_path / "item_ids.json").write_text(json.dumps(ids))
+    else:
+        pl.DataFrame({"item_id": ids, "v": rows}).write_parquet(tmp_path / "m.parquet")
+    path = str(tmp_path / ("m.npy" if form == "npy" else "m.parquet"))
+    np.testing.assert_array_equal(fit(path, dataset), [[1.0, 0.0], [0.0, 2.0]])
 
 
 def test_several_tensors_need_a_name(tiny_dataset, values, tmp_path):
