@@ -20,6 +20,7 @@ from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, Materials, RecommenderModel
 from genrec.models.layers.codes import NO_CODE
 from genrec.models.layers.history import visible_positions
+from genrec.models.layers.language import without_code
 from genrec.models.layers.words import (
     Piece,
     add_identifiers,
@@ -98,7 +99,7 @@ class P5(Worded, Seq2Seq):
         """The pretrained T5's, or one that the settings describe."""
         if self.config.backbone is None:
             return super().t5_config()
-        return T5Config(**self.config.backbone)
+        return T5Config(**without_code(self.config.backbone))
 
     @property
     def first_code(self) -> int:
@@ -176,9 +177,11 @@ def load_t5(source: str) -> T5ForConditionalGeneration:
     """
     folder, file = locate_backbone(source)
     with loading(f"the backbone {source!r}", file, expected="a T5: a folder, a GGUF file or a name of the hub"):
-        found = AutoConfig.from_pretrained(folder, **file).model_type
+        found = AutoConfig.from_pretrained(folder, trust_remote_code=False, **file).model_type
         if found == "t5":
-            return T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, **file)
+            return T5ForConditionalGeneration.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **file
+            )
     raise ConfigError(
         f"the backbone {source!r} is a {found!r}, which p5 cannot use",
         where="recommender.backbone",

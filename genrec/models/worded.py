@@ -29,16 +29,14 @@ class Worded(GenerativeRecommender):
         if self.words is not None:
             self.words.save_pretrained(str(Path(save_directory) / WORDS_FOLDER))
 
-    @classmethod
-    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> "Worded":  # type: ignore[override]
-        """Load a model folder with its words.
+    def take_parts(self, folder: Path) -> None:
+        """Take the words of a model folder.
 
         Raises:
-            ArtifactError: If the words are missing or damaged.
+            ArtifactError: If they are missing or damaged.
         """
-        model = super().from_pretrained(source, *args, **kwargs)
-        model.words = open_words(Path(source) / WORDS_FOLDER)
-        return model
+        super().take_parts(folder)
+        self.words = open_words(folder / WORDS_FOLDER)
 
 
 def check_sizes(settings: BackboneSettings, sizes: dict[str, int], source: str) -> None:
