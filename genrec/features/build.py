@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrec.artifacts import read_json, write_artifact
+from genrec.artifacts.reading import reading
 from genrec.config import FeaturesConfig, parse_settings
 from genrec.errors import ArtifactError
 from genrec.features.base import ENCODER_FILE, FeatureEncoder, ItemFeatures
@@ -39,7 +40,8 @@ def load_encoder(folder: Path) -> FeatureEncoder:
     described = read_json(folder / ENCODER_FILE)
     if not isinstance(described, dict) or "encoder" not in described:
         raise ArtifactError(f"{ENCODER_FILE} does not name an encoder", where=str(folder), fix="make the folder again")
-    return encoder_class(described["encoder"]).load(folder)
+    with reading(folder):
+        return encoder_class(described["encoder"]).load(folder)
 
 
 def build_features(config: FeaturesConfig, dataset: "Dataset", out: Path) -> ItemFeatures:

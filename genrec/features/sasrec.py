@@ -73,6 +73,10 @@ class SASRecEncoder(FeatureEncoder):
         _read_model(Path(self.settings.path))
         return self._rows(items["item_id"].cast(pl.String).to_list())
 
+    def outside_paths(self) -> list[str]:
+        """The folder of the trained model."""
+        return [self.settings.path]
+
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Nothing beyond the settings: the model is named, not copied."""
         return {}, {}

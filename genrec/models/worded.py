@@ -1,11 +1,12 @@
 """What recommenders with a vocabulary of words share: the subword tokenizer lives in the model's folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from genrec.errors import ConfigError
+from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import BackboneSettings, GenerativeRecommender, GenrecConfig
 from genrec.models.layers.words import open_words
 
@@ -37,6 +38,34 @@ class Worded(GenerativeRecommender):
         """
         super().take_parts(folder)
         self.words = open_words(folder / WORDS_FOLDER)
+
+
+def check_prompts(config: GenrecConfig, dimensions: Mapping[str, int]) -> None:
+    """Refuse stored word ids that the model cannot read.
+
+    Args:
+        config: With the word ids of its prompts.
+        dimensions: Prompt: 1 for a list of ids, 2 for a list per sentence.
+
+    Raises:
+        ArtifactError: If a prompt is missing, has another form, or an id is no word.
+    """
+    known = config.prompts or {}
+    for name, expected in dimensions.items():
+        rows = known.get(name, [[None]])
+        ids = [word for row in rows for word in (row if isinstance(row, list) else [row])]
+        nested = {isinstance(row, list) for row in rows} <= {expected == 2}
+        if not nested or len({len(row) for row in rows if isinstance(row, list)}) > 1 or not _are_words(ids, config):
+            raise ArtifactError(
+                f"the prompt {name!r} cannot be read",
+                where="config.json",
+                expected=f"ids of the {config.num_words} words",
+                fix="restore the folder, or train again",
+            )
+
+
+def _are_words(ids: list[Any], config: GenrecConfig) -> bool:
+    return all(isinstance(word, int) and 0 <= word < config.num_words for word in ids)
 
 
 def check_sizes(settings: BackboneSettings, sizes: dict[str, int], source: str) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from genrec.alignment.align import LOG_FILE, PAIRS_FILE, AlignmentResult, align_recommender, join_processes
 from genrec.alignment.plots import draw_curves
 from genrec.artifacts import MANIFEST, file_sha256, fingerprint, read_manifest, write_artifact, write_json
+from genrec.artifacts.reading import copy_plain
 from genrec.config import AlignmentConfig
 from genrec.data import Dataset
 from genrec.decoding import generate_lists
@@ -115,7 +116,7 @@ def save_aligned(
         draw_curves(rounds, folder.path / CURVES_FILE)
         for name in (PAIRS_FILE, LOG_FILE):
             if (last / name).is_file():
-                shutil.copyfile(last / name, folder.path / name)
+                copy_plain(last / name, folder.path / name)
         folder.counts = manifest.counts | {"alignment_steps": sum(part.steps for part in result.rounds)}
 
 
@@ -137,10 +138,8 @@ def example_lists(model: RecommenderModel, trained: TrainedModel, dataset: Datas
 
 def _copy_parts(source: Path, target: Path) -> None:
     for path in source.iterdir():
-        if path.is_dir():
-            shutil.copytree(path, target / path.name)
-        elif path.name not in NOT_COPIED:
-            shutil.copyfile(path, target / path.name)
+        if path.name not in NOT_COPIED:
+            copy_plain(path, target / path.name)
 
 
 def _other_inputs(config: AlignmentConfig, trained: TrainedModel) -> dict[str, str]:
