@@ -5,6 +5,8 @@ quantisation, code to run, and names of files elsewhere. Every tensor of the mod
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.utils import logging
 
 from genrec.artifacts import read_json
 from genrec.errors import ArtifactError
@@ -112,20 +115,23 @@ def restore_model(family: type[RecommenderModel], config: GenrecConfig, folder: 
     """
     weights = load_weights(folder)
     check_depth(config, len(weights), folder)
-    try:
+    with _without_report():
         model, told = family.from_pretrained(
             None,
             config=config,
             state_dict=weights,
             output_loading_info=True,
+            # Those are refused below, by name.
+            ignore_mismatched_sizes=True,
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (RuntimeError, ValueError) as error:
-        raise _unusable(folder, str(error)) from error
-    for kind, what in (("missing_keys", "lack"), ("unexpected_keys", "hold, but the model has not,")):
-        if told[kind]:
-            raise _unusable(folder, f"they {what} {min(told[kind])!r}")
+    if told["missing_keys"]:
+        raise _unusable(folder, f"they lack {min(told['missing_keys'])!r}")
+    if told["unexpected_keys"]:
+        raise _unusable(folder, f"the model has no {min(told['unexpected_keys'])!r}")
+    for name, stored, expected in sorted(told["mismatched_keys"]):
+        raise _unusable(folder, f"{name!r} has the shape {list(stored)}, the settings say {list(expected)}")
     return model
 
 
@@ -140,6 +146,17 @@ def check_depth(config: GenrecConfig, tensors: int, folder: Path) -> None:
             value = (part or {})[name]
             if isinstance(value, int) and value > tensors:
                 raise _unusable(folder, f"{name} is {value}, and there are {tensors} tensors")
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without the table of tensors that transformers logs, which an error with one line replaces."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _shards(folder: Path) -> list[str]:
