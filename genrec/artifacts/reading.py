@@ -29,7 +29,7 @@ def reading(place: Path) -> Iterator[None]:
         place: The folder or file, for the message.
 
     Raises:
-        ArtifactError: In place of all errors but those of memory and genrec's own of other kinds.
+        ArtifactError: In place of all errors but those of memory and genrec's own of other kinds; it names the place.
     """
     try:
         with computing(place), _os_errors(place):
@@ -37,9 +37,11 @@ def reading(place: Path) -> Iterator[None]:
     except (ConfigError, DataError) as error:
         if isinstance(error.__cause__, ImportError):
             raise
-        raise ArtifactError(
-            error.what, where=error.where or str(place), expected=error.expected, fix=error.fix or AGAIN
-        ) from error
+        raise _placed(error, place) from error
+    except ArtifactError as error:
+        if error.where:
+            raise
+        raise _placed(error, place) from error
 
 
 @contextmanager
@@ -137,9 +139,12 @@ def _os_errors(place: Path) -> Iterator[None]:
             raise MemoryError(str(error)) from error
         name = Path(str(error.filename)).name if error.filename else ""
         what = f"{name!r} cannot be read" if name else "the folder cannot be read"
-        raise ArtifactError(
-            f"{what}: {error.strerror or _first_line(error)}", where=str(place), fix=AGAIN
-        ) from error
+        raise ArtifactError(f"{what}: {error.strerror or _first_line(error)}", where=str(place), fix=AGAIN) from error
+
+
+def _placed(error: GenrecError, place: Path) -> ArtifactError:
+    where, fix = error.where or str(place), error.fix or AGAIN
+    return ArtifactError(error.what, where=where, expected=error.expected, fix=fix)
 
 
 def _damaged(place: Path, error: BaseException) -> ArtifactError:

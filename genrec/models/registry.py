@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+
 from genrec.artifacts.reading import reading
 from genrec.config import RecommenderConfig, parse_settings
 from genrec.errors import ArtifactError, ConfigError

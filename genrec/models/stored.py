@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -116,7 +116,7 @@ def restore_model(family: type[RecommenderModel], config: GenrecConfig, folder: 
     weights = load_weights(folder)
     check_depth(config, len(weights), folder)
     with _without_report():
-        model, told = family.from_pretrained(
+        loaded: Any = family.from_pretrained(
             None,
             config=config,
             state_dict=weights,
@@ -126,6 +126,7 @@ def restore_model(family: type[RecommenderModel], config: GenrecConfig, folder: 
             use_safetensors=True,
             trust_remote_code=False,
         )
+    model, told = cast(tuple[RecommenderModel, dict[str, Any]], loaded)
     if told["missing_keys"]:
         raise _unusable(folder, f"they lack {min(told['missing_keys'])!r}")
     if told["unexpected_keys"]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import BackboneSettings, GenerativeRecommender, GenrecConfig
@@ -40,7 +40,7 @@ class Worded(GenerativeRecommender):
         self.words = open_words(folder / WORDS_FOLDER)
 
 
-def check_prompts(config: GenrecConfig, dimensions: Mapping[str, int]) -> None:
+def check_prompts(config: PreTrainedConfig, dimensions: Mapping[str, int]) -> None:
     """Refuse stored word ids that the model cannot read.
 
     Args:
@@ -64,7 +64,7 @@ def check_prompts(config: GenrecConfig, dimensions: Mapping[str, int]) -> None:
             )
 
 
-def _are_words(ids: list[Any], config: GenrecConfig) -> bool:
+def _are_words(ids: list[Any], config: PreTrainedConfig) -> bool:
     return all(isinstance(word, int) and 0 <= word < config.num_words for word in ids)
 
 

@@ -11,7 +11,7 @@ from genrec.decoding import use_index
 from genrec.features.build import ENCODER_FOLDER
 from genrec.models.extend import extendable, replace_catalogue
 from genrec.pipeline.model_folder import TOKENIZER_FOLDER, TrainedModel, catalogue_of
-from genrec.pipeline.new_items import encoder_of, open_tokenizer
+from genrec.pipeline.new_items import check_width, encoder_of, open_tokenizer
 from genrec.tokenizers import ItemIndex, ItemTokenizer
 from genrec.tokenizers.collisions import Catalogue
 from genrec.tokenizers.placement import place_catalogue
@@ -40,6 +40,7 @@ def on_catalogue(trained: TrainedModel, dataset: Dataset, *, features: Path | No
     nothing = int((values == 0).all(axis=1).sum())
     if nothing:
         logger.warning("%d items have nothing that the encoder knows: their identifiers say nothing", nothing)
+    check_width(tokenizer, values, trained.folder / TOKENIZER_FOLDER)
     with computing(trained.folder / TOKENIZER_FOLDER):
         index = name_catalogue(tokenizer, dataset, values, model.level_sizes)
     model = replace_catalogue(model, index, values)

@@ -157,8 +157,8 @@ def open_model(path: str | Path, *, device: str | None = None, verify: bool = Tr
             name is not read.
 
     Raises:
-        ArtifactError: If the folder is missing, incomplete, changed, holds files that its manifest does not name, or its
-            parts do not belong together.
+        ArtifactError: If the folder is missing, incomplete or changed, holds files that its manifest does not name, or
+            its parts do not belong together.
         ConfigError: If there is no such device.
     """
     folder = Path(path)

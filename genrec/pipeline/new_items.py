@@ -186,8 +186,30 @@ def open_tokenizer(folder: Path) -> ItemTokenizer:
     return tokenizer
 
 
+def check_width(tokenizer: ItemTokenizer, values: np.ndarray, folder: Path) -> None:
+    """Refuse a tokenizer that was fitted on vectors of another encoder.
+
+    Args:
+        tokenizer: Fitted.
+        values: float32 ``[n, D]``, of the encoder.
+        folder: Of the tokenizer.
+
+    Raises:
+        ArtifactError: If the widths differ.
+    """
+    if tokenizer.width == values.shape[1]:
+        return
+    raise ArtifactError(
+        f"the tokenizer reads vectors of {tokenizer.width} numbers, the encoder makes {values.shape[1]}",
+        where=str(folder),
+        expected="the encoder that the tokenizer was fitted with",
+        fix="restore the folder, or train again",
+    )
+
+
 def _extend_index(folder: Path, frame: pl.DataFrame, values: np.ndarray) -> ItemIndex:
     index, tokenizer = ItemIndex.load(folder), open_tokenizer(folder)
+    check_width(tokenizer, values, folder)
     codes = tokenizer.encode_items(frame, values)
     placed = place_new_items(
         index,
