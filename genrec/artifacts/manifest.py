@@ -149,14 +149,11 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 def _check_inner(folder: Path, inner: str, manifest: Manifest) -> None:
     """The manifest of a folder within a folder names the same files: both are read, by different verbs."""
-    own = read_manifest(folder / inner).files
-    prefix = f"{inner}/"
-    listed = {name.removeprefix(prefix): record for name, record in manifest.files.items() if name.startswith(prefix)}
-    listed.pop(MANIFEST, None)
+    own, prefix = set(read_manifest(folder / inner).files), f"{inner}/"
+    listed = {name.removeprefix(prefix) for name in manifest.files if name.startswith(prefix)} - {MANIFEST}
     if own != listed:
-        differing = next(name for name in (*own, *listed) if own.get(name) != listed.get(name))
         raise ArtifactError(
-            f"{prefix}{MANIFEST} and {MANIFEST} do not agree on {differing!r}",
+            f"{prefix}{MANIFEST} and {MANIFEST} do not agree on {min(own ^ listed)!r}",
             where=str(folder),
             fix="make the folder again, or restore both files",
         )

@@ -211,9 +211,9 @@ def adapted(folder: Path) -> None:
 
 
 def disagreeing(folder: Path) -> None:
-    """The manifest of the tokenizer and that of the model name other hashes."""
+    """The manifest of the tokenizer and that of the model name other files."""
     values = json.loads((folder / "tokenizer" / "manifest.json").read_text())
-    values["files"]["index.json"]["size"] += 1
+    del values["files"]["index.json"]
     write_manifest(folder / "tokenizer", values)
 
 

@@ -37,9 +37,8 @@ def trusting(text: str) -> list[int]:
     for owner, keywords, line in loading_calls(text):
         pickles = owner not in WORDS | {"SentenceTransformer"}
         needs_safetensors = pickles and "from_config" not in text.splitlines()[line - 1]
-        if keywords.get("trust_remote_code") is not False or (
-            needs_safetensors and keywords.get("use_safetensors") is not True
-        ):
+        unpickles = needs_safetensors and keywords.get("use_safetensors") is not True
+        if unpickles or keywords.get("trust_remote_code") is not False:
             wrong.append(line)
     return wrong
 

@@ -1,4 +1,4 @@
-"""A stranger's model folder is refused with exit 4, or opened and harmless: no traceback, no question, no code, no link."""
+"""A stranger's model folder is refused with exit 4, or opened and harmless: no traceback, question, code or link."""
 
 import shutil
 import sys
