@@ -12,6 +12,7 @@ import polars as pl
 from pydantic import Field
 
 from genrec.artifacts import Manifest, read_json, read_manifest
+from genrec.artifacts.reading import reading
 from genrec.config import Section
 from genrec.errors import ArtifactError, DataError, first_rows
 from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, load_arrays, unit_rows
@@ -127,7 +128,8 @@ def item_table(folder: Path) -> np.ndarray:
 
 def _read_model(folder: Path) -> Manifest:
     manifest = read_manifest(folder, "model")
-    family = read_json(folder / "config.json").get("family")
+    with reading(folder):
+        family = read_json(folder / "config.json").get("family")
     if family != FAMILY:
         raise ArtifactError(
             f"{folder} holds the recommender {family!r}",

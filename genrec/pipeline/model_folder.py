@@ -263,7 +263,8 @@ def _check_index(index: ItemIndex, model: RecommenderModel, item_ids: list[str],
 def _check_manifest(manifest: Manifest, model: RecommenderModel, folder: Path) -> None:
     """What verbs read of the manifest's settings is there and agrees with the model."""
     name, training = manifest.config["recommender"]["name"], manifest.config["training"]
-    if name == model.config.family and isinstance(training["metric"], str) and isinstance(training["seed"], int):
+    told = isinstance(training["metric"], str) and isinstance(training["seed"], int)
+    if name == model.config.family and told and isinstance(manifest.config.get("features", {}), dict):
         return
     raise ArtifactError(
         f"the manifest tells of the recommender {name!r} with the metric {training['metric']!r}",

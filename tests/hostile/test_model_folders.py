@@ -1,7 +1,9 @@
 """A stranger's model folder is refused with exit 4, or opened and harmless: no traceback, question, code or link."""
 
+import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +158,8 @@ RESEALED = {
     "items as numbers": table("items.parquet", lambda items: items.with_columns(item_id=pl.int_range(pl.len()))),
     "no titles": table("items.parquet", lambda items: items.drop("title")),
     "manifest of another family": manifested(lambda values: values["config"]["recommender"].update(name="sasrec")),
+    "manifest with a seed as text": manifested(lambda values: values["config"]["training"].update(seed="x")),
+    "manifest with features as a list": manifested(lambda values: values["config"].update(features=[1])),
     "manifest without its settings": manifested(lambda values: values.update(config={})),
 }
 
@@ -169,9 +173,18 @@ HARMLESS = {
 }
 
 
+OPENED: list[str] = []
+
+
+@cache
+def watch_files():
+    """From now on every file that Python opens is noted; such a hook stays until the process ends."""
+    sys.addaudithook(lambda event, arguments: OPENED.append(str(arguments[0])) if event == "open" else None)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A copy of the model; code that runs, and a question that is asked, are failures."""
+    """A copy of the model; code that runs, a question that is asked, and files read elsewhere are failures."""
 
     def ask(*_):
         raise AssertionError("a question was asked")
@@ -180,7 +193,11 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.txt").write_text(OUTSIDE)
     before = set(sys.modules)
-    yield Path(shutil.copytree(plain_run() / "model", tmp_path / "model"))
+    model = Path(shutil.copytree(plain_run() / "model", tmp_path / "model"))
+    watch_files()
+    OPENED.clear()
+    yield model
+    assert not {Path(name).name for name in OPENED} & {"secret.txt", "outside.safetensors", "hostname"}
     assert not list(tmp_path.rglob("PWNED"))
     assert not any("evil" in name for name in set(sys.modules) - before)
     assert (tmp_path / "secret.txt").read_text() == OUTSIDE
@@ -265,6 +282,26 @@ def test_verbs_end_with_exit_4_and_write_nothing(folder, damage, tmp_path, capsy
         assert main(arguments) == 4, arguments
         assert "Traceback" not in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("stages.json", lambda values: [1]),
+        ("stages.json", lambda values: values["model"].pop("summary")),
+        ("stages.json", lambda values: values["model"].update(seconds="long")),
+        ("metrics.json", lambda values: [values]),
+        ("metrics.json", lambda values: values.pop("system")),
+        ("metrics.json", lambda values: values.update(metrics=3)),
+    ],
+)
+def test_inspect_refuses_runs_that_cannot_be(name, change, tmp_path, capsys):
+    run = Path(shutil.copytree(plain_run(), tmp_path / "run"))
+    values = json.loads((run / name).read_text())
+    returned = change(values)
+    (run / name).write_text(json.dumps(returned if isinstance(returned, list) else values))
+    assert main(["inspect", str(run)]) == 4
+    assert "Traceback" not in capsys.readouterr().err
 
 
 ENCODERS = {
