@@ -9,6 +9,7 @@ import polars as pl
 from rich.console import Console
 
 from genrec.artifacts import MANIFEST, Manifest, read_json, verify_artifact
+from genrec.artifacts.reading import reading
 from genrec.config import load_recipe
 from genrec.data import Dataset, Histories
 from genrec.data.parquet import scan_parquet
@@ -33,6 +34,11 @@ def describe(path: Path) -> str:
     Raises:
         ArtifactError: If it is missing, damaged or nothing of ours.
     """
+    with reading(path):
+        return _describe(path)
+
+
+def _describe(path: Path) -> str:
     if not path.exists():
         raise ArtifactError(f"there is no {path}", expected="a folder or file that genrec wrote", fix="check the path")
     if (path / LEDGER_FILE).is_file():

@@ -29,7 +29,7 @@ from genrec.alignment.rewards import (
     refuse_constant,
 )
 from genrec.alignment.sampling import best_lists, best_sessions, sample_lists, score_lists, score_sessions
-from genrec.artifacts import read_manifest
+from genrec.artifacts import verify_artifact
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.models import GenerativeRecommender, ItemScorer, RecommenderModel, load_recommender
@@ -198,7 +198,7 @@ def load_reference(path: Path, model: GenerativeRecommender) -> GenerativeRecomm
     Raises:
         ArtifactError: If it is of another architecture or names items otherwise.
     """
-    read_manifest(path, "model")
+    verify_artifact(path, "model")
     reference = load_recommender(path)
     own, other = model.config, reference.config
     for what, key in (
@@ -261,7 +261,7 @@ def _prompts(dataset: "Dataset", config: AlignmentConfig, model: GenerativeRecom
 
 
 def _load_scorer(folder: Path, dataset: "Dataset") -> ItemScorer:
-    manifest = read_manifest(folder, "model")
+    manifest = verify_artifact(folder, "model")
     model = load_recommender(folder)
     if not isinstance(model, ItemScorer):
         raise ConfigError(

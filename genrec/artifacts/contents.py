@@ -4,11 +4,8 @@ import os
 from pathlib import Path
 
 from genrec.artifacts.files import file_sha256
-from genrec.artifacts.manifest import MANIFEST, SEAL, Manifest
+from genrec.artifacts.manifest import CARD, MANIFEST, SEAL, Manifest
 from genrec.artifacts.marks import has_stamp, is_as_stamped
-
-# The model card: the one file of a finished folder that the manifest does not list.
-CARD = "README.md"
 
 
 def is_sealed(folder: Path) -> bool:

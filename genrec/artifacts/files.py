@@ -85,15 +85,37 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ArtifactError: If it is missing or not JSON.
+        ArtifactError: If it is missing, cannot be read, or is not JSON that Python can hold.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise ArtifactError(f"{path.name} is missing", where=str(path.parent), fix="make the folder again") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ArtifactError(
-            f"{path.name} is not readable JSON", where=str(path), fix="make the folder again"
+            f"{path.name} cannot be read: {error.strerror}", where=str(path), fix="make the folder again"
+        ) from error
+    return parse_json(content, path)
+
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """Parse the content of a JSON file.
+
+    Args:
+        content: Its bytes.
+        path: Of the file, for the message.
+
+    Raises:
+        ArtifactError: If it is not UTF-8, not JSON, nested too deeply, or holds an integer of thousands of digits.
+    """
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        too_long = not isinstance(error, RecursionError | json.JSONDecodeError | UnicodeDecodeError)
+        deep = isinstance(error, RecursionError)
+        reason = ": it is nested too deeply" if deep else ": a number in it is too long" if too_long else ""
+        raise ArtifactError(
+            f"{path.name} is not readable JSON{reason}", where=str(path), fix="make the folder again"
         ) from error
 
 

@@ -26,6 +26,13 @@ FEATURES = {
     "train_end": {"dtype": "int64", "_type": "Value"},
     "valid_end": {"dtype": "int64", "_type": "Value"},
 }
+COLUMNS = {
+    "user": pa.int64(),
+    "items": pa.large_list(pa.int32()),
+    "timestamps": pa.large_list(pa.int64()),
+    "train_end": pa.int64(),
+    "valid_end": pa.int64(),
+}
 
 
 def write_histories(folder: Path, histories: Histories, train_end: np.ndarray, valid_end: np.ndarray) -> None:
@@ -75,15 +82,52 @@ def read_histories(folder: Path) -> tuple[Histories, np.ndarray, np.ndarray]:
         ArtifactError: If the file is missing, cut short or not of this shape.
     """
     try:
-        table = pa.ipc.open_stream(pa.memory_map(str(folder / TABLE))).read_all().combine_chunks()
+        table = pa.ipc.open_stream(pa.memory_map(str(folder / TABLE))).read_all()
+        _check_columns(table)
+        table = table.combine_chunks()
         users, train_end, valid_end = (_plain(table, name) for name in ("user", "train_end", "valid_end"))
         offsets, items = _lists(table, "items")
-        timestamps = _lists(table, "timestamps")[1] if "timestamps" in table.column_names else None
-    except (OSError, pa.ArrowException, KeyError) as error:
+        timestamps = None
+        if "timestamps" in table.column_names:
+            others, timestamps = _lists(table, "timestamps")
+            if not np.array_equal(offsets, others):
+                raise ValueError("there is not one timestamp per item")
+    except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
         raise ArtifactError(
             f"the histories cannot be read: {error}", where=str(folder / TABLE), fix="prepare the data set again"
         ) from error
     return Histories(users, offsets, items, timestamps), train_end, valid_end
+
+
+def check_histories(histories: Histories, train_end: np.ndarray, valid_end: np.ndarray, num_items: int) -> None:
+    """Refuse histories that point outside of themselves or of the catalogue; every number is looked at once.
+
+    Args:
+        histories: As mapped.
+        train_end: int64 [R], number of leading items that are for training.
+        valid_end: int64 [R], number of leading items that are for training or validation.
+        num_items: N, the size of the catalogue.
+
+    Raises:
+        ArtifactError: Naming what is out of range.
+    """
+    offsets, items, rows = histories.offsets, histories.items, len(histories)
+    problem = ""
+    if not np.array_equal(histories.users, np.arange(rows)):
+        problem = "the users are not numbered from 0 on"
+    elif len(offsets) != rows + 1 or offsets[0] != 0 or offsets[-1] != len(items) or (offsets[1:] < offsets[:-1]).any():
+        problem = "the offsets do not cut the items into one part per user"
+    elif len(items) and (items.min() < 0 or items.max() >= num_items):
+        problem = f"there are items outside of 0 to {num_items - 1}"
+    elif (train_end < 0).any() or (valid_end < train_end).any() or (histories.lengths < valid_end).any():
+        problem = "a part of a history ends outside of it"
+    if problem:
+        raise ArtifactError(
+            f"the histories cannot be used: {problem}",
+            where=TABLE,
+            expected="histories of the items of the data set",
+            fix="prepare the data set again",
+        )
 
 
 def write_parquet(table: pl.DataFrame | pl.LazyFrame, path: Path) -> None:
@@ -100,6 +144,14 @@ def write_parquet(table: pl.DataFrame | pl.LazyFrame, path: Path) -> None:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def _check_columns(table: pa.Table) -> None:
+    """Refuse a table whose arrays cannot be taken as they are."""
+    table.validate(full=True)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.type != COLUMNS.get(name) or column.null_count:
+            raise ValueError(f"the column {name!r} is {column.type} with {column.null_count} empty cells")
 
 
 def _present(name: str, histories: Histories) -> bool:

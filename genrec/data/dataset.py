@@ -10,7 +10,9 @@ import numpy as np
 import polars as pl
 
 from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact
-from genrec.data.arrow import read_histories
+from genrec.artifacts.manifest import check_files
+from genrec.artifacts.reading import reading
+from genrec.data.arrow import check_histories, read_histories
 from genrec.data.histories import Histories
 from genrec.data.parquet import read_parquet, scan_parquet
 from genrec.data.profiles import Profiles
@@ -18,6 +20,7 @@ from genrec.data.texts import is_text, row_texts, text_of
 from genrec.errors import ArtifactError, ConfigError
 
 STAGE = "dataset"
+SPLITS = ("leave-one-out", "temporal", "ratio")
 TITLE_COLUMNS = ("title", "name")
 
 
@@ -49,14 +52,38 @@ class Dataset:
 
         Args:
             path: The folder.
-            verify: Check every file against its hash.
+            verify: Check every file against its hash. Names and the ranges of numbers are checked in any case.
 
         Raises:
             ArtifactError: If the folder is missing, incomplete, changed or not a data set.
         """
         path = Path(path)
-        manifest = verify_artifact(path, STAGE) if verify else read_manifest(path, STAGE)
-        return cls(path, manifest, _read_table(path / "items.parquet"), read_json(path / "statistics.json"))
+        with reading(path):
+            manifest = verify_artifact(path, STAGE) if verify else read_manifest(path, STAGE)
+            if not verify:
+                check_files(path, manifest)
+            dataset = cls(path, manifest, _read_table(path / "items.parquet"), read_json(path / "statistics.json"))
+            dataset._check()
+        return dataset
+
+    def _check(self) -> None:
+        """Refuse a folder whose files contradict each other; columns of many items and users are not copied."""
+        ids = self.items["item_id"]
+        if ids.dtype != pl.String or ids.null_count() or ids.n_unique() != len(ids):
+            raise ArtifactError(
+                "items.parquet does not name the items",
+                where=str(self.path),
+                expected="item_id as text, every item once",
+                fix="prepare the data set again",
+            )
+        if self.split not in SPLITS or not isinstance(self.statistics, dict):
+            raise ArtifactError(
+                f"the split {self.split!r} is not known",
+                where=str(self.path),
+                expected=f"one of {', '.join(SPLITS)}, and statistics.json with their counts",
+                fix="prepare the data set again",
+            )
+        check_histories(self._everything, self._train_end, self._valid_end, self.num_items)
 
     def __repr__(self) -> str:
         counts = f"{self.num_users} users, {self.num_items} items, {self.num_interactions} interactions"
@@ -95,7 +122,15 @@ class Dataset:
     @cached_property
     def user_ids(self) -> list[str]:
         """External id of every user, U strings."""
-        return _read_table(self.path / "users.parquet")["user_id"].to_list()
+        users = _read_table(self.path / "users.parquet")
+        if "user_id" not in users.columns or users.height != self.num_users:
+            raise ArtifactError(
+                f"users.parquet has {users.height} users, the histories {self.num_users}",
+                where=str(self.path),
+                expected="the column user_id, a row per history",
+                fix="prepare the data set again",
+            )
+        return users["user_id"].to_list()
 
     def users_named(self, users: np.ndarray) -> list[str]:
         """External ids of some users, given as int ``[n]``; read from disk at each call, for few users of many."""

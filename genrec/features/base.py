@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from genrec.artifacts import read_json, write_file, write_json
+from genrec.artifacts.reading import reading
 from genrec.config import Section, parse_settings
 from genrec.errors import ArtifactError, DataError, first_rows
 from genrec.features.sharing import Peers
@@ -78,11 +79,13 @@ class ItemFeatures:
         """Read what :meth:`save` wrote; the vectors stay in the file until they are used.
 
         Raises:
-            ArtifactError: If a file is missing or unreadable.
-            DataError: If the files do not belong together.
+            ArtifactError: If a file is missing or unreadable, or the files do not belong together.
         """
-        values = map_array(folder / EMBEDDINGS_FILE, "values")
-        return cls(values, read_json(folder / ITEM_IDS_FILE), read_json(folder / DESCRIPTION_FILE))
+        with reading(folder):
+            values = map_array(folder / EMBEDDINGS_FILE, "values")
+            item_ids, description = read_json(folder / ITEM_IDS_FILE), read_json(folder / DESCRIPTION_FILE)
+            _check_stored_ids(item_ids, folder)
+            return cls(values, item_ids, dict(description))
 
 
 class FeatureEncoder(ABC):
@@ -124,6 +127,10 @@ class FeatureEncoder(ABC):
             DataError: With the reason, if the method has no vectors for new items or a row cannot be encoded.
         """
 
+    def outside_paths(self) -> list[str]:
+        """Files and folders outside of its own folder that the encoder reads to make vectors; most read none."""
+        return []
+
     @abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What was learned: JSON-able values and arrays."""
@@ -150,16 +157,17 @@ class FeatureEncoder(ABC):
         Raises:
             ArtifactError: If a file is missing, unreadable or of another encoder.
         """
-        described = read_json(folder / ENCODER_FILE)
-        if described.get("encoder") != cls.name:
-            raise ArtifactError(
-                f"{ENCODER_FILE} holds the encoder {described.get('encoder')!r}",
-                where=str(folder),
-                expected=repr(cls.name),
-                fix="load it with load_encoder, which chooses the class",
-            )
-        encoder = cls(parse_settings(cls.Settings, described["settings"], where=str(folder / ENCODER_FILE)))
-        encoder.restore(described["state"], load_arrays(folder / ARRAYS_FILE))
+        with reading(folder):
+            described = read_json(folder / ENCODER_FILE)
+            if described.get("encoder") != cls.name:
+                raise ArtifactError(
+                    f"{ENCODER_FILE} holds the encoder {described.get('encoder')!r}",
+                    where=str(folder),
+                    expected=repr(cls.name),
+                    fix="load it with load_encoder, which chooses the class",
+                )
+            encoder = cls(parse_settings(cls.Settings, described["settings"], where=str(folder / ENCODER_FILE)))
+            encoder.restore(described["state"], load_arrays(folder / ARRAYS_FILE))
         return encoder
 
 
@@ -280,6 +288,16 @@ def map_array(path: Path, name: str) -> np.ndarray:
     if not all(shape):
         return np.empty(shape, dtype=np.float32)
     return np.memmap(path, dtype="<f4", mode="c", offset=start, shape=shape)
+
+
+def _check_stored_ids(item_ids: Any, folder: Path) -> None:
+    if not isinstance(item_ids, list) or not all(isinstance(item, str) for item in item_ids):
+        raise ArtifactError(
+            f"{ITEM_IDS_FILE} is not a list of item ids",
+            where=str(folder),
+            expected="one text per row of the vectors",
+            fix="make the features again",
+        )
 
 
 def _refuse(rows: np.ndarray, item_ids: Sequence[str], what: str, where: str, expected: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec.artifacts import read_json, reserve_folder, write_artifact
+from genrec.artifacts.reading import reading
 from genrec.artifacts.targets import paths_named
 from genrec.config import FeaturesConfig, parse_settings
 from genrec.errors import ArtifactError
@@ -41,7 +42,8 @@ def load_encoder(folder: Path) -> FeatureEncoder:
     described = read_json(folder / ENCODER_FILE)
     if not isinstance(described, dict) or "encoder" not in described:
         raise ArtifactError(f"{ENCODER_FILE} does not name an encoder", where=str(folder), fix="make the folder again")
-    return encoder_class(described["encoder"]).load(folder)
+    with reading(folder):
+        return encoder_class(described["encoder"]).load(folder)
 
 
 def build_features(config: FeaturesConfig, dataset: "Dataset", out: Path) -> ItemFeatures:

@@ -94,6 +94,10 @@ class ConcatEncoder(FeatureEncoder):
                 parts.append(encoder.transform(items))
         return self._join(parts)
 
+    def outside_paths(self) -> list[str]:
+        """Those of all parts."""
+        return [path for encoder in self.encoders for path in encoder.outside_paths()]
+
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """States and widths of the parts, their arrays under ``part_i.name``, and the scales float32 ``[parts]``."""
         values, arrays = [], {"scales": self.scales}

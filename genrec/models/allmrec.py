@@ -36,7 +36,7 @@ from genrec.models.layers.negatives import draw_unknown, first_usable
 from genrec.models.layers.words import NO_WORD, Joined, Piece, encode_texts, join_pieces, load_words
 from genrec.models.registry import load_recommender
 from genrec.models.sasrec import SASRec
-from genrec.models.worded import check_sizes
+from genrec.models.worded import check_prompts, check_sizes
 
 # What the language model reads besides titles; the user's soft token stands first.
 SENTENCES = {
@@ -140,6 +140,16 @@ class AllmRec(ItemScorer):
         if settings.stage == "align":
             return _first_stage(config, settings, materials)
         return _second_stage(config, settings, materials)
+
+    def take_parts(self, folder: Path) -> None:
+        """The second stage's sentences must be known.
+
+        Raises:
+            ArtifactError: If one is missing or damaged.
+        """
+        super().take_parts(folder)
+        if self.settings.stage == "prompt":
+            check_prompts(self.config, dict.fromkeys((*SENTENCES, "start", "end"), 1))
 
     def train(self, mode: bool = True) -> "AllmRec":
         """Training mode for what learns; what is frozen has no dropout and no gradients."""

@@ -6,6 +6,7 @@ its own device, so one prepared data set serves every tokenizer.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -251,6 +252,13 @@ class RecommenderModel(PreTrainedModel):
     def take_tokens(self, tokens: Tensor) -> None:
         """Keep the catalogue's continuous tokens float32 ``[N, Q, C]``; only where ``reads_tokens``."""
         raise TypeError(f"{type(self).__name__} reads no tokens")
+
+    def take_parts(self, folder: Path) -> None:
+        """Take from a model folder what the model keeps there next to its weights; most families keep nothing.
+
+        Raises:
+            ArtifactError: If it is missing or damaged.
+        """
 
     def training_metrics(self) -> dict[str, Any]:
         """What the training log tells beside the loss: the loads of experts, where there are any."""

@@ -47,7 +47,7 @@ from genrec.models.layers.words import (
     load_words,
     train_words,
 )
-from genrec.models.worded import Worded, check_sizes
+from genrec.models.worded import Worded, check_prompts, check_sizes
 
 Task = Literal["item-to-text", "text-to-item", "history-to-title"]
 PROMPTS = {
@@ -163,6 +163,15 @@ class LLM(Worded):
             model.item_codes.copy_(torch.tensor(materials.codes))
         model.start_rows(materials)
         return model
+
+    def take_parts(self, folder: Path) -> None:
+        """Take the words of a model folder; the sentences that they write must be known.
+
+        Raises:
+            ArtifactError: If something is missing or damaged.
+        """
+        super().take_parts(folder)
+        check_prompts(self.config, dict.fromkeys(PROMPTS, 1))
 
     @torch.no_grad()
     def start_rows(self, materials: Materials) -> None:

@@ -9,6 +9,7 @@ Batches know no users, so the sentences name none (theirs say ``user_17``), and 
 word ``item_`` before it, which would be the same for all.
 """
 
+from pathlib import Path
 from typing import ClassVar, cast
 
 import torch
@@ -20,6 +21,7 @@ from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, Materials, RecommenderModel
 from genrec.models.layers.codes import NO_CODE
 from genrec.models.layers.history import visible_positions
+from genrec.models.layers.language import without_code
 from genrec.models.layers.words import (
     Piece,
     add_identifiers,
@@ -30,7 +32,7 @@ from genrec.models.layers.words import (
     train_words,
 )
 from genrec.models.seq2seq import END, PADDING, Seq2Seq, Seq2SeqSettings
-from genrec.models.worded import Worded, check_sizes
+from genrec.models.worded import Worded, check_prompts, check_sizes
 
 SENTENCES = (
     "A person has chosen {history} so far . What comes next ?",
@@ -46,6 +48,8 @@ SENTENCES = (
 )
 ITEM, BETWEEN = "item_", ","
 WHOLE_WORDS = 512
+# What stands around a history, of every sentence, and around an item.
+PROMPT_DIMENSIONS = {"before": 2, "after": 2, "item": 1, "between": 1}
 
 
 class P5Settings(Seq2SeqSettings):
@@ -90,15 +94,25 @@ class P5(Worded, Seq2Seq):
         model.words = words
         if pretrained is not None:
             model.t5.load_state_dict(pretrained.state_dict())
-        pieces = words.convert_ids_to_tokens(list(range(config.num_words)))
-        model.starts_word[: config.num_words] = torch.tensor([piece[:1] in ("▁", "Ġ") for piece in pieces])
+        model.starts_word.copy_(model._find_starts(words))
         return model
+
+    def take_parts(self, folder: Path) -> None:
+        """Take the words of a model folder; where words start is found again in them.
+
+        Raises:
+            ArtifactError: If something is missing or damaged, or the sentences cannot be read.
+        """
+        super().take_parts(folder)
+        check_prompts(self.config, PROMPT_DIMENSIONS)
+        if self.words is not None:
+            self.starts_word.copy_(self._find_starts(self.words))
 
     def t5_config(self) -> T5Config:
         """The pretrained T5's, or one that the settings describe."""
         if self.config.backbone is None:
             return super().t5_config()
-        return T5Config(**self.config.backbone)
+        return T5Config(**without_code(self.config.backbone))
 
     @property
     def first_code(self) -> int:
@@ -135,6 +149,13 @@ class P5(Worded, Seq2Seq):
             dim=2,
         )
         return tokens.flatten(1), real.flatten(1)
+
+    def _find_starts(self, words: PreTrainedTokenizerBase) -> Tensor:
+        """Which tokens start a word, bool ``[V]``."""
+        pieces = words.convert_ids_to_tokens(list(range(self.config.num_words)))
+        starts = torch.zeros_like(self.starts_word)
+        starts[: self.config.num_words] = torch.tensor([piece[:1] in ("▁", "Ġ") for piece in pieces])
+        return starts
 
     def _prompt(self, name: str, device: torch.device) -> Tensor:
         return torch.tensor((self.config.prompts or {})[name], dtype=torch.long, device=device)
@@ -176,9 +197,11 @@ def load_t5(source: str) -> T5ForConditionalGeneration:
     """
     folder, file = locate_backbone(source)
     with loading(f"the backbone {source!r}", file, expected="a T5: a folder, a GGUF file or a name of the hub"):
-        found = AutoConfig.from_pretrained(folder, **file).model_type
+        found = AutoConfig.from_pretrained(folder, trust_remote_code=False, **file).model_type
         if found == "t5":
-            return T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, **file)
+            return T5ForConditionalGeneration.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **file
+            )
     raise ConfigError(
         f"the backbone {source!r} is a {found!r}, which p5 cannot use",
         where="recommender.backbone",

@@ -8,12 +8,12 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 
-from genrec.artifacts import read_json
+from genrec.artifacts.reading import reading
 from genrec.config import RecommenderConfig, parse_settings
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemTexts, Materials, RecommenderModel
+from genrec.models.stored import CONFIG_FILE, read_config, restore_model
 from genrec.tokenizers.base import Kind
 from genrec.tokenizers.index import ItemIndex
 
@@ -128,20 +128,20 @@ def load_recommender(folder: Path) -> RecommenderModel:
     """Load a trained recommender of any family, in eval mode.
 
     Raises:
-        ArtifactError: If the folder holds no model of ours, or its weights cannot be read.
+        ArtifactError: If the folder holds no model of ours, its settings cannot be used, or a tensor is missing or not
+            one of the model's.
     """
-    config = read_json(folder / "config.json")
-    if config.get("model_type") != GenrecConfig.model_type or config.get("family") not in FAMILIES:
-        raise ArtifactError(
-            f"{folder} holds no genrec model",
-            where=str(folder / "config.json"),
-            expected=f"model_type {GenrecConfig.model_type!r} and a family of {', '.join(FAMILIES)}",
-        )
-    family = recommender_class(config["family"])
-    try:
-        model = family.from_pretrained(folder, local_files_only=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ArtifactError("the model's weights cannot be loaded", where=f"{folder}: {error}") from error
+    with reading(folder):
+        config = read_config(folder)
+        if config.family not in FAMILIES:
+            raise ArtifactError(
+                f"{folder} holds no genrec model: there is no family {config.family!r}",
+                where=str(folder / CONFIG_FILE),
+                expected=f"a family of {', '.join(FAMILIES)}",
+                fix="give a model folder of genrec",
+            )
+        model = restore_model(recommender_class(config.family), config, folder)
+        model.take_parts(folder)
     return model.eval()
 
 

@@ -1,11 +1,12 @@
 """What recommenders with a vocabulary of words share: the subword tokenizer lives in the model's folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from genrec.errors import ConfigError
+from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import BackboneSettings, GenerativeRecommender, GenrecConfig
 from genrec.models.layers.words import open_words
 
@@ -29,16 +30,42 @@ class Worded(GenerativeRecommender):
         if self.words is not None:
             self.words.save_pretrained(str(Path(save_directory) / WORDS_FOLDER))
 
-    @classmethod
-    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> "Worded":  # type: ignore[override]
-        """Load a model folder with its words.
+    def take_parts(self, folder: Path) -> None:
+        """Take the words of a model folder.
 
         Raises:
-            ArtifactError: If the words are missing or damaged.
+            ArtifactError: If they are missing or damaged.
         """
-        model = super().from_pretrained(source, *args, **kwargs)
-        model.words = open_words(Path(source) / WORDS_FOLDER)
-        return model
+        super().take_parts(folder)
+        self.words = open_words(folder / WORDS_FOLDER)
+
+
+def check_prompts(config: PreTrainedConfig, dimensions: Mapping[str, int]) -> None:
+    """Refuse stored word ids that the model cannot read.
+
+    Args:
+        config: With the word ids of its prompts.
+        dimensions: Prompt: 1 for a list of ids, 2 for a list per sentence.
+
+    Raises:
+        ArtifactError: If a prompt is missing, has another form, or an id is no word.
+    """
+    known = config.prompts or {}
+    for name, expected in dimensions.items():
+        rows = known.get(name, [[None]])
+        ids = [word for row in rows for word in (row if isinstance(row, list) else [row])]
+        nested = {isinstance(row, list) for row in rows} <= {expected == 2}
+        if not nested or len({len(row) for row in rows if isinstance(row, list)}) > 1 or not _are_words(ids, config):
+            raise ArtifactError(
+                f"the prompt {name!r} cannot be read",
+                where="config.json",
+                expected=f"ids of the {config.num_words} words",
+                fix="restore the folder, or train again",
+            )
+
+
+def _are_words(ids: list[Any], config: PreTrainedConfig) -> bool:
+    return all(isinstance(word, int) and 0 <= word < config.num_words for word in ids)
 
 
 def check_sizes(settings: BackboneSettings, sizes: dict[str, int], source: str) -> None:

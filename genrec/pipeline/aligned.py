@@ -5,7 +5,6 @@ Beside the files of a model folder: ``alignment.json`` (measurements before, aft
 """
 
 import logging
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from genrec.artifacts import (
     write_artifact,
     write_json,
 )
+from genrec.artifacts.reading import copy_plain
 from genrec.artifacts.targets import check_work_folder
 from genrec.config import AlignmentConfig
 from genrec.data import Dataset
@@ -140,7 +140,7 @@ def save_aligned(
         draw_curves(rounds, folder.path / CURVES_FILE)
         for name in (PAIRS_FILE, LOG_FILE):
             if (last / name).is_file():
-                shutil.copyfile(last / name, folder.path / name)
+                copy_plain(last / name, folder.path / name)
         folder.counts = manifest.counts | {"alignment_steps": sum(part.steps for part in result.rounds)}
 
 
@@ -162,10 +162,8 @@ def example_lists(model: RecommenderModel, trained: TrainedModel, dataset: Datas
 
 def _copy_parts(source: Path, target: Path) -> None:
     for path in source.iterdir():
-        if path.is_dir():
-            shutil.copytree(path, target / path.name)
-        elif path.name not in NOT_COPIED:
-            shutil.copyfile(path, target / path.name)
+        if path.name not in NOT_COPIED:
+            copy_plain(path, target / path.name)
 
 
 def _other_inputs(config: AlignmentConfig, trained: TrainedModel) -> dict[str, str]:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from genrec.artifacts.reading import computing
 from genrec.data import Dataset
 from genrec.decoding import use_index
+from genrec.features.build import ENCODER_FOLDER
 from genrec.models.extend import extendable, replace_catalogue
 from genrec.pipeline.model_folder import TOKENIZER_FOLDER, TrainedModel, catalogue_of
-from genrec.pipeline.new_items import encoder_of, open_tokenizer
+from genrec.pipeline.new_items import check_width, encoder_of, open_tokenizer
 from genrec.tokenizers import ItemIndex, ItemTokenizer
 from genrec.tokenizers.collisions import Catalogue
 from genrec.tokenizers.placement import place_catalogue
@@ -32,11 +34,15 @@ def on_catalogue(trained: TrainedModel, dataset: Dataset, *, features: Path | No
     """
     model = extendable(trained.model)
     tokenizer = open_tokenizer(trained.folder / TOKENIZER_FOLDER)
-    values = np.asarray(encoder_of(trained.folder, features).transform(dataset.items), dtype=np.float32)
+    encoder = encoder_of(trained.folder, features)
+    with computing((features or trained.folder) / ENCODER_FOLDER):
+        values = np.asarray(encoder.transform(dataset.items), dtype=np.float32)
     nothing = int((values == 0).all(axis=1).sum())
     if nothing:
         logger.warning("%d items have nothing that the encoder knows: their identifiers say nothing", nothing)
-    index = name_catalogue(tokenizer, dataset, values, model.level_sizes)
+    check_width(tokenizer, values, trained.folder / TOKENIZER_FOLDER)
+    with computing(trained.folder / TOKENIZER_FOLDER):
+        index = name_catalogue(tokenizer, dataset, values, model.level_sizes)
     model = replace_catalogue(model, index, values)
     if index.kind == "sequence" and not model.supports_parallel:
         use_index(model, index)

@@ -1,12 +1,12 @@
 """A trained model's folder with another catalogue: items were added to it or taken out, nothing was learned."""
 
-import shutil
 from pathlib import Path
 
 import polars as pl
 
 from genrec.artifacts import MANIFEST, read_manifest, stamped, write_artifact, write_file
 from genrec.artifacts.marks import without_stamp
+from genrec.artifacts.reading import computing, copy_plain, reading
 from genrec.data.arrow import write_parquet
 from genrec.features.build import ENCODER_FOLDER
 from genrec.models import GenerativeRecommender
@@ -54,14 +54,15 @@ def write_changed_model(
         ArtifactError: If the folder cannot be written.
     """
     manifest, source = trained.manifest, trained.folder
-    totals = {name: manifest.config.get(name, 0) + count for name, count in changed.items()}
+    with computing(source):
+        totals = {name: int(manifest.config.get(name, 0)) + count for name, count in changed.items()}
     inputs = {**manifest.inputs, "tokenizer": index.fingerprint, **sources}
     with write_artifact(out, STAGE, config={**manifest.config, **totals}, inputs=inputs, seed=manifest.seed) as folder:
         with quietly():
             model.save_pretrained(folder.path)
         write_parquet(items, folder.path / ITEMS_FILE)
         for name in (DECODING_FILE, TRAINING_FILE):
-            shutil.copyfile(source / name, folder.path / name)
+            copy_plain(source / name, folder.path / name)
         copy_if_small(encoder, folder.path / ENCODER_FOLDER)
         _write_tokenizer(source / TOKENIZER_FOLDER, index, folder.path / TOKENIZER_FOLDER)
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -72,7 +73,8 @@ def add_to_card(model: Path, out: Path, note: str) -> None:
     """Copy the model card with a section more; a model that was not measured has none."""
     if not (model / CARD_FILE).is_file():
         return
-    card = without_stamp((model / CARD_FILE).read_text(encoding="utf-8"))
+    with reading(model / CARD_FILE):
+        card = without_stamp((model / CARD_FILE).read_text(encoding="utf-8"))
     with write_file(out / CARD_FILE) as path:
         path.write_text(stamped(f"{card}\n{note}\n"), encoding="utf-8")
 
@@ -80,10 +82,10 @@ def add_to_card(model: Path, out: Path, note: str) -> None:
 def _write_tokenizer(source: Path, index: ItemIndex, out: Path) -> None:
     """A copy of the tokenizer with the other index; its quality report stays that of the fit."""
     manifest = read_manifest(source)
-    rewritten = (MANIFEST, CODES_FILE, INDEX_FILE, TRIE_FILE)
+    rewritten = {MANIFEST, CODES_FILE, INDEX_FILE, TRIE_FILE}
     with write_artifact(
         out, manifest.stage, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed
     ) as folder:
-        shutil.copytree(source, folder.path, ignore=shutil.ignore_patterns(*rewritten), dirs_exist_ok=True)
+        copy_plain(source, folder.path, leave_out=rewritten)
         index.save(folder.path)
         folder.counts = {**manifest.counts, "items": index.num_items}

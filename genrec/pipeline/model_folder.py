@@ -8,17 +8,20 @@ where it is small). The model card ``README.md`` is written after the evaluation
 that the manifest does not name.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
+import torch
 from transformers.utils import logging as progress
 
 from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact, write_artifact, write_json
+from genrec.artifacts.manifest import check_files
+from genrec.artifacts.reading import copy_plain, plain_files, reading
 from genrec.config import DecodingConfig, parse_settings
 from genrec.data import Dataset
 from genrec.data.arrow import write_parquet
@@ -28,7 +31,8 @@ from genrec.decoding import use_index
 from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.experts import measure_experts
 from genrec.models import GenerativeRecommender, RecommenderModel, load_recommender
-from genrec.tokenizers import ItemIndex
+from genrec.tokenizers import ItemIndex, ItemTokenizer
+from genrec.tokenizers.set_tokens import SetTokenizer
 
 if TYPE_CHECKING:
     from genrec.training import TrainingResult
@@ -134,7 +138,7 @@ def save_model(
         if experts is not None:
             write_json(folder.path / EXPERTS_FILE, experts)
         if companions.tokenizer is not None:
-            shutil.copytree(companions.tokenizer, folder.path / TOKENIZER_FOLDER)
+            copy_plain(companions.tokenizer, folder.path / TOKENIZER_FOLDER)
         if companions.features is not None:
             copy_if_small(companions.features / ENCODER_FOLDER, folder.path / ENCODER_FOLDER)
         folder.counts = {
@@ -150,16 +154,33 @@ def open_model(path: str | Path, *, device: str | None = None, verify: bool = Tr
     Args:
         path: The folder.
         device: Where the model runs, such as ``cuda``; a GPU if there is one by default.
-        verify: Check every file against its hash first.
+        verify: Check every file against its hash first. Names are checked in any case: what the manifest does not
+            name is not read.
 
     Raises:
-        ArtifactError: If the folder is missing, incomplete, changed, or its parts do not belong together.
+        ArtifactError: If the folder is missing, incomplete or changed, holds files that its manifest does not name, or
+            its parts do not belong together.
         ConfigError: If there is no such device.
     """
     folder = Path(path)
-    manifest = verify_artifact(folder, STAGE) if verify else read_manifest(folder, STAGE)
+    with reading(folder):
+        manifest = verify_artifact(folder, STAGE) if verify else read_manifest(folder, STAGE)
+        if not verify:
+            check_files(folder, manifest)
+        model, items, index, decoding = _read_parts(folder, manifest)
+    model = to_device(model, device)
+    if isinstance(model, GenerativeRecommender) and index is not None and index.kind == "sequence":
+        use_index(model, index)
+    return TrainedModel(model, items, decoding, manifest, folder)
+
+
+def _read_parts(
+    folder: Path, manifest: Manifest
+) -> tuple[RecommenderModel, pl.DataFrame, ItemIndex | None, DecodingConfig]:
+    """What the files of a model folder hold, each compared with the others."""
     with quietly():
         model = load_recommender(folder)
+    _check_manifest(manifest, model, folder)
     items = read_items(folder, ("item_id", "title"))
     if items.height != model.config.num_items:
         raise ArtifactError(
@@ -167,14 +188,13 @@ def open_model(path: str | Path, *, device: str | None = None, verify: bool = Tr
             where=str(folder),
             fix="restore the folder, or train again",
         )
+    _check_item_ids(items, folder)
     index = ItemIndex.load(folder / TOKENIZER_FOLDER) if model.needs_identifiers else None
     if index is not None:
         _check_index(index, model, items["item_id"].to_list(), folder)
+        _check_derived(index, model, folder)
     decoding = parse_settings(DecodingConfig, read_json(folder / DECODING_FILE), where=str(folder / DECODING_FILE))
-    model = to_device(model, device)
-    if isinstance(model, GenerativeRecommender) and index is not None and index.kind == "sequence":
-        use_index(model, index)
-    return TrainedModel(model, items, decoding, manifest, folder)
+    return model, items, index, decoding
 
 
 def catalogue_of(items: pl.DataFrame) -> pl.DataFrame:
@@ -194,13 +214,14 @@ def read_items(folder: Path, columns: Sequence[str] | None = None) -> pl.DataFra
     Raises:
         ArtifactError: If it cannot be read.
     """
-    try:
-        return read_parquet(folder / ITEMS_FILE, columns)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        problem = str(error).splitlines()[0]
-        raise ArtifactError(
-            f"{ITEMS_FILE} cannot be read: {problem}", where=str(folder), fix="restore the folder, or train again"
-        ) from error
+    with reading(folder / ITEMS_FILE):
+        try:
+            return read_parquet(folder / ITEMS_FILE, columns)
+        except pl.exceptions.PolarsError as error:
+            problem = str(error).splitlines()[0]
+            raise ArtifactError(
+                f"{ITEMS_FILE} cannot be read: {problem}", where=str(folder), fix="restore the folder, or train again"
+            ) from error
 
 
 def to_device(model: RecommenderModel, device: str | None) -> RecommenderModel:
@@ -209,8 +230,6 @@ def to_device(model: RecommenderModel, device: str | None) -> RecommenderModel:
     Raises:
         ConfigError: If there is no such device.
     """
-    import torch
-
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return model.to(torch.device(name))  # type: ignore[arg-type]
@@ -242,8 +261,66 @@ def _check_index(index: ItemIndex, model: RecommenderModel, item_ids: list[str],
     )
 
 
+def _check_manifest(manifest: Manifest, model: RecommenderModel, folder: Path) -> None:
+    """What verbs read of the manifest's settings is there and agrees with the model."""
+    name, training = manifest.config["recommender"]["name"], manifest.config["training"]
+    told = isinstance(training["metric"], str) and isinstance(training["seed"], int)
+    if name == model.config.family and told and isinstance(manifest.config.get("features", {}), dict):
+        return
+    raise ArtifactError(
+        f"the manifest tells of the recommender {name!r} with the metric {training['metric']!r}",
+        where=str(folder),
+        expected=f"the recommender {model.config.family!r}, as in config.json, and how it was trained",
+        fix="restore the folder, or train again",
+    )
+
+
+def _check_item_ids(items: pl.DataFrame, folder: Path) -> None:
+    ids = items["item_id"]
+    texts = ids.dtype == pl.String and items["title"].dtype == pl.String
+    if texts and not ids.null_count() and ids.n_unique() == len(ids):
+        return
+    raise ArtifactError(
+        f"{ITEMS_FILE} does not name the items",
+        where=str(folder),
+        expected="item_id and title as texts, every item_id once",
+        fix="restore the folder, or train again",
+    )
+
+
+def _check_derived(index: ItemIndex, model: RecommenderModel, folder: Path) -> None:
+    """What the model keeps of the identifiers is what the tokenizer says."""
+    config, wrong = model.config, ""
+    if list(index.level_sizes) != config.level_sizes or index.variable_length != config.variable_length:
+        wrong = f"levels {config.level_sizes}"
+    elif isinstance(model, GenerativeRecommender) and not np.array_equal(model.item_codes.numpy(), index.codes):
+        wrong = "other codes of items"
+    elif model.reads_tokens and not _has_tokens_of(model, folder / TOKENIZER_FOLDER):
+        wrong = "other tokens of items"
+    if wrong:
+        raise ArtifactError(
+            f"the tokenizer does not match the model, which has {wrong}",
+            where=str(folder / TOKENIZER_FOLDER),
+            expected=f"the levels {list(index.level_sizes)} and codes of {folder / TOKENIZER_FOLDER}",
+            fix="put back the tokenizer that the model was trained with, or train again with this one",
+        )
+
+
+def _has_tokens_of(model: RecommenderModel, tokenizer: Path) -> bool:
+    """Whether the continuous tokens that a model keeps are those of the tokenizer, up to rounding."""
+    fitted, kept = ItemTokenizer.from_pretrained(tokenizer), model.get_buffer("tokens")
+    if not isinstance(fitted, SetTokenizer):
+        return False
+    stored = kept.clone()
+    model.take_tokens(torch.tensor(fitted.catalogue_tokens))
+    same = torch.allclose(stored, kept, atol=1e-4)
+    kept.copy_(stored)
+    return same
+
+
 def copy_if_small(source: Path, target: Path) -> None:
     """Copy a folder, unless it is missing or so large that a model folder should not carry it."""
-    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
-    if source.is_dir() and size <= MAX_ENCODER_BYTES:
-        shutil.copytree(source, target)
+    if not source.is_dir():
+        return
+    if sum((source / name).stat().st_size for name in plain_files(source)) <= MAX_ENCODER_BYTES:
+        copy_plain(source, target)

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from genrec.artifacts import read_manifest, reserve_folder
+from genrec.artifacts import read_manifest, reserve_folder, verify_artifact
+from genrec.artifacts.reading import computing
 from genrec.data.dataset import titles_of
 from genrec.data.readers import read_table, table_sha256
 from genrec.data.schema import tidy_items
@@ -65,11 +66,13 @@ def _add_new_items(model: Path, items: Path, out: Path, features: Path | None) -
     known = read_items(model)
     frame = _new_items(items, known)
     encoder = encoder_of(model, features)
-    values = np.asarray(encoder.transform(frame), dtype=np.float32)
+    with computing((features or model) / ENCODER_FOLDER):
+        values = np.asarray(encoder.transform(frame), dtype=np.float32)
     nothing = int((values == 0).all(axis=1).sum())
     if nothing:
         logger.warning("%d new items have nothing that the encoder knows: their identifiers say nothing", nothing)
-    index = _extend_index(model / TOKENIZER_FOLDER, frame, values)
+    with computing(model / TOKENIZER_FOLDER):
+        index = _extend_index(model / TOKENIZER_FOLDER, frame, values)
     added = Added(frame.height, _count_sharing(index, known.height))
     larger = extend_recommender(trained.model, index, values)
     table = pl.concat([known, frame.with_columns(titles_of(frame))])
@@ -128,12 +131,16 @@ def _new_items(path: Path, known: pl.DataFrame) -> pl.DataFrame:
 def encoder_of(model: Path, features: Path | None) -> FeatureEncoder:
     """The feature encoder that a model was trained with.
 
+    An encoder in a model folder reads nothing outside of it: who trained the model would choose what is read, or run,
+    here. An encoder that does is taken from a ``features`` folder that the user names.
+
     Args:
         model: A model folder.
-        features: The ``features`` folder of its training, where the model folder has no encoder.
+        features: The ``features`` folder of its training, where the model folder has no encoder or one that reads files
+            of its own.
 
     Raises:
-        ArtifactError: If there is none, or the features are not those of the training.
+        ArtifactError: If there is none, it reads other files, or the features are not those of the training.
     """
     folder = (features or model) / ENCODER_FOLDER
     if not folder.is_dir():
@@ -144,6 +151,7 @@ def encoder_of(model: Path, features: Path | None) -> FeatureEncoder:
             fix="give the features folder that the model was trained with: --features FOLDER",
         )
     if features is not None:
+        verify_artifact(features, "features")
         trained_on = read_manifest(model / TOKENIZER_FOLDER).inputs.get("features")
         if ItemFeatures.load(features).fingerprint != trained_on:
             raise ArtifactError(
@@ -152,7 +160,16 @@ def encoder_of(model: Path, features: Path | None) -> FeatureEncoder:
                 expected=f"features {str(trained_on)[:16]}...",
                 fix="give the features folder of the model's own run",
             )
-    return load_encoder(folder)
+    encoder = load_encoder(folder)
+    outside = encoder.outside_paths()
+    if outside and features is None:
+        raise ArtifactError(
+            f"the encoder {encoder.name!r} of the model folder reads {outside[0]!r}, which is not part of the folder",
+            where=str(folder),
+            expected="an encoder that needs no other file, or a sentence model by its name on the hub",
+            fix="if you trust it, give the features folder that the model was trained with: --features FOLDER",
+        )
+    return encoder
 
 
 def open_tokenizer(folder: Path) -> ItemTokenizer:
@@ -173,8 +190,30 @@ def open_tokenizer(folder: Path) -> ItemTokenizer:
     return tokenizer
 
 
+def check_width(tokenizer: ItemTokenizer, values: np.ndarray, folder: Path) -> None:
+    """Refuse a tokenizer that was fitted on vectors of another encoder.
+
+    Args:
+        tokenizer: Fitted.
+        values: float32 ``[n, D]``, of the encoder.
+        folder: Of the tokenizer.
+
+    Raises:
+        ArtifactError: If the widths differ.
+    """
+    if tokenizer.width == values.shape[1]:
+        return
+    raise ArtifactError(
+        f"the tokenizer reads vectors of {tokenizer.width} numbers, the encoder makes {values.shape[1]}",
+        where=str(folder),
+        expected="the encoder that the tokenizer was fitted with",
+        fix="restore the folder, or train again",
+    )
+
+
 def _extend_index(folder: Path, frame: pl.DataFrame, values: np.ndarray) -> ItemIndex:
     index, tokenizer = ItemIndex.load(folder), open_tokenizer(folder)
+    check_width(tokenizer, values, folder)
     codes = tokenizer.encode_items(frame, values)
     placed = place_new_items(
         index,

@@ -20,6 +20,7 @@ from genrec.artifacts import (
     verify_artifact,
     write_json,
 )
+from genrec.artifacts.reading import computing
 from genrec.artifacts.targets import check_folder_target, check_work_folder, paths_named
 from genrec.config import (
     DecodingConfig,
@@ -374,7 +375,8 @@ def measure_model(
         logger.warning("the model was trained on another preparation of these items: its training may hold test items")
     histories, _ = dataset.evaluation(part)
     lists, _ = generate_lists(trained.model, histories, decoding=trained.decoding, top_k=max(config.ks), progress=True)
-    protocol = protocol_of(folder, trained, dataset, part, trained.decoding)
+    with computing(folder):
+        protocol = protocol_of(folder, trained, dataset, part, trained.decoding)
     if zero_shot:
         codes = trained.model.get_buffer("item_codes").cpu().numpy()
         protocol = protocol.model_copy(update={"collision_rate": count_collisions(codes)["collision_rate"]})

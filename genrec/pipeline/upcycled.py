@@ -1,10 +1,10 @@
 """``genrec upcycle``: a dense model folder becomes one with sparse experts, which answers as the dense one did."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from genrec.artifacts import MANIFEST, reserve_folder, write_artifact
+from genrec.artifacts.reading import copy_plain
 from genrec.config import load_recipe
 from genrec.models.upcycle import upcycle_recommender
 from genrec.pipeline.model_folder import EXPERTS_FILE, STAGE, open_model, quietly
@@ -38,10 +38,8 @@ def _upcycle_model(source: Path, overrides: Sequence[str], out: Path) -> None:
     inputs = {**manifest.inputs, "model": manifest.fingerprint}
     with write_artifact(out, STAGE, config=config, inputs=inputs, seed=manifest.seed) as folder:
         for path in source.iterdir():
-            if path.is_dir():
-                shutil.copytree(path, folder.path / path.name)
-            elif path.name not in NOT_COPIED:
-                shutil.copyfile(path, folder.path / path.name)
+            if path.name not in NOT_COPIED:
+                copy_plain(path, folder.path / path.name)
         with quietly():
             model.save_pretrained(folder.path)
         parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
 from pydantic import Field, field_validator
 
 from genrec.artifacts import read_json, write_json
+from genrec.artifacts.reading import reading
 from genrec.config import Section, parse_settings
 from genrec.errors import ArtifactError, ConfigError, DataError, first_rows
 from genrec.features.base import ItemFeatures, load_arrays, save_arrays
@@ -218,10 +219,15 @@ class ItemTokenizer(ABC):
         Raises:
             ArtifactError: If a file is missing or unreadable, or the folder holds another family than this class.
         """
+        path = Path(folder) / CONFIG_FILE
+        with reading(path.parent):
+            return cls._from_folder(path)
+
+    @classmethod
+    def _from_folder(cls, path: Path) -> "ItemTokenizer":
         from genrec.tokenizers.registry import tokenizer_class
 
-        path = Path(folder) / CONFIG_FILE
-        described = read_json(path)
+        folder, described = path.parent, read_json(path)
         if not isinstance(described, dict) or not {"tokenizer", "settings", "level_sizes", "width"} <= described.keys():
             raise ArtifactError(f"{CONFIG_FILE} is not an item tokenizer", where=str(folder), fix="fit it again")
         family = tokenizer_class(described["tokenizer"])
@@ -230,8 +236,9 @@ class ItemTokenizer(ABC):
                 f"{folder} holds the tokenizer {family.name}", expected=cls.name, fix="load it with ItemTokenizer"
             )
         tokenizer = family(parse_settings(family.Settings, described["settings"], where=str(path)))
-        tokenizer.width, tokenizer.level_sizes = described["width"], tuple(described["level_sizes"])
-        tokenizer.restore(load_arrays(Path(folder) / CODEBOOKS_FILE))
+        tokenizer.width = _stored_size(described["width"], path)
+        tokenizer.level_sizes = tuple(_stored_size(size, path) for size in described["level_sizes"])
+        tokenizer.restore(load_arrays(folder / CODEBOOKS_FILE))
         return tokenizer
 
     def _check_fitted(self) -> None:
@@ -258,6 +265,14 @@ class ItemTokenizer(ABC):
                 fix="make the features again",
             )
         return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _stored_size(value: Any, path: Path) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ArtifactError(
+            f"{value!r} is not a size", where=str(path), expected="an integer from 0 on", fix="fit the tokenizer again"
+        )
+    return value
 
 
 def cannot_reassign(name: str) -> ConfigError:

@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 
 from genrec.artifacts import read_json, write_file, write_json
+from genrec.artifacts.reading import reading
 from genrec.data.arrow import write_parquet
 from genrec.data.parquet import read_parquet
 from genrec.errors import ArtifactError, first_rows
 from genrec.tokenizers.base import Kind
-from genrec.tokenizers.trie import Trie, build_trie
+from genrec.tokenizers.trie import Trie, build_trie, is_trie_of, refuse_prefixes
 from genrec.tokenizers.trie.edit import extend_trie, rank_in_leaf, shrink_trie
 from genrec.tokenizers.trie.file import TRIE_FILE, load_trie, save_trie
 
@@ -170,15 +171,20 @@ class ItemIndex:
         """Read what :meth:`save` wrote; the trie is mapped into memory, or built at first use if its file is missing.
 
         Raises:
-            ArtifactError: If a file is missing, unreadable or does not belong to the other.
+            ArtifactError: If a file is missing, unreadable or does not belong to the others.
         """
+        with reading(folder):
+            return cls._load(folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> "ItemIndex":
         description = read_json(folder / INDEX_FILE)
         if not isinstance(description, dict) or not {"kind", "level_sizes", "fingerprint"} <= description.keys():
             raise ArtifactError(f"{INDEX_FILE} is not an item index", where=str(folder), fix="make the folder again")
-        sizes = description["level_sizes"]
+        sizes = _stored_sizes(description["level_sizes"], folder)
         table = _read_codes(folder / CODES_FILE, len(sizes))
-        priority = table["priority"].to_numpy().astype(np.int32) if "priority" in table.columns else None
-        codes = table.drop("item_id", "priority", strict=False).to_numpy().astype(np.int32, copy=False)
+        priority = table["priority"].to_numpy() if "priority" in table.columns else None
+        codes = table.drop("item_id", "priority", strict=False).to_numpy()
         saved = folder / TRIE_FILE
         trie = load_trie(saved, str(description["fingerprint"]), len(codes)) if saved.is_file() else None
         index = cls(codes, tuple(sizes), table["item_id"].to_list(), cast(Kind, description["kind"]), priority, trie)
@@ -189,7 +195,21 @@ class ItemIndex:
                 expected=f"codes with fingerprint {str(description['fingerprint'])[:16]}...",
                 fix="make the folder again, or restore both files",
             )
+        if trie is not None:
+            index._check_trie(trie, saved)
         return index
+
+    def _check_trie(self, trie: Trie, path: Path) -> None:
+        """The stored trie is derived from the codes: it must be theirs."""
+        if not is_trie_of(trie, self.codes, self.level_sizes, self.priority):
+            raise ArtifactError(
+                f"{path.name} and {CODES_FILE} do not belong together",
+                where=str(path),
+                expected="the trie of the codes",
+                fix="make the folder again, or delete this file: it is built from the codes where it is missing",
+            )
+        if trie.variable_length:
+            refuse_prefixes(trie, self.codes)
 
 
 def _read_codes(path: Path, num_levels: int) -> pl.DataFrame:
@@ -213,7 +233,18 @@ def _read_codes(path: Path, num_levels: int) -> pl.DataFrame:
         )
     if sum(table.null_count().row(0)):
         raise ArtifactError(f"{path.name} has empty cells", where=str(path), fix="make the folder again")
-    return table.with_columns(pl.col("item_id").cast(pl.String))
+    return table.with_columns(pl.col("item_id").cast(pl.String), pl.exclude("item_id").cast(pl.Int32))
+
+
+def _stored_sizes(sizes: object, folder: Path) -> list[int]:
+    if isinstance(sizes, list) and sizes and all(type(size) is int and 0 < size < 2**31 for size in sizes):
+        return sizes
+    raise ArtifactError(
+        f"{INDEX_FILE} has the level sizes {sizes!r}",
+        where=str(folder),
+        expected="one positive integer per level",
+        fix="make the folder again",
+    )
 
 
 def _check_shape(codes: np.ndarray, level_sizes: Sequence[int], item_ids: Sequence[str], kind: str) -> None:

@@ -260,10 +260,11 @@ def test_every_changed_bit_of_a_manifest_is_found(tmp_path):
     assert read_manifest(tmp_path / "out").config == {"note": "ä"}
 
 
-def test_a_manifest_of_before_there_were_seals_is_read(tmp_path):
+def test_a_manifest_without_a_seal_is_refused(tmp_path):
     write_sample(tmp_path / "out")
     manifest = read_manifest(tmp_path / "out")
     (tmp_path / "out" / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
-    assert verify_artifact(tmp_path / "out") == manifest
+    with pytest.raises(ArtifactError, match=r"manifest\.json has no seal"):
+        read_manifest(tmp_path / "out")
     write_manifest(tmp_path / "out", manifest)
     assert verify_artifact(tmp_path / "out") == manifest

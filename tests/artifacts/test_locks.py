@@ -98,8 +98,8 @@ def test_a_kill_between_two_renames_is_undone_by_the_next_command(tmp_path):
 
 
 def test_a_folder_that_is_brought_back_is_checked(tmp_path):
-    with write_artifact(tmp_path / "out", "tokenizer"):
-        pass
+    with write_artifact(tmp_path / "out", "tokenizer") as folder:
+        (folder.path / "a.txt").write_text("x")
     (tmp_path / "out").rename(tmp_path / ".out.genrec-0123abcd.old")
     with pytest.raises(ConfigError, match="holds a tokenizer"), reserve_folder(tmp_path / "out", "features"):
         pass

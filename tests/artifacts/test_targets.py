@@ -409,8 +409,8 @@ def test_folders_and_logs_next_to_the_target_are_checked_too(name, home, capsys)
 
 
 def test_overwriting_ends_with_its_block(tmp_path):
-    with write_artifact(tmp_path / "out", "features"):
-        pass
+    with write_artifact(tmp_path / "out", "features") as folder:
+        (folder.path / "a.txt").write_text("x")
     with overwriting():
         check_folder_target(tmp_path / "out", "model")
     with pytest.raises(ConfigError, match="holds a features"):

@@ -136,8 +136,8 @@ def test_movielens_1m(tmp_path, mirror, monkeypatch):
 
 
 def test_a_folder_without_users_is_kept_and_told(tmp_path, mirror, caplog):
-    with write_artifact(tmp_path / "ml", public.STAGE, config={"name": "ml-100k"}, inputs={}):
-        pass
+    with write_artifact(tmp_path / "ml", public.STAGE, config={"name": "ml-100k"}, inputs={}) as folder:
+        (folder.path / "interactions.csv").write_text("user_id,item_id\n")
     with caplog.at_level(logging.INFO):
         assert fetch_source("ml-100k", tmp_path / "ml") == tmp_path / "ml"
     assert "was fetched without the table of users: delete the folder to fetch it again" in caplog.text

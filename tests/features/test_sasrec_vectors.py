@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from genrec.artifacts import write_artifact
+from genrec.artifacts import overwriting, write_artifact
 from genrec.config import FeaturesConfig, RecommenderConfig
 from genrec.errors import ArtifactError, DataError
 from genrec.features import build_encoder, load_encoder
@@ -78,7 +78,7 @@ def test_other_folders_are_refused(tiny_dataset, make_model, tmp_path):
     with pytest.raises(ArtifactError, match="holds the recommender 'depth'") as caught:
         encoder(tmp_path).fit(tiny_dataset)
     assert "baselines/sasrec" in str(caught.value)
-    with write_artifact(tmp_path / "model", "features") as folder:
+    with overwriting(), write_artifact(tmp_path / "model", "features") as folder:
         (folder.path / "config.json").write_text(json.dumps({"family": "sasrec"}))
     with pytest.raises(ArtifactError, match="holds a features"):
         encoder(tmp_path).fit(tiny_dataset)

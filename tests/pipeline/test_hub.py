@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from tiny_run import copy_run, tiny_home
 
 from genrec import Recommender
@@ -27,17 +28,33 @@ def shelf(tmp_path, monkeypatch):
         def create_repo(self, repository, private, exist_ok):
             (tmp_path / "hub" / repository).mkdir(parents=True, exist_ok=exist_ok)
 
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            shutil.copytree(folder_path, tmp_path / "hub" / repo_id, dirs_exist_ok=True)
+        def upload_folder(self, repo_id, folder_path, commit_message, allow_patterns):
+            target = tmp_path / "hub" / repo_id
+            (target / ".gitattributes").write_text("*.safetensors filter=lfs")
+            names = [path.relative_to(folder_path).as_posix() for path in Path(folder_path).rglob("*")]
+            for name in filter_repo_objects(names, allow_patterns=allow_patterns):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(folder_path) / name, target / name)
             return SimpleNamespace(commit_url=f"https://hub/{repo_id}#{commit_message}")
 
     def download(repository):
+        """As the client does: a folder of links into its store."""
         if not (tmp_path / "hub" / repository).is_dir():
             raise OSError("404: no such repository")
-        return str(tmp_path / "hub" / repository)
+        store = tmp_path / "cache" / "models--lab--tiny"
+        (store / "blobs").mkdir(parents=True, exist_ok=True)
+        snapshot = store / "snapshots" / ("c" * 40)
+        for number, path in enumerate(sorted((tmp_path / "hub" / repository).rglob("*"))):
+            link = snapshot / path.relative_to(tmp_path / "hub" / repository)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and not link.is_symlink():
+                shutil.copyfile(path, store / "blobs" / str(number))
+                link.symlink_to(store / "blobs" / str(number))
+        return str(snapshot)
 
     monkeypatch.setattr(hub, "HfApi", Api)
     monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(hub.constants, "HF_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "hub"
 
@@ -49,6 +66,11 @@ def test_a_model_comes_back_from_the_hub(shelf):
     assert (shelf / "lab" / "tiny" / "README.md").is_file()
     there = Recommender.from_pretrained("lab/tiny")
     assert there.recommend(LISTS, k=5).ids == here.recommend(LISTS, k=5).ids
+    files = [path for path in there.folder.rglob("*") if not path.is_dir()]
+    assert not any(path.is_symlink() for path in files)
+    assert {path.relative_to(there.folder) for path in files} == {
+        path.relative_to(here.folder) for path in here.folder.rglob("*") if not path.is_dir()
+    }
 
 
 def test_a_folder_comes_before_a_repository_of_its_name(shelf, tmp_path):

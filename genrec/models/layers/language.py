@@ -20,6 +20,22 @@ from genrec.models.layers.words import first_line, loading, locate_backbone
 
 # Relative differences of float32 states: of the same positions before another future, and by another way through.
 CAUSAL, SHARED = 1e-5, 1e-3
+# Settings by which a configuration names code or files: kernels of the hub, classes of a repository, other weights.
+FETCHED = {
+    "attn_implementation",
+    "attn_implementation_internal",
+    "auto_map",
+    "custom_generate",
+    "distributed_config",
+    "experts_implementation",
+    "experts_implementation_internal",
+    "fusion_config",
+    "kernel_config",
+    "name_or_path",
+    "quantization_config",
+    "transformers_weights",
+    "use_kernels",
+}
 
 
 class Learned(NamedTuple):
@@ -45,7 +61,9 @@ def load_language_model(source: str) -> PreTrainedModel:
     folder, file = locate_backbone(source)
     place = "a causal language model: a folder, a GGUF file or a name of the Hugging Face hub"
     with loading(f"the backbone {source!r}", file, expected=place):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **file)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **file
+        )
     check_backbone(model, source)
     return cast(PreTrainedModel, model)
 
@@ -68,8 +86,14 @@ def small_language_model(*, words: int, hidden_size: int, num_layers: int, num_h
 
 def language_model_like(config: dict[str, Any]) -> PreTrainedModel:
     """A language model of this configuration, with weights drawn anew, in float32."""
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
+    known = AutoConfig.for_model(**without_code(config))
+    model = AutoModelForCausalLM.from_config(known, dtype=torch.float32, trust_remote_code=False)
     return cast(PreTrainedModel, model)
+
+
+def without_code(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration without what makes ``transformers`` fetch or run code, or read weights elsewhere."""
+    return {name: value for name, value in config.items() if name.removeprefix("_") not in FETCHED}
 
 
 def input_vectors(model: PreTrainedModel) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from genrec.artifacts import read_json
+from genrec.artifacts.reading import reading
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.layers.words import first_line
 
@@ -41,7 +42,8 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         ArtifactError: If the folder holds no adapter, one that cannot be merged, or one for another language model.
         ConfigError: If ``peft`` is not installed.
     """
-    known = _check_adapter(model, folder)
+    with reading(folder):
+        known = _check_adapter(model, folder)
     peft = _peft()
     try:
         adapted = peft.PeftModel.from_pretrained(model, str(folder))

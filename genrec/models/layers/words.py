@@ -20,6 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 PADDING_WORD, END_WORD = "<pad>", "</s>"
 # What stands behind the end of a text in a table of word ids.
 NO_WORD = -1
+# What transformers reads about a tokenizer; there it may name files elsewhere, and code to run.
+WORD_SETTINGS = ("tokenizer_config.json", "config.json")
 
 
 class Piece(NamedTuple):
@@ -91,7 +93,7 @@ def load_words(source: str | Path) -> PreTrainedTokenizerBase:
     folder, file = locate_backbone(source)
     place = "a folder, a GGUF file or a name of the Hugging Face hub, with its tokenizer"
     with loading(f"the words of {str(source)!r}", file, expected=place):
-        words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **file)
+        words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **file)
     return words
 
 
@@ -127,21 +129,39 @@ def loading(what: str, file: Mapping[str, Any], expected: str) -> Iterator[None]
 
 
 def open_words(folder: Path) -> PreTrainedTokenizerBase:
-    """The subword tokenizer inside a model folder.
+    """The subword tokenizer inside a model folder; nothing outside of the folder is read, and no code of it is run.
 
     Raises:
-        ArtifactError: If it is missing or damaged.
+        ArtifactError: If it is missing or damaged, or asks for files elsewhere or for code of its own.
     """
     try:
-        words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        _check_words(folder)
+        words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except GenrecError:
+        raise
     except Exception as error:  # the tokenizers library raises plain exceptions for damaged files
-        raise ArtifactError(
-            f"the words of the model cannot be loaded: {first_line(error)}",
-            where=str(folder),
-            expected="the files of a subword tokenizer",
-            fix="restore the folder, or train again",
-        ) from error
+        raise _unusable_words(folder, first_line(error)) from error
     return words
+
+
+def _check_words(folder: Path) -> None:
+    for name in WORD_SETTINGS:
+        path = folder / name
+        values = read_json(path) if path.is_file() else {}
+        asked = [key for key, value in values.items() if key == "auto_map" or (key.endswith("_file") and value)]
+        if asked:
+            raise _unusable_words(folder, f"{name} has {asked[0]!r}")
+
+
+def _unusable_words(folder: Path, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"the words of the model cannot be loaded: {why}",
+        where=str(folder),
+        expected="the files of a subword tokenizer",
+        fix="restore the folder, or train again",
+    )
 
 
 def locate_backbone(source: str | Path) -> tuple[str, dict[str, Any]]:
@@ -161,7 +181,7 @@ def locate_backbone(source: str | Path) -> tuple[str, dict[str, Any]]:
             expected="a language model as it was published",
             fix="give the language model that this one was made from",
         )
-    return str(source), {"use_safetensors": True}
+    return str(source), {}
 
 
 def identifier_tokens(level_sizes: Sequence[int]) -> list[str]:

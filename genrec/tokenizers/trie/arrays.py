@@ -156,6 +156,64 @@ def _sort_long_identifiers(
     return order, change
 
 
+def is_trie_of(trie: Trie, codes: np.ndarray, level_sizes: Sequence[int], priority: np.ndarray | None = None) -> bool:
+    """Whether a trie from elsewhere is the one that :func:`build_trie` makes; O(N L), without a sort.
+
+    Args:
+        trie: Level-order arrays whose lengths fit each other.
+        codes: int ``[N, L]``; -1 fills the tail of a shorter identifier.
+        level_sizes: Codebook size of every level.
+        priority: int ``[N]``, the rank of every item among those of its leaf; by position if None.
+    """
+    order, leaf_start = trie.leaf_items, trie.leaf_start
+    if tuple(trie.level_sizes) != tuple(level_sizes) or codes.shape != (len(order), trie.num_levels):
+        return False
+    if not _has_types(trie) or not _has_rows(trie):
+        return False
+    if order.min() < 0 or order.max() >= len(order) or (np.bincount(order, minlength=len(order)) != 1).any():
+        return False
+    if bool((codes < 0).any()) != trie.variable_length:
+        return False
+    node = np.repeat(np.arange(trie.num_leaves), np.diff(leaf_start))
+    rank = order if priority is None else priority[order].astype(np.int64) * len(order) + order
+    if not _ascend_within(rank, node):
+        return False
+    # From the leaves to the root: the edge above every node carries the code of the items below it.
+    for level in range(trie.num_levels - 1, -1, -1):
+        edges, start = trie.child_code[level], trie.child_start[level]
+        wanted = codes[order, level]
+        if not np.array_equal(edges[node], np.where(wanted < 0, level_sizes[level], wanted)):
+            return False
+        above = np.repeat(np.arange(len(start) - 1), np.diff(start))
+        if not _ascend_within(edges, above):
+            return False
+        node = above[node]
+    return True
+
+
+def _has_types(trie: Trie) -> bool:
+    """Whether the arrays have the dtypes that a build gives them."""
+    integers = all(array.dtype == np.int32 for array in (*trie.child_start, trie.leaf_start, trie.leaf_items))
+    for edges, size in zip(trie.child_code, trie.level_sizes, strict=True):
+        ends = trie.variable_length and bool((edges == size).any())
+        integers = integers and edges.dtype == np.min_scalar_type(size if ends else size - 1)
+    return integers
+
+
+def _has_rows(trie: Trie) -> bool:
+    """Whether all row pointers cut their entries into rows of which none is empty."""
+    entries = (*trie.child_code, trie.leaf_items)
+    return all(
+        start[0] == 0 and start[-1] == len(row) and bool((start[1:] > start[:-1]).all())
+        for start, row in zip((*trie.child_start, trie.leaf_start), entries, strict=True)
+    )
+
+
+def _ascend_within(values: np.ndarray, rows: np.ndarray) -> bool:
+    """Whether values strictly ascend within each row."""
+    return bool(((values[1:] > values[:-1]) | (rows[1:] != rows[:-1])).all())
+
+
 def refuse_prefixes(trie: Trie, codes: np.ndarray) -> None:
     """Refuse a trie in which one identifier is the beginning of another.
 

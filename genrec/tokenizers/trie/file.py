@@ -75,7 +75,7 @@ def load_trie(path: Path, fingerprint: str, num_items: int) -> Trie:
             bool(description["variable_length"]),
         )
         whole = _sizes_agree(trie, num_items)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ArtifactError(
             f"{path.name} is not a readable trie", where=str(path), fix="make the folder again"
         ) from error
