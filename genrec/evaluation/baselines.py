@@ -11,6 +11,7 @@ from pydantic import Field
 from scipy import sparse
 
 from genrec.config import Section
+from genrec.config.ranges import Count, HistoryLength, Share, Weight
 from genrec.data.histories import Histories
 from genrec.errors import ConfigError
 from genrec.evaluation.metrics import find_targets, ranking_metrics
@@ -116,10 +117,10 @@ class Popularity(Baseline):
 class ItemKNNSettings(Section):
     """How items are compared and histories weighted."""
 
-    neighbours: int | None = Field(None, ge=1, description="most similar items kept per item; null keeps all that fit")
-    shrinkage: float = Field(10.0, ge=0, description="added to the denominator: doubts similarities of rare items")
-    decay: float = Field(0.5, gt=0, le=1, description="weight of an item over that of the next newer one")
-    last_n: int | None = Field(20, ge=1, description="only this many items of a history count; null takes all")
+    neighbours: Count | None = Field(None, description="most similar items kept per item; null keeps all that fit")
+    shrinkage: Weight = Field(10.0, description="added to the denominator: doubts similarities of rare items")
+    decay: Share = Field(0.5, gt=0, description="weight of an item over that of the next newer one")
+    last_n: HistoryLength | None = Field(20, description="only this many items of a history count; null takes all")
 
 
 class ItemKNN(Baseline):

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from genrec.artifacts import read_json
 from genrec.config import Section
+from genrec.config.ranges import Width
 from genrec.errors import ArtifactError, DataError, first_rows
 from genrec.features.base import ITEM_IDS_FILE, FeatureEncoder, ItemFeatures, check_rows, load_arrays
 
@@ -24,7 +25,7 @@ class MatrixSettings(Section):
         None, description="JSON list of item ids; item_ids.json beside a .safetensors or .npy file if null"
     )
     tensor: str | None = Field(None, description="name of the tensor; needed if the safetensors file holds several")
-    width: int | None = Field(None, ge=1, description="refuse vectors of another width")
+    width: Width | None = Field(None, description="refuse vectors of another width")
     drop_constant_columns: bool = Field(False, description="leave out columns that are the same for every item")
 
 
