@@ -6,7 +6,6 @@ number of processes nor on how often they were stopped.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from genrec.decoding.generate import BLOCK_USERS, count_blocks
 from genrec.decoding.searcher import items_per_sequence
 from genrec.errors import ConfigError
 from genrec.recommender import Recommender, Unknown
+from genrec.training.world import number_of, own_place
 
 # Processes wait for the slowest, which may have hours of work left.
 LONGEST_WAIT = timedelta(days=30)
@@ -80,7 +80,7 @@ class Processes:
     @classmethod
     def from_environment(cls) -> "Processes":
         """As a launcher tells it, else one process."""
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        return cls(*own_place())
 
     def own(self, blocks: int) -> range:
         """The blocks of this process, of so many in all."""
@@ -241,7 +241,7 @@ def _own_device(processes: Processes) -> str | None:
     import torch
 
     several = processes.count > 1 and torch.cuda.is_available()
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if several else None
+    return f"cuda:{number_of('LOCAL_RANK')}" if several else None
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def test_version(capsys):
         (["run", "x.yaml", "--until", "nowhere"], "nowhere"),
         (["prepare", "--interactions", "x.csv"], "Missing option"),
         (["generate", "--model", "m", "--top-k", "many"], "--top-k"),
-        (["--threads", "0", "doctor"], "at least 1 is needed"),
+        (["--threads", "0", "doctor"], "0 is not in the range 1<=x<=1024"),
     ],
 )
 def test_a_wrong_command_line_is_usage(arguments, message, capsys):

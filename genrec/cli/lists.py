@@ -7,6 +7,7 @@ import typer
 
 from genrec.cli.app import verb
 from genrec.cli.options import DatasetFolder, Device, Overrides, Part, Unknown
+from genrec.terminal.text import show
 
 
 @verb("generate")
@@ -68,7 +69,7 @@ def generate(
     if written is None:
         return
     short = f", {written.short_users} with fewer items than asked for" if written.short_users else ""
-    typer.echo(f"{written.users} users{short}: {out}")
+    show(f"{written.users} users{short}: {out}")
 
 
 @verb("add-items")
@@ -85,8 +86,8 @@ def add_items(
     from genrec.pipeline.new_items import add_new_items
 
     added = add_new_items(model, items, out, features=features)
-    typer.echo(describe(out))
-    typer.echo(f"{added.items} new items, {added.sharing} of them share an identifier with another: {out}")
+    show(describe(out))
+    show(f"{added.items} new items, {added.sharing} of them share an identifier with another: {out}")
 
 
 @verb("remove-items")
@@ -100,8 +101,8 @@ def remove_items(
     from genrec.pipeline.removed_items import remove_known_items
 
     removed = remove_known_items(model, items, out)
-    typer.echo(describe(out))
-    typer.echo(f"{removed} items removed: {out}")
+    show(describe(out))
+    show(f"{removed} items removed: {out}")
 
 
 @verb("evaluate")
@@ -126,4 +127,4 @@ def evaluate(
     values = measure(
         dataset, split.value, config, out, model=model, lists=recommendations, device=device, zero_shot=zero_shot
     )
-    typer.echo(f"{results_as_text(values)}{out}")
+    show(f"{results_as_text(values)}{out}")

@@ -26,6 +26,7 @@ from genrec.pipeline.stages import (
     examples,
 )
 from genrec.reports.console import print_examples, print_results
+from genrec.terminal.console import Terminal
 from genrec.training.launch import refuse_processes
 from genrec.training.log import clock
 
@@ -65,7 +66,7 @@ def run_recipe(
         if name not in names:
             raise ConfigError(f"there is no stage {name!r}", expected=f"one of {', '.join(names)}")
     recipe = resolve_recipe(recipe)
-    console = console or Console(stderr=True)
+    console = console or Terminal(stderr=True)
     wanted = STAGES[: names.index(until) + 1] if until else STAGES
     with exclusive(folder):
         with write_file(folder / CONFIG_FILE) as path:
@@ -74,7 +75,7 @@ def run_recipe(
         work = Work(recipe, folder, console)
         _Runner(work, force).run(wanted)
     if until is None:
-        show_run(work, results or Console())
+        show_run(work, results or Terminal())
     return work
 
 

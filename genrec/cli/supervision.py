@@ -1,0 +1,61 @@
+"""Work under a limit of address space (``ulimit -v``), where libraries end the process instead of raising an error.
+
+polars and other native code abort when an allocation fails, which no Python code can catch. So where there is such a
+limit, and only there, the work is done by a child process, and its abort becomes a message and exit code 5. Threads
+that cannot be started can leave native code waiting for ever, deaf to signals: so the child starts few of them, and is
+killed some time after a signal that it does not follow.
+"""
+
+import os
+import resource
+import signal
+from types import FrameType
+
+from genrec.errors import MemoryExhaustedError
+from genrec.terminal.text import show
+
+SECONDS_TO_STOP = 60
+FEW_THREADS = {"POLARS_MAX_THREADS": "1", "_RJEM_MALLOC_CONF": "background_thread:false,narenas:1"}
+ABORTED = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP)
+
+
+def exit_code_under_limit() -> int | None:
+    """Start a child for the work if address space is limited.
+
+    Returns:
+        The child's exit code in the parent; None in the child, and where there is no limit: there the work goes on.
+    """
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        return None
+    child = os.fork()
+    if not child:
+        for name, value in FEW_THREADS.items():
+            os.environ.setdefault(name, value)
+        return None
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        os.kill(child, signal.SIGKILL if number == signal.SIGALRM else number)
+        signal.alarm(SECONDS_TO_STOP)
+
+    # A terminal sends SIGINT to both.
+    handlers = {signal.SIGINT: signal.SIG_IGN}
+    handlers |= dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGALRM), forward)
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        _, status = os.waitpid(child, 0)
+    finally:
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return code
+    if -code not in ABORTED:
+        return 128 - code
+    error = MemoryExhaustedError(
+        "memory ran out: the process ended in the middle of its work",
+        where=f"the limit of address space, {resource.getrlimit(resource.RLIMIT_AS)[0] >> 20} MiB",
+        fix="raise the limit (ulimit -v), use fewer --threads, or work on smaller data",
+    )
+    show(f"error: {error}", error=True)
+    return error.exit_code
