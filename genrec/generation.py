@@ -22,6 +22,7 @@ from genrec.data.readers import read_item_ids, read_table
 from genrec.decoding import Block, Names, Shards, Written, commit_blocks, generate_blocks, schema_of
 from genrec.decoding.explain import writes_identifiers
 from genrec.decoding.generate import BLOCK_USERS, count_blocks
+from genrec.decoding.output import check_format
 from genrec.decoding.searcher import items_per_sequence
 from genrec.errors import ConfigError
 from genrec.recommender import Recommender, Unknown
@@ -175,20 +176,21 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
     Args:
         model: A model folder.
         request: Whose lists are wanted.
-        out: The Parquet file.
+        out: The file: Parquet, or ``.csv``, ``.tsv`` or ``.jsonl`` by its name.
         device: Where the model runs; a GPU if there is one by default, under a launcher one per process.
 
     Returns:
         How many users there are, and how many lists are shorter than asked for; None in processes other than the first.
 
     Raises:
-        ConfigError: If ``out`` is a folder, not exactly one of table and data set is given, a setting cannot be used,
-            or the model cannot take another catalogue.
+        ConfigError: If ``out`` is a folder or of another format, not exactly one of table and data set is given, a
+            setting cannot be used, or the model cannot take another catalogue.
         DataError: If the table or a list of items cannot be used.
         ArtifactError: If the model cannot be used or the file cannot be written.
     """
     if out.is_dir():
         raise ConfigError(f"{out} is a folder", where="--out", expected="a file", fix=f"write {out / 'lists.parquet'}")
+    check_format(out, explained=request.explain)
     if request.features is not None and request.catalogue is None:
         raise ConfigError("--features is for --catalogue", expected="both or neither", fix="leave out --features")
     if request.users is not None and request.histories is None:

@@ -13,7 +13,9 @@ from genrec.terminal.text import show
 @verb("generate")
 def generate(
     model: Annotated[Path, typer.Option(help="A model folder.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("recommendations.parquet"),
+    out: Annotated[Path, typer.Option(help="File to write: Parquet, or .csv, .tsv or .jsonl by its name.")] = Path(
+        "recommendations.parquet"
+    ),
     histories: Annotated[Path | None, typer.Option(help="Table of user_id, item_id and timestamp.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="A data set whose users get lists.")] = None,
     users: Annotated[Path | None, typer.Option(help="With --histories: a table of what is known of users.")] = None,

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from genrec.artifacts import file_sha256, read_json, reporting_write_errors, write_file, write_json
 from genrec.decoding.generate import Block, count_blocks
-from genrec.decoding.output import Names, Written, block_table, write_group
+from genrec.decoding.output import PARQUET, Names, Written, block_table, convert_lists, write_group
 from genrec.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
@@ -143,6 +143,11 @@ class Shards:
                     )
                 write_group(writer, pq.read_table(self._path(number), partitioning=None))
                 written.add(Written(commit.users, commit.short_users, commit.empty_users))
+        ending = self.target.suffix.lower()
+        if ending not in PARQUET:
+            parquet, joined = joined, self.folder / f"joined{ending}"
+            with write_file(joined) as temporary:
+                convert_lists(parquet, temporary, ending)
         with reporting_write_errors(self.target):
             os.replace(joined, self.target)
         shutil.rmtree(self.folder, ignore_errors=True)
