@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from genrec.cli.supervision import exit_code_under_limit
+from genrec.cli.supervision import exit_code_under_limit, unexplained
 from genrec.errors import GenrecError, InterruptedRun, explain
 from genrec.signals import watched
 from genrec.terminal.text import LineHandler, accept_all_characters, drop_closed_terminals, show
@@ -50,6 +50,7 @@ class State:
 
     debug = False
     signal_number: int | None = None
+    reported = False
 
 
 def run_line(arguments: Sequence[str]) -> int:
@@ -64,10 +65,13 @@ def run_line(arguments: Sequence[str]) -> int:
     supervised = exit_code_under_limit()
     if supervised is not None:
         return supervised
+    State.debug, State.signal_number, State.reported = False, None, False
     try:
-        with _log_to_people():
+        with _log_to_people(), _stopping():
             app(args=_common_first(arguments), prog_name="genrec")
     except SystemExit as done:
+        if State.signal_number is not None and not State.reported:
+            return _report(_stopped())
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     return 0
 
@@ -91,7 +95,7 @@ def common(
     ] = False,
 ) -> None:
     """Take the options that every verb accepts, before or after its name."""
-    State.debug, State.signal_number = debug, None
+    State.debug = debug
     if threads is not None:
         _limit_threads(threads)
 
@@ -103,23 +107,28 @@ def verb(name: str) -> Callable[[Command], Command]:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             try:
-                with _stopping():
-                    function(*args, **kwargs)
+                function(*args, **kwargs)
             except typer.Exit:
                 raise
             except BaseException as error:
-                known = _interruption(error) or explain(error)
+                known = _interruption(error) or explain(error) or unexplained(error)
                 if known is None:
                     raise
-                if State.debug:
-                    traceback.print_exc()
-                show(f"error: {known}", error=True)
-                raise typer.Exit(known.exit_code) from None
+                raise typer.Exit(_report(known)) from None
 
         app.command(name)(guarded)
         return function
 
     return register
+
+
+def _report(error: GenrecError) -> int:
+    """Show an error, with the traceback that led to it where that is wanted; returns its exit code."""
+    if State.debug:
+        traceback.print_exc()
+    show(f"error: {error}", error=True)
+    State.reported = True
+    return error.exit_code
 
 
 def _common_first(arguments: Sequence[str]) -> list[str]:
@@ -178,5 +187,9 @@ def _interruption(error: BaseException) -> InterruptedRun | None:
     """What ended because of a signal, also where a library made another error of it; else None."""
     if isinstance(error, GenrecError) or not (isinstance(error, KeyboardInterrupt) or State.signal_number):
         return None
+    return _stopped()
+
+
+def _stopped() -> InterruptedRun:
     number = State.signal_number or signal.SIGINT.value
     return InterruptedRun(number, f"stopped by {signal.Signals(number).name}", fix=INTERRUPTED)

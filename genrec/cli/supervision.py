@@ -19,13 +19,19 @@ FEW_THREADS = {"POLARS_MAX_THREADS": "1", "_RJEM_MALLOC_CONF": "background_threa
 ABORTED = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP)
 
 
+def limit_of_memory() -> int | None:
+    """Bytes of address space that this process may have; None without a limit."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def exit_code_under_limit() -> int | None:
     """Start a child for the work if address space is limited.
 
     Returns:
         The child's exit code in the parent; None in the child, and where there is no limit: there the work goes on.
     """
-    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+    if limit_of_memory() is None:
         return None
     child = os.fork()
     if not child:
@@ -52,10 +58,22 @@ def exit_code_under_limit() -> int | None:
         return code
     if -code not in ABORTED:
         return 128 - code
-    error = MemoryExhaustedError(
-        "memory ran out: the process ended in the middle of its work",
-        where=f"the limit of address space, {resource.getrlimit(resource.RLIMIT_AS)[0] >> 20} MiB",
-        fix="raise the limit (ulimit -v), use fewer --threads, or work on smaller data",
-    )
+    error = memory_error("the process ended in the middle of its work")
     show(f"error: {error}", error=True)
     return error.exit_code
+
+
+def unexplained(error: BaseException) -> MemoryExhaustedError | None:
+    """What an error means that is none without a limit: libraries that get no memory fail in many ways."""
+    if limit_of_memory() is None or not isinstance(error, Exception):
+        return None
+    return memory_error(f"{type(error).__name__}: {error}")
+
+
+def memory_error(reason: str) -> MemoryExhaustedError:
+    """What to say where address space is limited and too little."""
+    return MemoryExhaustedError(
+        f"memory ran out: {reason}",
+        where=f"the limit of address space, {(limit_of_memory() or 0) >> 20} MiB",
+        fix="raise the limit (ulimit -v), use fewer --threads, or work on smaller data",
+    )
