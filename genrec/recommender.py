@@ -346,7 +346,7 @@ class Recommender:
             histories = self._in_order(lists.select("item_id", *timed), timed)
         return frame["user_id"].cast(pl.String).to_list() if "user_id" in frame.columns else names, histories
 
-    def _in_order(self, lists: pl.DataFrame, timed: list[str]) -> Histories:
+    def _in_order(self, lists: pl.DataFrame, timed: Sequence[str]) -> Histories:
         """Histories of rows of lists, each of which has a time or a position for every item."""
         for name in timed:
             listed = lists.schema[name] == pl.List
@@ -392,7 +392,7 @@ def list_length(k: Any) -> int:
     Raises:
         ConfigError: If it is not a whole number from 1 to 100,000.
     """
-    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= LONGEST_LIST:
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) <= LONGEST_LIST:
         raise ConfigError(
             f"k = {k!r} cannot be used",
             where="recommend",

@@ -44,9 +44,8 @@ def exit_code_under_limit() -> int | None:
         signal.alarm(SECONDS_TO_STOP)
 
     # A terminal sends SIGINT to both.
-    handlers = {signal.SIGINT: signal.SIG_IGN}
-    handlers |= dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGALRM), forward)
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    before |= {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)}
     try:
         _, status = os.waitpid(child, 0)
     finally:
