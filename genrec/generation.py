@@ -6,7 +6,6 @@ number of processes nor on how often they were stopped.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,9 +22,11 @@ from genrec.data.readers import read_item_ids, read_table
 from genrec.decoding import Block, Names, Shards, Written, commit_blocks, generate_blocks, schema_of
 from genrec.decoding.explain import writes_identifiers
 from genrec.decoding.generate import BLOCK_USERS, count_blocks
+from genrec.decoding.output import check_format, is_lists
 from genrec.decoding.searcher import items_per_sequence
 from genrec.errors import ConfigError
 from genrec.recommender import Recommender, Unknown
+from genrec.training.world import number_of, own_place
 
 # Processes wait for the slowest, which may have hours of work left.
 LONGEST_WAIT = timedelta(days=30)
@@ -86,7 +87,7 @@ class Processes:
     @classmethod
     def from_environment(cls) -> "Processes":
         """As a launcher tells it, else one process."""
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        return cls(*own_place())
 
     def own(self, blocks: int) -> range:
         """The blocks of this process, of so many in all."""
@@ -181,15 +182,15 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
     Args:
         model: A model folder.
         request: Whose lists are wanted.
-        out: The Parquet file.
+        out: The file: Parquet, or ``.csv``, ``.tsv`` or ``.jsonl`` by its name.
         device: Where the model runs; a GPU if there is one by default, under a launcher one per process.
 
     Returns:
         How many users there are, and how many lists are shorter than asked for; None in processes other than the first.
 
     Raises:
-        ConfigError: If ``out`` must not be written, not exactly one of table and data set is given, a setting cannot be
-            used, or the model cannot take another catalogue.
+        ConfigError: If ``out`` must not be written or is of another format, not exactly one of table and data set is
+            given, a setting cannot be used, or the model cannot take another catalogue.
         DataError: If the table or a list of items cannot be used.
         ArtifactError: If the model cannot be used or the file cannot be written.
     """
@@ -203,9 +204,10 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
         raise ConfigError("one of --histories and --dataset is needed", expected="exactly one of them")
     processes = Processes.from_environment()
     with (
-        reserve_file(out, reads=[model, *request.paths], lock=processes.rank == 0) as place,
+        reserve_file(out, reads=[model, *request.paths], known=is_lists, lock=processes.rank == 0) as place,
         _together(processes) as wait,
     ):
+        check_format(out, explained=request.explain)
         recommender = Recommender.from_pretrained(model, device=device or _own_device(processes))
         job = Job.open(recommender, request)
         shards = Shards(place, count_blocks(len(job.histories)), processes.rank)
@@ -248,7 +250,7 @@ def _own_device(processes: Processes) -> str | None:
     import torch
 
     several = processes.count > 1 and torch.cuda.is_available()
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if several else None
+    return f"cuda:{number_of('LOCAL_RANK')}" if several else None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from genrec.pipeline.work import CONFIG_FILE, Work
 from genrec.reports.console import print_examples, print_results
 from genrec.reports.content import Example, Listed
 from genrec.reports.experts import experts_sentence
+from genrec.terminal.console import Terminal
 
 SHOWN_USERS = 3
 WIDTH = 120
@@ -71,7 +72,7 @@ def show_users(path: Path, dataset: Path | None, users: Sequence[str]) -> str:
     """
     model = path / "model" if (path / "model" / MANIFEST).is_file() else path
     if dataset is None and (path / CONFIG_FILE).is_file():
-        dataset = Work(load_recipe(path / CONFIG_FILE), path, Console()).dataset_folder
+        dataset = Work(load_recipe(path / CONFIG_FILE), path, Terminal()).dataset_folder
     if dataset is None:
         raise ConfigError("it is not clear whose users are meant", expected="--dataset FOLDER", fix="give --dataset")
     return _captured(lambda console: print_examples(console, _examples(model, Dataset.load(dataset), users)))
@@ -133,7 +134,7 @@ def _as_table(dataset: Dataset, histories: Histories) -> pl.DataFrame:
 
 
 def _captured(show: Callable[[Console], None]) -> str:
-    console = Console(width=WIDTH, color_system=None)
+    console = Terminal(width=WIDTH, color_system=None)
     with console.capture() as captured:
         show(console)
     return captured.get()

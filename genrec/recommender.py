@@ -8,9 +8,10 @@ lists.titles[0]
 
 import difflib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from genrec.config import DecodingConfig
+from genrec.config.ranges import LONGEST_LIST
 from genrec.data import Dataset
 from genrec.data.events import IDS, Events, in_sequence
 from genrec.data.histories import Histories
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 Unknown = Literal["error", "skip", "warn"]
 FILTER = "the list of items"
+# From here on not every whole number is a float.
+LARGEST_EXACT = 2**53
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,10 +200,9 @@ class Recommender:
 
         Raises:
             DataError: If the table cannot be used or names unknown items.
-            ConfigError: If ``k`` is not positive.
+            ConfigError: If ``k`` is not a whole number from 1 to 100,000, or a filter is no list of item ids.
         """
-        if k < 1:
-            raise ConfigError(f"k = {k} cannot be used", expected="at least 1")
+        k = list_length(k)
         names, dense = self.dense_histories(histories, unknown, users=users)
         items, scores = generate_lists(
             self.model,
@@ -283,7 +286,7 @@ class Recommender:
 
     def _mask(self, names: Iterable[str]) -> np.ndarray:
         """Which items are named, bool ``[N]``."""
-        names = id_texts(names, self.dense_items, FILTER)
+        names = item_names(names, self.dense_items, FILTER)
         self._handle_unknown(names, "error", FILTER)
         mask = np.zeros(self.num_items, dtype=bool)
         mask[[self.dense_items[name] for name in names]] = True
@@ -291,13 +294,19 @@ class Recommender:
 
     def _from_lists(self, histories: Sequence[Any], unknown: Unknown) -> tuple[list[str], Histories]:
         for row, history in enumerate(histories):
-            if isinstance(history, str | bytes | dict) or not isinstance(history, Iterable):
+            if isinstance(history, str | bytes | Mapping) or not isinstance(history, Iterable):
                 raise DataError(
                     f"history {row} is {history!r}",
                     expected="one list of item ids per user, such as [['50', '172'], ['1']]",
                     fix="put the ids of each user into a list of their own",
                 )
-        named = [id_texts(history, self.dense_items, f"history {row}") for row, history in enumerate(histories)]
+            if isinstance(history, Set):
+                raise DataError(
+                    f"history {row} is a set, which has no order",
+                    expected="a list of item ids, oldest first",
+                    fix="give the items in the order in which the user had them",
+                )
+        named = [item_names(history, self.dense_items, f"history {row}") for row, history in enumerate(histories)]
         self._handle_unknown([item for history in named for item in history], unknown, "the histories")
         known = self.dense_items
         dense = [[known[item] for item in history if item in known] for history in named]
@@ -305,7 +314,7 @@ class Recommender:
 
     def _from_table(self, table: Any, unknown: Unknown) -> tuple[list[str], Histories]:
         frame = to_frame(table)
-        if "item_id" in frame.columns and isinstance(frame.schema["item_id"], pl.List):
+        if "item_id" in frame.columns and isinstance(frame.schema["item_id"], pl.List | pl.Array):
             return self._from_list_column(frame, unknown)
         frame = tidy_interactions(frame, where="the histories").with_columns(pl.col(IDS).cast(pl.String))
         users = frame["user_id"].unique(maintain_order=True)
@@ -329,8 +338,35 @@ class Recommender:
                 expected="one row per user where item_id holds lists",
                 fix="join the lists of each user, or give one row per interaction",
             )
-        names, histories = self._from_lists([row or [] for row in frame["item_id"].to_list()], unknown)
+        lists = frame.with_columns(
+            pl.col(name).arr.to_list() for name, kind in frame.schema.items() if kind == pl.Array
+        )
+        names, histories = self._from_lists([row or [] for row in lists["item_id"].to_list()], unknown)
+        timed = [name for name in ("timestamp", "order") if name in lists.columns]
+        if timed:
+            histories = self._in_order(lists.select("item_id", *timed), timed)
         return frame["user_id"].cast(pl.String).to_list() if "user_id" in frame.columns else names, histories
+
+    def _in_order(self, lists: pl.DataFrame, timed: Sequence[str]) -> Histories:
+        """Histories of rows of lists, each of which has a time or a position for every item."""
+        for name in timed:
+            listed = lists.schema[name] == pl.List
+            uneven = lists[name].list.len() != lists["item_id"].list.len() if listed else pl.Series([True])
+            if uneven.any():
+                raise DataError(
+                    f"{name} has not one value for each item of item_id",
+                    where=f"the histories, row {uneven.arg_true()[0] + 1}",
+                    expected=f"lists in {name} as long as those in item_id",
+                    fix=f"give {name} as lists, or leave the column out where the items are in order already",
+                )
+        events = lists.with_row_index("user_id").filter(pl.col("item_id").list.len() > 0).explode("item_id", *timed)
+        starts, lengths = np.zeros((2, lists.height), dtype=np.int64)
+        if not events.height:
+            return Histories.from_lists([[]] * lists.height)
+        names, dense = self._from_table(events, "skip")
+        rows = np.array(names, dtype=np.int64)
+        starts[rows], lengths[rows] = dense.offsets[:-1], dense.lengths
+        return dense.slice(np.arange(lists.height), starts, lengths)
 
     def _handle_unknown(self, names: Sequence[str], unknown: Unknown, where: str) -> None:
         missing = [name for name in dict.fromkeys(names) if name not in self.dense_items]
@@ -349,3 +385,41 @@ class Recommender:
             if where == FILTER
             else "correct them, or leave them out with unknown='skip' (on the command line --unknown-items skip)",
         )
+
+
+def list_length(k: Any) -> int:
+    """The length of lists that is asked for.
+
+    Raises:
+        ConfigError: If it is not a whole number from 1 to 100,000.
+    """
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) <= LONGEST_LIST:
+        raise ConfigError(
+            f"k = {k!r} cannot be used",
+            where="recommend",
+            expected=f"a whole number, at least 1 and at most {LONGEST_LIST:,}",
+            fix="write, for example, k=10",
+        )
+    return int(k)
+
+
+def item_names(names: Iterable[Any], known: Mapping[str, int], where: str) -> list[str]:
+    """Ids of items as text; whole numbers that came as floats are whole numbers.
+
+    Args:
+        names: Any sequence of texts and numbers.
+        known: Ids that need no check.
+        where: What they are, for the message.
+
+    Raises:
+        ConfigError: If they are one text instead of several.
+        DataError: If one is missing, or a number that is not whole or too large for a float.
+    """
+    if isinstance(names, str | bytes | Mapping) or not isinstance(names, Iterable):
+        raise ConfigError(
+            f"{names!r} is not a list of item ids",
+            where=where,
+            expected="several ids, such as ['17', '42']",
+            fix="put the ids into a list, a single one too",
+        )
+    return id_texts(names, known, where)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks to finish the step and save, the second acts at once."""
+"""SIGINT, SIGTERM and SIGHUP: the first asks to finish the step and save, the second acts at once."""
 
 import signal
 import threading
@@ -6,7 +6,14 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from genrec.terminal.text import drop_closed_terminals
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def watched() -> list[signal.Signals]:
+    """The signals that stop work here: not SIGHUP where ``nohup`` made the process ignore it."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 class StopNow(BaseException):
@@ -28,7 +35,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in watched()}
         return self
 
     def __exit__(
@@ -47,6 +54,7 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number, self.came = number, time.monotonic()
+        drop_closed_terminals()
         self._restore()
         if self.raising:
             raise StopNow

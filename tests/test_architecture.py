@@ -23,7 +23,7 @@ ORDER = [
     "pipeline",
 ]
 FACES = ["recommender", "generation", "inspection", "doctor", "cli"]
-FOR_ALL = {"errors", "config", "artifacts", "signals"}
+FOR_ALL = {"errors", "terminal", "config", "artifacts", "signals"}
 HEAVY = {
     "torch",
     "transformers",

@@ -79,7 +79,7 @@ def test_version(capsys):
         (["run", "x.yaml", "--until", "nowhere"], "nowhere"),
         (["prepare", "--interactions", "x.csv"], "Missing option"),
         (["generate", "--model", "m", "--top-k", "many"], "--top-k"),
-        (["--threads", "0", "doctor"], "at least 1 is needed"),
+        (["--threads", "0", "doctor"], "Invalid value for '--threads'"),
     ],
 )
 def test_a_wrong_command_line_is_usage(arguments, message, capsys):
@@ -240,6 +240,27 @@ def test_lists_of_another_system_are_measured(tmp_path, capsys):
     assert (metrics["system"], metrics["users"]) == ("theirs.csv", 59)
     # These lists leave out everything that was seen, and the held-out item was: nothing can be hit.
     assert metrics["metrics"]["recall@5"] == 0
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
+def test_lists_in_any_format_are_measured_alike(ending, tmp_path, capsys):
+    run = tiny_home() / "run"
+    command = ["generate", "--model", str(run / "model"), "--dataset", str(run / "dataset"), "--out"]
+    measured = {}
+    for name in (f"lists{ending}", "lists.parquet"):
+        assert main([*command, str(tmp_path / name)]) == 0
+        evaluate = ["evaluate", "--recommendations", str(tmp_path / name), "--dataset", str(run / "dataset")]
+        assert main([*evaluate, "--out", str(tmp_path / "metrics.json")]) == 0
+        measured[name] = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    assert measured[f"lists{ending}"] == measured["lists.parquet"]
+    assert not (tmp_path / f"lists{ending}").read_bytes().startswith(b"PAR1")
+
+
+@pytest.mark.parametrize("options", [["--out", "lists.xlsx"], ["--out", "lists.csv", "--explain"]])
+def test_lists_that_no_file_of_that_name_can_hold_are_refused_before_the_model_is_read(options, tmp_path, capsys):
+    options[1] = str(tmp_path / options[1])
+    assert main(["generate", "--model", str(tmp_path / "no"), "--dataset", str(tmp_path / "no"), *options]) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_inspect_says_what_every_folder_is(capsys):

@@ -84,7 +84,7 @@ def test_an_unknown_key_without_a_neighbour_lists_the_known_ones():
 def test_a_value_of_the_wrong_type_is_shown(tmp_path):
     message = refusal(write(tmp_path, "training: {batch_size: many}\n"))
     assert "training.batch_size = 'many' cannot be used" in message
-    assert "expected: Input should be a valid integer" in message
+    assert "expected: Input should be a number, not text" in message
 
 
 def test_a_value_out_of_range_is_shown():

@@ -121,7 +121,7 @@ def test_every_page_is_in_the_navigation():
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_in_documents_exist(path):
-    from genrec.cli import app
+    from genrec.cli.verbs import app
 
     verbs = {command.name for command in app.registered_commands}
     text = path.read_text(encoding="utf-8")

@@ -79,7 +79,7 @@ def test_every_folder_of_a_run_proves_itself():
 
 def test_metrics_stand_beside_the_baselines_with_their_protocol():
     metrics = json.loads((tiny_home() / "run" / "metrics.json").read_text())
-    assert set(metrics["baselines"]) == {"popularity", "itemknn", "sasrec"}
+    assert set(metrics["baselines"]) == {"popularity", "itemknn", "transition", "sasrec"}
     assert {"recall@5", "ndcg@5", "recall@10", "ndcg@10", "mrr@10", "coverage@10"} <= set(metrics["metrics"])
     protocol = metrics["protocol"]
     assert (protocol["split"], protocol["encoder"], protocol["tokenizer"]) == ("leave-one-out", "lexical", "rqkmeans")

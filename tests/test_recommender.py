@@ -15,6 +15,7 @@ from genrec import Recommender
 from genrec.data import Dataset
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.pipeline.model_folder import open_model
+from genrec.recommender import item_names
 
 LISTS = [["i00", "i01", "i02"], ["i39"], ["i10", "i11", "i12", "i13"]]
 
@@ -233,9 +234,96 @@ def test_histories_that_cannot_be_meant_are_refused(histories, message, recommen
         recommender.recommend(histories)
 
 
+@pytest.mark.parametrize("k", [0, -1, "5", 5.0, 1.5, True, None, [5], 2**63, np.float64(5), float("nan")])
+def test_the_length_of_lists_is_a_whole_number(k, recommender):
+    with pytest.raises(ConfigError, match=r"k = .* cannot be used") as caught:
+        recommender.recommend(LISTS, k=k)
+    assert "at least 1" in str(caught.value)
+
+
+@pytest.mark.parametrize("k", [3, np.int64(3), np.uint8(3)])
+def test_any_kind_of_whole_number_is_a_length(k, recommender):
+    assert [len(ids) for ids in recommender.recommend(LISTS, k=k).ids] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("given", ["i07", b"i07", {"i07": 1}, 7])
+@pytest.mark.parametrize("name", ["allowed", "blocked"])
+def test_a_filter_is_a_list_of_ids_and_not_one_text(name, given, recommender):
+    with pytest.raises(ConfigError, match="is not a list of item ids"):
+        recommender.recommend(LISTS, **{name: given})
+
+
+@pytest.mark.parametrize("given", [{"i07", "i08"}, ("i07", "i08"), iter(["i07", "i08"]), np.array(["i07", "i08"])])
+def test_a_filter_may_be_any_collection(given, recommender):
+    assert {name for ids in recommender.recommend(LISTS, allowed=given, k=5).ids for name in ids} == {"i07", "i08"}
+
+
+@pytest.mark.parametrize("history", [{"i00", "i01"}, frozenset(["i00"]), {"i00": 1}.keys()])
+def test_a_set_is_no_history(history, recommender):
+    with pytest.raises(DataError, match="history 1 is a set, which has no order"):
+        recommender.recommend([["i00"], history])
+
+
+@pytest.mark.parametrize("item", [None, float("nan"), 1.5, float("inf"), 2.0**53, True])
+def test_what_cannot_be_an_item_is_refused(item, recommender):
+    with pytest.raises(DataError, match="is not an id"):
+        recommender.recommend([["i00", item]])
+
+
+def test_whole_floats_are_whole_numbers():
+    assert item_names([50.0, np.float32(7), 8, np.int64(9), "x", 2**60], {}, "here") == [
+        "50",
+        "7",
+        "8",
+        "9",
+        "x",
+        str(2**60),
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind", [pl.Array(pl.String, 2), pl.List(pl.String), pl.List(pl.Categorical)], ids=["array", "list", "categories"]
+)
+def test_columns_of_lists_of_any_kind_are_histories(kind, recommender):
+    table = pl.DataFrame({"user_id": ["a"], "item_id": [["i00", "i01"]]}).with_columns(pl.col("item_id").cast(kind))
+    assert recommender.recommend(table, k=5).ids == recommender.recommend([["i00", "i01"]], k=5).ids
+
+
+@pytest.mark.parametrize("column", ["timestamp", "order"])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_lists_of_times_say_the_order_of_lists_of_items(column, as_array, recommender):
+    rows = {"item_id": [["i02", "i00", "i01"], ["i13", "i11", "i12"]], column: [[30, 10, 20], [9, 7, 8]]}
+    table = pl.DataFrame({"user_id": ["a", "b"], **rows})
+    if as_array:
+        table = table.with_columns(pl.col(column).cast(pl.Array(pl.Int64, 3)))
+    found, expected = (
+        recommender.recommend(table, k=5),
+        recommender.recommend([["i00", "i01", "i02"], ["i11", "i12", "i13"]], k=5),
+    )
+    assert (found.users, found.ids) == (["a", "b"], expected.ids)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+
+
+def test_users_without_items_keep_their_place_among_lists_with_times(recommender):
+    table = pl.DataFrame(
+        {"user_id": ["a", "b", "c"], "item_id": [[], ["i01", "i00"], None], "timestamp": [[], [2, 1], None]},
+        schema_overrides={"item_id": pl.List(pl.String), "timestamp": pl.List(pl.Int64)},
+    )
+    found, expected = recommender.recommend(table, k=5), recommender.recommend([[], ["i00", "i01"], []], k=5)
+    assert (found.users, found.ids) == (["a", "b", "c"], expected.ids)
+    nobody = recommender.recommend(table.filter(pl.col("user_id") == "a"), k=5)
+    assert nobody.ids == expected.ids[:1]
+
+
+@pytest.mark.parametrize("times", [[[1]], [[1, 2, 3]], [5]])
+def test_times_that_do_not_belong_to_the_items_are_refused(times, recommender):
+    table = pl.DataFrame({"user_id": ["a"], "item_id": [["i00", "i01"]], "timestamp": times})
+    with pytest.raises(DataError, match="timestamp has not one value for each item") as caught:
+        recommender.recommend(table)
+    assert "row 1" in str(caught.value)
+
+
 def test_arguments_that_cannot_be_meant_are_refused(recommender):
-    with pytest.raises(ConfigError, match="k = 0 cannot be used"):
-        recommender.recommend(LISTS, k=0)
     with pytest.raises(ConfigError, match="unknown = 'ignore' cannot be used"):
         recommender.recommend(LISTS, unknown="ignore")
     with pytest.raises(ConfigError, match="the device 'warp' cannot be used"):

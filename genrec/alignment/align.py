@@ -39,6 +39,7 @@ from genrec.artifacts import (
 from genrec.config import AlignmentConfig, DecodingConfig, TrainingConfig
 from genrec.models.base import GenerativeRecommender, RecommenderModel
 from genrec.signals import StopSignals
+from genrec.terminal.console import Terminal
 from genrec.training.batches import EpochLoader, cut_windows
 from genrec.training.checkpoints import CheckpointStore
 from genrec.training.launch import Launch
@@ -190,7 +191,7 @@ def align_recommender(
     launch, world = join_processes(config)
     check_recipe(config, model, dataset)
     assert isinstance(model, GenerativeRecommender)  # check_recipe refused everything else
-    out, console = out.absolute(), (console or Console(stderr=True)) if world.leads else Console(quiet=True)
+    out, console = out.absolute(), (console or Terminal(stderr=True)) if world.leads else Terminal(quiet=True)
     reference = load_reference(Path(config.reference), model) if config.reference else copy.deepcopy(model)
     reward, quality = build_reward(config, dataset, model)
     identity = {**inputs, "dataset": dataset.fingerprint}

@@ -16,7 +16,10 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from genrec.artifacts.targets import overwriting
-from genrec.errors import GenrecError, InterruptedRun, MemoryExhaustedError
+from genrec.cli.supervision import exit_code_under_limit, unexplained
+from genrec.errors import GenrecError, InterruptedRun, explain
+from genrec.signals import watched
+from genrec.terminal.text import LineHandler, accept_all_characters, drop_closed_terminals, show
 
 INTERRUPTED = "nothing is left half-written; run the same command again (finished stages are kept)"
 # Threads that spin long while they wait stand still beside another process that does so (a hundredth of the speed on
@@ -29,6 +32,7 @@ SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+MOST_THREADS = 1_024
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
 
 app = typer.Typer(
@@ -51,21 +55,29 @@ class State:
     """What holds for one invocation."""
 
     debug = False
-    signal_number = signal.SIGINT.value
+    signal_number: int | None = None
+    reported = False
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run_line(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code.
 
     Args:
-        arguments: Without the program's name; those of the process if None.
+        arguments: Without the program's name.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    accept_all_characters()
+    supervised = exit_code_under_limit()
+    if supervised is not None:
+        return supervised
+    State.debug, State.signal_number, State.reported = False, None, False
     try:
-        with _log_to_people():
-            app(args=_common_first(sys.argv[1:] if arguments is None else arguments), prog_name="genrec")
+        with _log_to_people(), _stopping():
+            app(args=_common_first(arguments), prog_name="genrec")
     except SystemExit as done:
+        if State.signal_number is not None and not State.reported:
+            return _report(_stopped())
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     return 0
 
@@ -74,20 +86,22 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from genrec import __version__
 
-        typer.echo(__version__)
+        show(__version__)
         raise typer.Exit
 
 
 @app.callback()
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores by default.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; all cores by default.", min=1, max=MOST_THREADS)
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     """Take the options that every verb accepts, before or after its name."""
-    State.debug, State.signal_number = debug, signal.SIGINT.value
+    State.debug = debug
     if threads is not None:
         _limit_threads(threads)
 
@@ -104,16 +118,15 @@ def verb(name: str, *, writes: bool = False) -> Callable[[Command], Command]:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             try:
-                with _terminating(), overwriting(kwargs.pop("overwrite", False)):
+                with overwriting(kwargs.pop("overwrite", False)):
                     function(*args, **kwargs)
-            except (GenrecError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
-                known = _as_genrec_error(error)
+            except typer.Exit:
+                raise
+            except BaseException as error:
+                known = _interruption(error) or explain(error) or unexplained(error)
                 if known is None:
                     raise
-                if State.debug:
-                    traceback.print_exc()
-                typer.echo(f"error: {known}", err=True)
-                raise typer.Exit(known.exit_code) from None
+                raise typer.Exit(_report(known)) from None
 
         if writes:
             _add_overwrite(guarded, function)
@@ -131,6 +144,15 @@ def _add_overwrite(guarded: Callable[..., None], function: Callable[..., None]) 
     guarded.__annotations__ = {**function.__annotations__, "overwrite": Overwrite}
 
 
+def _report(error: GenrecError) -> int:
+    """Show an error, with the traceback that led to it where that is wanted; returns its exit code."""
+    if State.debug:
+        traceback.print_exc()
+    show(f"error: {error}", error=True)
+    State.reported = True
+    return error.exit_code
+
+
 def _common_first(arguments: Sequence[str]) -> list[str]:
     """Move ``--debug`` and ``--threads N`` to the front, where the options of all verbs are read."""
     first: list[str] = []
@@ -143,19 +165,10 @@ def _common_first(arguments: Sequence[str]) -> list[str]:
     return first + rest
 
 
-class _PlainLines(logging.Formatter):
-    """What genrec has to say, as plain lines; warnings are marked."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        mark = "warning: " if record.levelno > logging.INFO else ""
-        return mark + record.getMessage()
-
-
 @contextmanager
 def _log_to_people() -> Iterator[None]:
     """Show genrec's messages on the standard error stream."""
-    logger, handler = logging.getLogger("genrec"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_PlainLines())
+    logger, handler = logging.getLogger("genrec"), LineHandler()
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -167,40 +180,38 @@ def _log_to_people() -> Iterator[None]:
 
 
 def _limit_threads(threads: int) -> None:
-    if threads < 1:
-        raise typer.BadParameter("at least 1 is needed", param_hint="--threads")
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
 
 
 @contextmanager
-def _terminating() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C, so that nothing is left half-written."""
+def _stopping() -> Iterator[None]:
+    """Let every signal that stops work unwind like Ctrl-C, so that nothing is left half-written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.signal(number, _stop) for number in watched()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     State.signal_number = number
+    drop_closed_terminals()
     raise KeyboardInterrupt
 
 
-def _as_genrec_error(error: BaseException) -> GenrecError | None:
-    if isinstance(error, GenrecError):
-        return error
-    if isinstance(error, KeyboardInterrupt):
-        name = signal.Signals(State.signal_number).name
-        return InterruptedRun(State.signal_number, f"stopped by {name}", fix=INTERRUPTED)
-    text = str(error).lower()
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return MemoryExhaustedError(
-            "memory ran out", fix="lower decoding.batch_size, decoding.num_beams or training.batch_size"
-        )
-    return None
+def _interruption(error: BaseException) -> InterruptedRun | None:
+    """What ended because of a signal, also where a library made another error of it; else None."""
+    if isinstance(error, GenrecError) or not (isinstance(error, KeyboardInterrupt) or State.signal_number):
+        return None
+    return _stopped()
+
+
+def _stopped() -> InterruptedRun:
+    number = State.signal_number or signal.SIGINT.value
+    return InterruptedRun(number, f"stopped by {signal.Signals(number).name}", fix=INTERRUPTED)

@@ -7,12 +7,15 @@ import typer
 
 from genrec.cli.app import verb
 from genrec.cli.options import DatasetFolder, Device, Overrides, Part, Unknown
+from genrec.terminal.text import show
 
 
 @verb("generate", writes=True)
 def generate(
     model: Annotated[Path, typer.Option(help="A model folder.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("recommendations.parquet"),
+    out: Annotated[Path, typer.Option(help="File to write: Parquet, or .csv, .tsv or .jsonl by its name.")] = Path(
+        "recommendations.parquet"
+    ),
     histories: Annotated[Path | None, typer.Option(help="Table of user_id, item_id and timestamp.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="A data set whose users get lists.")] = None,
     users: Annotated[Path | None, typer.Option(help="With --histories: a table of what is known of users.")] = None,
@@ -68,7 +71,7 @@ def generate(
     if written is None:
         return
     short = f", {written.short_users} with fewer items than asked for" if written.short_users else ""
-    typer.echo(f"{written.users} users{short}: {out}")
+    show(f"{written.users} users{short}: {out}")
 
 
 @verb("add-items", writes=True)
@@ -85,8 +88,8 @@ def add_items(
     from genrec.pipeline.new_items import add_new_items
 
     added = add_new_items(model, items, out, features=features)
-    typer.echo(describe(out))
-    typer.echo(f"{added.items} new items, {added.sharing} of them share an identifier with another: {out}")
+    show(describe(out))
+    show(f"{added.items} new items, {added.sharing} of them share an identifier with another: {out}")
 
 
 @verb("remove-items", writes=True)
@@ -100,8 +103,8 @@ def remove_items(
     from genrec.pipeline.removed_items import remove_known_items
 
     removed = remove_known_items(model, items, out)
-    typer.echo(describe(out))
-    typer.echo(f"{removed} items removed: {out}")
+    show(describe(out))
+    show(f"{removed} items removed: {out}")
 
 
 @verb("evaluate", writes=True)
@@ -126,4 +129,4 @@ def evaluate(
     values = measure(
         dataset, split.value, config, out, model=model, lists=recommendations, device=device, zero_shot=zero_shot
     )
-    typer.echo(f"{results_as_text(values)}{out}")
+    show(f"{results_as_text(values)}{out}")

@@ -7,6 +7,7 @@ import typer
 
 from genrec.cli.app import verb
 from genrec.cli.options import STAGE_NAMES, DatasetFolder, Out, Overrides, Recipe, Split, Stage
+from genrec.terminal.text import show
 
 
 @verb("run", writes=True)
@@ -36,8 +37,8 @@ def fetch(
     from genrec.data import fetch_source
 
     folder = fetch_source(name, out or Path("data") / name)
-    typer.echo(f"{name} is in {folder}. Its licence ({folder / 'LICENCE'}) says:\n")
-    typer.echo((folder / "LICENCE").read_text(encoding="utf-8").strip())
+    show(f"{name} is in {folder}. Its licence ({folder / 'LICENCE'}) says:\n")
+    show((folder / "LICENCE").read_text(encoding="utf-8").strip())
 
 
 @verb("prepare", writes=True)
@@ -62,8 +63,8 @@ def prepare(
     if users is not None:
         paths["users"] = str(users)
     dataset = prepare_dataset(config.model_copy(update=paths), out)
-    typer.echo(statistics_page(dataset.statistics))
-    typer.echo(f"{dataset.num_users} users, {dataset.num_items} items: {out}")
+    show(statistics_page(dataset.statistics))
+    show(f"{dataset.num_users} users, {dataset.num_items} items: {out}")
 
 
 @verb("embed", writes=True)
@@ -77,7 +78,7 @@ def embed(dataset: DatasetFolder, out: Out, overrides: Overrides = None) -> None
     config = load_recipe(None, [f"features.{text}" for text in overrides or ()]).features
     if embed_together(config, Dataset.load(dataset, verify=True), out):
         features = ItemFeatures.load(out)
-        typer.echo(f"{len(features.item_ids)} vectors of width {features.values.shape[1]}: {out}")
+        show(f"{len(features.item_ids)} vectors of width {features.values.shape[1]}: {out}")
 
 
 @verb("tokenize", writes=True)
@@ -99,7 +100,7 @@ def tokenize(
 
     recipe = load_recipe(config, [f"tokenizer.{text}" for text in overrides or ()])
     if tokenize_together(recipe.tokenizer, Dataset.load(dataset, verify=True), features, out, stability=stability):
-        typer.echo(describe(out))
+        show(describe(out))
 
 
 @verb("train", writes=True)
@@ -126,11 +127,11 @@ def train(
     plan = TrainingPlan(recipe.recommender, recipe.training, recipe.decoding)
     data, companions = Dataset.load(dataset, verify=True), Companions(tokenizer, features)
     if dry_run:
-        typer.echo(try_training(plan, data, companions).text())
+        show(try_training(plan, data, companions).text())
         return
     train_model(plan, data, companions, out)
     if World.current().leads:
-        typer.echo(describe(out))
+        show(describe(out))
 
 
 @verb("align", writes=True)
@@ -151,7 +152,7 @@ def align(
     recipe = load_recipe(config, overrides or ())
     align_model(model, Dataset.load(dataset, verify=True), recipe.alignment, out)
     if World.current().leads:
-        typer.echo(describe(out))
+        show(describe(out))
 
 
 @verb("upcycle", writes=True)
@@ -165,4 +166,4 @@ def upcycle(
     from genrec.pipeline.upcycled import upcycle_model
 
     upcycle_model(model, overrides or (), out)
-    typer.echo(describe(out))
+    show(describe(out))

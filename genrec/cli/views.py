@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from genrec.cli.app import verb
+from genrec.terminal.text import show
 
 
 @verb("compare-tokenizers", writes=True)
@@ -26,7 +27,7 @@ def compare_item_tokenizers(
     comparison = compare_tokenizers(folders)
     if out is not None:
         draw_comparison(comparison, out, reads=folders)
-    typer.echo(json.dumps(comparison.as_json(), indent=2) if as_json else comparison_as_text(comparison))
+    show(json.dumps(comparison.as_json(), indent=2) if as_json else comparison_as_text(comparison))
 
 
 @verb("inspect")
@@ -38,9 +39,9 @@ def inspect(
     """Say in words what a folder is; with a model, show users' histories beside their lists."""
     from genrec.inspection import describe, show_users
 
-    typer.echo(describe(path))
+    show(describe(path))
     if dataset is not None or user:
-        typer.echo(show_users(path, dataset, user or []))
+        show(show_users(path, dataset, user or []))
 
 
 @verb("doctor")
@@ -49,6 +50,6 @@ def doctor() -> None:
     from genrec.doctor import examine
 
     report, healthy = examine()
-    typer.echo(report)
+    show(report)
     if not healthy:
         raise typer.Exit(1)

@@ -1,14 +1,22 @@
-"""The layout of ``recommendations.parquet``: one row per user and rank, one row group per block of users."""
+"""The layout of ``recommendations.parquet``: one row per user and rank, one row group per block of users.
 
+Lists are made as Parquet, and written as other formats at the end where the file's name asks for it.
+"""
+
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from genrec.artifacts.marks import is_generated
+from genrec.data.parquet import scan_parquet
 from genrec.decoding.generate import Block
+from genrec.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +29,68 @@ LISTS = [
 ]
 EXPLANATIONS = [("codes", pa.list_(pa.int32())), ("code_log_probs", pa.list_(pa.float32()))]
 BY_ITEM = [("item_log_prob", pa.float32())]
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+PARQUET = ("", ".parquet")
+FORMATS = (".parquet", *SEPARATORS, ".jsonl")
+
+
+def check_format(path: Path, *, explained: bool = False) -> None:
+    """Refuse names of files whose ending says no format that lists can be written in.
+
+    Args:
+        path: Of the lists.
+        explained: Whether they hold codes, which a table of plain values cannot hold.
+
+    Raises:
+        ConfigError: If so.
+    """
+    ending = path.suffix.lower()
+    if ending not in (*PARQUET, *FORMATS):
+        raise ConfigError(
+            f"{path.name} does not say in which format the lists are wanted",
+            where="--out",
+            expected=f"a name that ends with one of {', '.join(FORMATS)}",
+            fix=f"write {path.name}.parquet",
+        )
+    if explained and ending in SEPARATORS:
+        raise ConfigError(
+            f"{path.name} cannot hold explanations: an item has several codes",
+            where="--explain",
+            expected="a name that ends with .parquet or .jsonl",
+            fix=f"write {path.with_suffix('.parquet').name}, or leave out --explain",
+        )
+
+
+def is_lists(path: Path) -> bool:
+    """Whether a file is lists that genrec wrote: by its mark, or in text by the names of the columns."""
+    if is_generated(path):
+        return True
+    with path.open("rb") as stream:
+        first = stream.readline(1 << 16)
+    names = [name for name, _ in LISTS]
+    if first.strip() in [separator.join(names).encode() for separator in SEPARATORS.values()]:
+        return True
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and list(row)[: len(names)] == names
+
+
+def convert_lists(parquet: Path, target: Path, ending: str) -> None:
+    """Write lists in another format, piece by piece.
+
+    Args:
+        parquet: The lists.
+        target: File to write.
+        ending: Which format: one of :data:`FORMATS`, not ``.parquet``.
+    """
+    lists = scan_parquet(parquet)
+    separator = SEPARATORS.get(ending)
+    if separator is None:
+        lists.sink_ndjson(target)
+    else:
+        lists.sink_csv(target, separator=separator)
 
 
 @dataclass

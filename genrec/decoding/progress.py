@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from genrec.terminal.console import Terminal
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -49,7 +51,7 @@ def counting_users(shown: bool, total: int) -> Iterator[Callable[[int], None]]:
     if not shown or not total:
         yield lambda users: None
         return
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if not console.is_terminal:
         yield _Lines(console, total).advance
         return

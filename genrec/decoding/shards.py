@@ -30,7 +30,7 @@ from genrec.artifacts import (
     write_json,
 )
 from genrec.decoding.generate import Block, count_blocks
-from genrec.decoding.output import Names, Written, block_table, write_group
+from genrec.decoding.output import PARQUET, Names, Written, block_table, convert_lists, write_group
 from genrec.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
@@ -151,6 +151,11 @@ class Shards:
                     )
                 write_group(writer, pq.read_table(self._path(number), partitioning=None))
                 written.add(Written(commit.users, commit.short_users, commit.empty_users))
+        ending = self.target.suffix.lower()
+        if ending not in PARQUET:
+            parquet, joined = joined, self.folder / f"joined{ending}"
+            with write_file(joined) as temporary:
+                convert_lists(parquet, temporary, ending)
         with reporting_write_errors(self.target):
             os.replace(joined, self.target)
         remove_work_folder(self.folder)

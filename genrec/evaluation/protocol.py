@@ -12,6 +12,7 @@ import numpy as np
 
 from genrec.artifacts import MARK
 from genrec.config import EvaluationConfig, Section
+from genrec.config.ranges import Beams, CountOrZero, Few, HistoryLength, Seed, Share
 from genrec.data.histories import Histories
 from genrec.evaluation.confidence import LEVEL, Interval, bootstrap_intervals, paired_difference
 from genrec.evaluation.metrics import Evaluation, evaluate_lists, row_item_pairs
@@ -29,16 +30,16 @@ class Protocol(Section):
 
     split: str
     part: Part
-    catalogue: int
+    catalogue: CountOrZero
     exclude_seen: bool
-    max_history: int | None = None
-    num_beams: int | None = None
-    session_size: int | None = None
+    max_history: HistoryLength | None = None
+    num_beams: Beams | None = None
+    session_size: Few | None = None
     encoder: str | None = None
     tokenizer: str | None = None
-    collision_rate: float | None = None
+    collision_rate: Share | None = None
     selection: str | None = None
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
 
     def in_words(self) -> list[tuple[str, str]]:
         """Name and value of every condition, for people."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from genrec.errors import ConfigError
+from genrec.terminal.text import visible
 
 RANKED = ("recall", "ndcg", "mrr")
 DEFAULT_METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "mrr@10", "coverage@10")
@@ -207,7 +208,7 @@ def render_table(table: ResultsTable, style: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text that stays text in a Markdown table, including HTML in it."""
-    text = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", visible(" ".join(text.split())))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -9,6 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from genrec.config import Section
+from genrec.config.ranges import Seed, Width
 from genrec.errors import DataError
 from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, unit_rows
 
@@ -22,9 +23,9 @@ logger = logging.getLogger(__name__)
 class CollaborativeSettings(Section):
     """Settings that every encoder of interactions has."""
 
-    dim: int = Field(64, ge=1)
+    dim: Width = 64
     normalise: bool = Field(False, description="scale every vector to length 1")
-    seed: int = 42
+    seed: Seed = 42
 
 
 class CollaborativeEncoder(FeatureEncoder):

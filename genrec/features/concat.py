@@ -8,6 +8,7 @@ import polars as pl
 from pydantic import Field
 
 from genrec.config import FeaturesConfig, Section
+from genrec.config.ranges import Factor
 from genrec.errors import ConfigError
 from genrec.features.base import FeatureEncoder, ItemFeatures, unit_rows
 from genrec.features.build import build_encoder
@@ -26,7 +27,7 @@ class ConcatSettings(Section):
     normalise: Literal["rows", "scale", "none"] = Field(
         "rows", description="rows: every row of a part to length 1; scale: a part's mean squared length to 1; none"
     )
-    weights: tuple[float, ...] | None = Field(None, description="factor of every part; all 1 if null")
+    weights: tuple[Factor, ...] | None = Field(None, description="factor of every part; all 1 if null")
     new_items: Literal["error", "zero"] = Field(
         "error", description="new items of which a part knows nothing: error, or zeros for that part"
     )

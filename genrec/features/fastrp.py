@@ -12,6 +12,7 @@ from pydantic import Field
 from scipy.sparse import csr_array
 
 from genrec.config import Section
+from genrec.config.ranges import Factor
 from genrec.features.base import unit_rows
 from genrec.features.collaborative import CollaborativeEncoder, CollaborativeSettings
 
@@ -22,10 +23,10 @@ SPARSITY = 3
 class FastRPSettings(CollaborativeSettings):
     """Settings of the encoder ``fastrp``."""
 
-    step_weights: tuple[float, ...] = Field(
+    step_weights: tuple[Factor, ...] = Field(
         (1.0, 1.0, 1.0), min_length=1, description="weights of walks of 1, 2, ... steps"
     )
-    degree_power: float = Field(-0.5, description="items at the end of a walk count by their degree to this power")
+    degree_power: Factor = Field(-0.5, description="items at the end of a walk count by their degree to this power")
 
 
 class FastRPEncoder(CollaborativeEncoder):

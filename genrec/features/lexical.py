@@ -14,6 +14,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from genrec.config import Section
+from genrec.config.ranges import Count, Few, Seed, Width
 from genrec.errors import DataError, first_rows
 from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, unit_rows
 from genrec.features.spelling import borrowed_weights
@@ -38,13 +39,13 @@ class LexicalSettings(Section):
     """Settings of the encoder ``lexical``."""
 
     columns: tuple[str, ...] | None = Field(None, description="columns to read; every text column if null")
-    dim: int = Field(384, ge=1, description="columns at most; fewer when the texts have fewer independent words")
-    max_ngram: int = Field(2, ge=1, le=4, description="longest run of words that counts as a term")
-    min_items: int = Field(2, ge=1, description="a term must stand in this many items")
-    max_terms: int = Field(200_000, ge=1, description="keep the most frequent terms")
+    dim: Width = Field(384, description="columns at most; fewer when the texts have fewer independent words")
+    max_ngram: Few = Field(2, le=4, description="longest run of words that counts as a term")
+    min_items: Count = Field(2, description="a term must stand in this many items")
+    max_terms: Count = Field(200_000, description="keep the most frequent terms")
     normalise: bool = Field(True, description="scale every vector to length 1")
     missing_text: MissingText = Field("error", description="items without text: error, or zero vectors")
-    seed: int = 42
+    seed: Seed = 42
 
 
 class LexicalEncoder(FeatureEncoder):

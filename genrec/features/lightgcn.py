@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genrec.config import Section
+from genrec.config.ranges import BatchSize, LayersOrNone, LearningRate, Rounds, Weight
 from genrec.features.collaborative import CollaborativeEncoder, CollaborativeSettings
 from genrec.features.progress import progress
 
@@ -26,11 +27,11 @@ REJECTION_ROUNDS = 10
 class LightGCNSettings(CollaborativeSettings):
     """Settings of the encoder ``lightgcn``."""
 
-    num_layers: int = Field(3, ge=0)
-    epochs: int = Field(20, ge=1, description="one sampled triple per training interaction and epoch")
-    batch_size: int = Field(2048, ge=1)
-    learning_rate: float = Field(5e-3, gt=0)
-    l2: float = Field(1e-4, ge=0, description="penalty on the layer-0 vectors of each triple")
+    num_layers: LayersOrNone = 3
+    epochs: Rounds = Field(20, description="one sampled triple per training interaction and epoch")
+    batch_size: BatchSize = 2048
+    learning_rate: LearningRate = 5e-3
+    l2: Weight = Field(1e-4, description="penalty on the layer-0 vectors of each triple")
 
 
 class LightGCNEncoder(CollaborativeEncoder):

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from genrec.artifacts import read_json
 from genrec.config import Section
+from genrec.config.ranges import Width
 from genrec.data.ids import id_text, tidy_ids
 from genrec.data.parquet import read_parquet
 from genrec.errors import ArtifactError, DataError, first_rows
@@ -33,7 +34,7 @@ class MatrixSettings(Section):
         None, description="JSON list of item ids; item_ids.json beside a .safetensors or .npy file if null"
     )
     tensor: str | None = Field(None, description="name of the tensor; needed if the safetensors file holds several")
-    width: int | None = Field(None, ge=1, description="refuse vectors of another width")
+    width: Width | None = Field(None, description="refuse vectors of another width")
     drop_constant_columns: bool = Field(False, description="leave out columns that are the same for every item")
 
 

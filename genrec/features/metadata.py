@@ -18,6 +18,7 @@ from scipy.sparse import csr_array, hstack
 from sklearn.decomposition import TruncatedSVD
 
 from genrec.config import Section
+from genrec.config.ranges import Count, Factor, Seed, Share, Width
 from genrec.data.texts import PLAIN, is_text
 from genrec.errors import DataError, first_rows
 from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, unit_rows
@@ -36,15 +37,15 @@ class MetadataSettings(Section):
     """Settings of the encoder ``metadata``."""
 
     columns: tuple[str, ...] | None = Field(None, description="columns to read; all but free texts if null")
-    weights: dict[str, float] = Field(default_factory=dict, description="factor of a column; 1 if not given")
+    weights: dict[str, Factor] = Field(default_factory=dict, description="factor of a column; 1 if not given")
     separators: tuple[str, ...] = Field((" | ", ", "), description="what stands between several values in one text")
     path_separator: str = Field(" > ", min_length=1, description="what stands between the levels of a category path")
-    dim: int = Field(64, ge=1, description="width at most; fewer when the columns have fewer independent values")
-    num_bins: int = Field(10, ge=2, description="steps of a number, of equal shares of the items")
-    min_items: int = Field(2, ge=1, description="a value must stand in this many items")
-    max_distinct: float = Field(0.5, gt=0, le=1, description="more distinct texts per item than this are free text")
+    dim: Width = Field(64, description="width at most; fewer when the columns have fewer independent values")
+    num_bins: Width = Field(10, ge=2, description="steps of a number, of equal shares of the items")
+    min_items: Count = Field(2, description="a value must stand in this many items")
+    max_distinct: Share = Field(0.5, gt=0, description="more distinct texts per item than this are free text")
     missing: Literal["error", "zero"] = Field("error", description="items of which nothing is known: error, or zeros")
-    seed: int = 42
+    seed: Seed = 42
 
 
 class MetadataEncoder(FeatureEncoder):

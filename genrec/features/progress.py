@@ -4,8 +4,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import track
+
+from genrec.terminal.console import Terminal
 
 Element = TypeVar("Element")
 
@@ -18,6 +19,6 @@ def progress(elements: Iterable[Element], description: str, total: int | None = 
         description: What is being done.
         total: How many elements there are, if ``elements`` does not know.
     """
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     silent = not sys.stderr.isatty()
     yield from track(elements, description, total=total, console=console, transient=True, disable=silent)

@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from genrec.config import Section
+from genrec.config.ranges import BatchSize, Width
 from genrec.errors import ConfigError
 from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows
 from genrec.features.progress import progress
@@ -37,8 +38,8 @@ class SentenceSettings(Section):
 
     model: str = Field("minilm", description="hub name, local folder, or minilm (packaged weights)")
     columns: tuple[str, ...] | None = Field(None, description="columns to read; every text column if null")
-    batch_size: int = Field(64, ge=1)
-    max_tokens: int = Field(128, ge=1, description="longer texts are cut")
+    batch_size: BatchSize = 64
+    max_tokens: Width = Field(128, description="longer texts are cut")
     normalise: bool = Field(True, description="scale every vector to length 1")
     missing_text: MissingText = Field("error", description="items without text: error, or the empty text's vector")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genrec.config import Section
+from genrec.config.ranges import BatchSize, LearningRate, Rounds, Weight, Width, WidthOrNone
 from genrec.features.collaborative import CollaborativeEncoder, CollaborativeSettings
 from genrec.features.progress import progress
 
@@ -30,17 +31,17 @@ SHARED = 16
 class UltraGCNSettings(CollaborativeSettings):
     """Settings of the encoder ``ultragcn``."""
 
-    epochs: int = Field(25, ge=1)
-    batch_size: int = Field(1024, ge=1)
-    learning_rate: float = Field(5e-3, gt=0)
-    num_negatives: int = Field(50, ge=1, description="items drawn as negatives of each interaction")
-    negative_weight: float = Field(10.0, ge=0, description="weight of the mean over the negatives")
-    constraints: tuple[float, float, float, float] = Field(
+    epochs: Rounds = 25
+    batch_size: BatchSize = 1024
+    learning_rate: LearningRate = 5e-3
+    num_negatives: Width = Field(50, description="items drawn as negatives of each interaction")
+    negative_weight: Weight = Field(10.0, description="weight of the mean over the negatives")
+    constraints: tuple[Weight, Weight, Weight, Weight] = Field(
         (1e-6, 1.0, 1e-6, 1.0), description="w1 to w4: a constant and the graph's weight, of positives and of negatives"
     )
-    num_neighbours: int = Field(10, ge=0, description="co-occurring items that also count as positives")
-    neighbour_weight: float = Field(5e-4, ge=0, description="lambda, weight of the item-item constraint")
-    l2: float = Field(1e-4, ge=0, description="gamma, penalty on all vectors at every step")
+    num_neighbours: WidthOrNone = Field(10, description="co-occurring items that also count as positives")
+    neighbour_weight: Weight = Field(5e-4, description="lambda, weight of the item-item constraint")
+    l2: Weight = Field(1e-4, description="gamma, penalty on all vectors at every step")
 
 
 @dataclass(frozen=True, eq=False)

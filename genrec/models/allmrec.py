@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, mse_loss, pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from genrec.config.ranges import Few, FewOrNone, HistoryLength, Rate, Weight, Width
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, Materials, RecommenderModel, TrainingOutput
 from genrec.models.layers.aligner import Aligner, projection, with_one
@@ -68,20 +69,20 @@ BEFORE = {
 class AllmRecSettings(BackboneSettings):
     """Settings of the family; the sizes are those of the SASRec and need not be said."""
 
-    dropout: float = Field(0.0, ge=0, lt=1, description="prompt: on soft tokens")
+    dropout: Rate = Field(0.0, description="prompt: on soft tokens")
     stage: Literal["align", "prompt"] = Field("align", description="which of the two stages is trained")
     collaborative: str | None = Field(None, description="align: folder of a trained sasrec")
     aligned: str | None = Field(None, description="prompt: model folder of the first stage")
     backbone: str | None = Field(None, description="prompt: a causal language model by folder, GGUF file or name")
-    latent_size: int = Field(128, ge=1, description="width in which items and texts agree")
-    match_weight: float = Field(1.0, ge=0, description="align: of latents that agree")
-    item_weight: float = Field(0.5, ge=0, description="align: of item vectors rebuilt")
-    text_weight: float = Field(0.2, ge=0, description="align: of text vectors rebuilt")
+    latent_size: Width = Field(128, description="width in which items and texts agree")
+    match_weight: Weight = Field(1.0, description="align: of latents that agree")
+    item_weight: Weight = Field(0.5, description="align: of item vectors rebuilt")
+    text_weight: Weight = Field(0.2, description="align: of text vectors rebuilt")
     targets: Literal["uniform", "last"] = Field("last", description="prompt: which item of a history is asked for")
-    prompt_items: int = Field(10, ge=1, description="prompt: items of the history that are told")
-    title_words: int = Field(16, ge=1, description="prompt: subwords of a title")
-    candidates: int = Field(
-        20, ge=0, description="prompt: items offered, the best of the first stage; 0 offers none and scores all"
+    prompt_items: HistoryLength = Field(10, description="prompt: items of the history that are told")
+    title_words: Few = Field(16, description="prompt: subwords of a title")
+    candidates: FewOrNone = Field(
+        20, description="prompt: items offered, the best of the first stage; 0 offers none and scores all"
     )
 
     @property

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from genrec.config.ranges import Heads, HistoryLength, Layers, Rate, Width
 from genrec.data.histories import Histories
 from genrec.errors import ConfigError
 from genrec.models.layers.codes import CodeHead
@@ -78,12 +79,12 @@ class Materials:
 class BackboneSettings(ExpertSettings):
     """Settings that all transformer families share."""
 
-    hidden_size: int = Field(128, ge=8)
-    num_layers: int = Field(2, ge=1)
-    num_heads: int = Field(2, ge=1)
-    feed_forward_size: int | None = Field(None, ge=8, description="inner width of SwiGLU; twice the width if null")
-    dropout: float = Field(0.3, ge=0, lt=1)
-    max_history: int = Field(50, ge=1, description="items of history that the model reads")
+    hidden_size: Width = Field(128, ge=8)
+    num_layers: Layers = 2
+    num_heads: Heads = 2
+    feed_forward_size: Width | None = Field(None, ge=8, description="inner width of SwiGLU; twice the width if null")
+    dropout: Rate = 0.3
+    max_history: HistoryLength = Field(50, description="items of history that the model reads")
 
     @property
     def longest_session(self) -> int:

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from genrec.config.ranges import Codes, Few, HistoryLength, Weight
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, Materials, RecommenderModel, TrainingOutput
 from genrec.models.layers.hashed_words import hash_words
@@ -33,13 +34,13 @@ class ColaRecSettings(Seq2SeqSettings):
 
     use_texts: bool = Field(True, description="read the first words of each item")
     use_features: bool = Field(True, description="read collaborative item vectors in item indexing")
-    item_words: int = Field(12, ge=1, description="words read of an item")
-    word_buckets: int = Field(16_384, ge=1, description="rows of the table of words, which words may share")
-    history_size: int = Field(10, ge=1, description="items that a user is in training; later all are read")
-    generation_weight: float = Field(0.08, ge=0, description="of writing the next item's identifier")
-    indexing_weight: float = Field(0.08, ge=0, description="of writing an item's own identifier")
-    bpr_weight: float = Field(1.0, ge=0, description="of users nearer to their items than to others")
-    contrast_weight: float = Field(0.1, ge=0, description="of items nearer to their siblings than to others")
+    item_words: Few = Field(12, description="words read of an item")
+    word_buckets: Codes = Field(16_384, description="rows of the table of words, which words may share")
+    history_size: HistoryLength = Field(10, description="items that a user is in training; later all are read")
+    generation_weight: Weight = Field(0.08, description="of writing the next item's identifier")
+    indexing_weight: Weight = Field(0.08, description="of writing an item's own identifier")
+    bpr_weight: Weight = Field(1.0, description="of users nearer to their items than to others")
+    contrast_weight: Weight = Field(0.1, description="of items nearer to their siblings than to others")
 
 
 class ColaRec(Seq2Seq):

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from genrec.config.ranges import Layers, Rate
 from genrec.models.base import BackboneSettings, Context, GenrecConfig
 from genrec.models.item_backbone import ItemBackbone, ItemBackboneSettings
 from genrec.models.layers.codes import CodeEmbedding, code_loss
@@ -21,8 +22,8 @@ from genrec.models.layers.history import state_at
 class DepthSettings(ItemBackboneSettings):
     """Settings of the depth family."""
 
-    depth_layers: int = Field(1, ge=1, description="blocks of the depth decoder")
-    depth_dropout: float = Field(0.1, ge=0, lt=1)
+    depth_layers: Layers = Field(1, description="blocks of the depth decoder")
+    depth_dropout: Rate = 0.1
 
 
 class Depth(ItemBackbone):

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from genrec.config.ranges import Heads, Width
 from genrec.models.base import BackboneSettings, Context, GenrecConfig
 from genrec.models.layers.transformer import KeyValue, own_mixture, own_scores
 from genrec.models.seq2seq import END, Seq2Seq, Seq2SeqSettings
@@ -24,8 +25,8 @@ from genrec.models.seq2seq import END, Seq2Seq, Seq2SeqSettings
 class DiscRecSettings(Seq2SeqSettings):
     """Settings of the family."""
 
-    branch_heads: int = Field(2, ge=1, description="attention heads inside an item")
-    branch_feed_forward_size: int = Field(1024, ge=8, description="inner width of the branch's feed-forward layer")
+    branch_heads: Heads = Field(2, description="attention heads inside an item")
+    branch_feed_forward_size: Width = Field(1024, ge=8, description="inner width of the branch's feed-forward layer")
 
     @model_validator(mode="after")
     def _branch_heads_divide_the_width(self) -> "DiscRecSettings":

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from genrec.config.ranges import CountOrZero, Rate, Weight
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.extras import ExtraInputs, ExtraSettings
 from genrec.models.layers.codes import CodeHead
@@ -19,10 +20,10 @@ class ItemBackboneSettings(ExtraSettings):
 
     use_ids: bool = Field(True, description="add one learned vector per item to its codes")
     use_features: bool = Field(True, description="add projected item features")
-    feature_dropout: float = Field(0.0, ge=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    item_loss: float = Field(0.0, ge=0, description="weight of a softmax over item vectors beside the codes' loss")
-    item_negatives: int = Field(0, ge=0, description="items that a batch shares in the item loss; 0 takes all items")
+    feature_dropout: Rate = 0.0
+    label_smoothing: Rate = 0.0
+    item_loss: Weight = Field(0.0, description="weight of a softmax over item vectors beside the codes' loss")
+    item_negatives: CountOrZero = Field(0, description="items that a batch shares in the item loss; 0 takes all items")
 
     @model_validator(mode="after")
     def _items_have_vectors(self) -> "ItemBackboneSettings":

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from genrec.config.ranges import BatchSize, Codes, Heads, Layers, Positive, Rate, Weight, Width, WidthOrNone
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings, Context, GenrecConfig, ItemTexts, Materials, TrainingOutput
 from genrec.models.layers.codes import code_loss
@@ -67,21 +68,21 @@ class LLMSettings(BackboneSettings):
     backbone: str | None = Field(
         None, description="a pretrained causal language model by folder, GGUF file or name; a small one if null"
     )
-    num_layers: int = Field(4, ge=1)
-    num_heads: int = Field(4, ge=1)
-    vocabulary_size: int = Field(4096, ge=300, description="words of a language model made from nothing")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on what the language model reads")
+    num_layers: Layers = 4
+    num_heads: Heads = 4
+    vocabulary_size: Codes = Field(4096, ge=300, description="words of a language model made from nothing")
+    dropout: Rate = Field(0.0, description="on what the language model reads")
     new_rows: Literal["texts", "features", "random"] = Field(
         "texts", description="what new rows start from: the codebook among the items' words, or among their vectors"
     )
     text_tasks: tuple[Task, ...] = Field(
         ("item-to-text", "text-to-item", "history-to-title"), description="what ties identifiers to texts"
     )
-    text_weight: float = Field(0.5, ge=0, description="weight of these tasks; 0 leaves them out")
-    text_rows: int = Field(16, ge=1, description="examples of each task in a step")
-    text_length: int = Field(48, ge=4, description="words read of an item's text")
-    lora_rank: int = Field(0, ge=0, description="train low-rank matrices and the new rows only; 0 trains all weights")
-    lora_alpha: float = Field(16.0, gt=0)
+    text_weight: Weight = Field(0.5, description="weight of these tasks; 0 leaves them out")
+    text_rows: BatchSize = Field(16, description="examples of each task in a step")
+    text_length: Width = Field(48, ge=4, description="words read of an item's text")
+    lora_rank: WidthOrNone = Field(0, description="train low-rank matrices and the new rows only; 0 trains all weights")
+    lora_alpha: Positive = 16.0
     adapter: str | None = Field(None, description="folder of a peft adapter of the backbone, to start from")
 
     @model_validator(mode="after")

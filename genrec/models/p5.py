@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
+from genrec.config.ranges import Few
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, Materials, RecommenderModel
 from genrec.models.layers.codes import NO_CODE
@@ -56,7 +57,7 @@ class P5Settings(Seq2SeqSettings):
     """Settings of the family; the sizes are those of a T5 made from nothing."""
 
     backbone: str | None = Field(None, description="a pretrained T5 by folder, GGUF file or name; from nothing if null")
-    sentences: int = Field(len(SENTENCES), ge=1, le=len(SENTENCES), description="sentences that training draws from")
+    sentences: Few = Field(len(SENTENCES), ge=1, le=len(SENTENCES), description="sentences that training draws from")
 
 
 class P5(Worded, Seq2Seq):

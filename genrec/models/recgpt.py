@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genrec.config.ranges import Codes, CountOrZero, Few, Layers, Rate, Weight
 from genrec.errors import ConfigError
 from genrec.models.base import (
     BackboneSettings,
@@ -42,15 +43,15 @@ from genrec.models.layers.neighbourhoods import Mixture, Neighbourhoods
 class RecGPTSettings(BackboneSettings):
     """Settings of the family."""
 
-    num_layers: int = Field(3, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    num_layers: Layers = 3
+    dropout: Rate = 0.1
     use_features: bool = Field(True, description="read the raw slices of item vectors beside the codes")
-    grid: tuple[int, ...] | None = Field(
+    grid: tuple[Codes, ...] | None = Field(
         None, description="the grid of the tokenizer: a code is then read and written as its numbers, too"
     )
-    item_loss: float = Field(0.0, ge=0, description="weight of the loss of neighbourhoods beside that of codes")
-    item_negatives: int = Field(0, ge=0, description="items that a batch shares in the item loss; 0 takes all items")
-    kernels: int = Field(3, ge=1, description="sharpnesses of neighbourhoods, where there is an item loss")
+    item_loss: Weight = Field(0.0, description="weight of the loss of neighbourhoods beside that of codes")
+    item_negatives: CountOrZero = Field(0, description="items that a batch shares in the item loss; 0 takes all items")
+    kernels: Few = Field(3, description="sharpnesses of neighbourhoods, where there is an item loss")
 
     @model_validator(mode="after")
     def _items_have_vectors(self) -> "RecGPTSettings":

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from genrec.config.ranges import CountOrZero, Rate
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
 from genrec.models.extras import ExtraInputs, ExtraSettings
 from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
@@ -20,10 +21,10 @@ from genrec.models.layers.items import ItemEmbedding
 class SASRecSettings(ExtraSettings):
     """Settings of the item-level baseline."""
 
-    negatives: int = Field(0, ge=0, description="negatives shared by a batch; 0 takes the full softmax")
+    negatives: CountOrZero = Field(0, description="negatives shared by a batch; 0 takes the full softmax")
     use_ids: bool = Field(True, description="one learned vector per item")
     use_features: bool = Field(False, description="add projected item features to the item vectors")
-    feature_dropout: float = Field(0.0, ge=0, lt=1)
+    feature_dropout: Rate = 0.0
 
     @model_validator(mode="after")
     def _items_have_vectors(self) -> "SASRecSettings":

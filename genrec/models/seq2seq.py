@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention, T5DenseActDense
 
+from genrec.config.ranges import Few, Heads, HistoryLength, Layers, Rate, Width
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.layers.codes import NO_CODE, code_loss
 from genrec.models.layers.history import draw_cuts, positions_read
@@ -35,15 +36,15 @@ CACHED_TOKENS = 1536
 class Seq2SeqSettings(BackboneSettings):
     """Settings of the encoder-decoder family; ``num_layers`` counts each side."""
 
-    num_layers: int = Field(4, ge=1, description="layers of the encoder, and of the decoder")
-    num_heads: int = Field(6, ge=1)
-    head_size: int = Field(64, ge=8)
-    feed_forward_size: int | None = Field(1024, ge=8)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    max_history: int = Field(20, ge=1)
+    num_layers: Layers = Field(4, description="layers of the encoder, and of the decoder")
+    num_heads: Heads = 6
+    head_size: Width = Field(64, ge=8)
+    feed_forward_size: Width | None = Field(1024, ge=8)
+    dropout: Rate = 0.1
+    max_history: HistoryLength = 20
     targets: Literal["uniform", "last"] = Field("uniform", description="which items of a history are predicted")
-    targets_per_user: int = Field(1, ge=1, description="targets drawn per user and step")
-    session_size: int = Field(1, ge=1, description="items that follow each other and are learned as one sequence")
+    targets_per_user: Few = Field(1, description="targets drawn per user and step")
+    session_size: Few = Field(1, description="items that follow each other and are learned as one sequence")
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> "Seq2SeqSettings":

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from genrec.config.ranges import CountOrZero, Share
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
 from genrec.models.layers.history import draw_cuts, gather_targets
 from genrec.models.layers.negatives import shared_candidates
@@ -28,10 +29,10 @@ from genrec.tokenizers.base import Kind
 class SETRecSettings(BackboneSettings):
     """Settings of the family."""
 
-    semantic_weight: float = Field(
-        0.5, ge=0, le=1, description="b: items are ranked by (1 - b) of the collaborative and b of the semantic tokens"
+    semantic_weight: Share = Field(
+        0.5, description="b: items are ranked by (1 - b) of the collaborative and b of the semantic tokens"
     )
-    negatives: int = Field(0, ge=0, description="items that a batch shares in each softmax; 0 takes all items")
+    negatives: CountOrZero = Field(0, description="items that a batch shares in each softmax; 0 takes all items")
     backbone: Literal["causal", "t5"] = Field("causal", description="a decoder-only or an encoder-decoder model")
     targets: Literal["uniform", "last"] = Field("uniform", description="t5: which item of a history is predicted")
 

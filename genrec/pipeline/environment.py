@@ -18,7 +18,7 @@ def describe_machine() -> dict[str, Any]:
 
     cuda = torch.cuda.is_available()
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(_without_home, sys.argv[1:])],
         "versions": environment(),
         "git_commit": git_commit(),
         "system": platform.platform(),
@@ -28,6 +28,18 @@ def describe_machine() -> dict[str, Any]:
         "memory_gib": round(memory_bytes() / GIBIBYTE, 1),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
     }
+
+
+def published(path: Path) -> str:
+    """A path as it may stand in what is shared: below the working folder, else its last two names."""
+    path = Path(os.path.abspath(path))
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else Path(*path.parts[1:][-2:]))
+
+
+def _without_home(argument: str) -> str:
+    name, equals, value = argument.rpartition("=")
+    return f"{name}{equals}{published(Path(value))}" if os.path.isabs(value) else argument
 
 
 def usable_cores() -> int:

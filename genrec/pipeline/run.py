@@ -35,6 +35,7 @@ from genrec.pipeline.work import (
     Work,
 )
 from genrec.reports.console import print_examples, print_results
+from genrec.terminal.console import Terminal
 from genrec.training.launch import refuse_processes
 from genrec.training.log import MetricsLog, clock
 
@@ -85,7 +86,7 @@ def run_recipe(
         if name not in names:
             raise ConfigError(f"there is no stage {name!r}", expected=f"one of {', '.join(names)}")
     recipe = resolve_recipe(recipe)
-    console = console or Console(stderr=True)
+    console = console or Terminal(stderr=True)
     wanted = STAGES[: names.index(until) + 1] if until else STAGES
     with reserve_work_folder(folder, reads=[*paths_named(recipe.data.model_dump()), source]):
         work = Work(recipe, folder, console)
@@ -95,7 +96,7 @@ def run_recipe(
         write_json(folder / ENVIRONMENT_FILE, {"generator": MARK, **describe_machine()})
         runner.run(wanted)
     if until is None:
-        show_run(work, results or Console())
+        show_run(work, results or Terminal())
     return work
 
 

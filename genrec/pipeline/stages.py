@@ -28,6 +28,7 @@ from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lis
 from genrec.features import build_features
 from genrec.models import recommender_class
 from genrec.pipeline.aligned import ALIGNMENT_FILE, EXAMPLES_FILE, align_model
+from genrec.pipeline.environment import published
 from genrec.pipeline.model_folder import EXPERTS_FILE, TrainedModel, open_model
 from genrec.pipeline.resolve import (
     LEARNED_BASELINE,
@@ -205,7 +206,7 @@ def make_report(work: Work) -> str:
     write_model_card(
         card,
         content,
-        location=str(work.folder / work.model_name),
+        location=published(work.folder / work.model_name),
         example_items=[work.dataset.item_ids[item] for item in popular],
     )
     return REPORT_FILE

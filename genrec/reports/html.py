@@ -13,6 +13,7 @@ from genrec.reports.alignment import alignment_facts, alignment_figures, alignme
 from genrec.reports.content import ReportContent
 from genrec.reports.experts import expert_curves, expert_maps, experts_sentence
 from genrec.reports.plots import Bar, Figure, Line, bar_chart, grouped_bars, line_chart, thinned
+from genrec.terminal.text import visible
 
 NO_BREAK = "\u00a0"
 CAPTIONS = {"coverage": "Share of the catalogue that is in at least one list: how much of it users get to see."}
@@ -35,7 +36,7 @@ def write_report(path: Path, content: ReportContent) -> None:
 
 
 def render_report(content: ReportContent) -> str:
-    """The page as text; everything that comes from data is escaped."""
+    """The page as text; everything that comes from data is escaped, control characters included."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("genrec.reports", ""),
         autoescape=True,
@@ -48,7 +49,7 @@ def render_report(content: ReportContent) -> str:
     systems = {content.system: first, **first["baselines"]}
     table = side_by_side(content.runs, content.system, DEFAULT_METRICS)
     k = headline_k(first["metrics"])
-    return environment.get_template("report.html.jinja").render(
+    page = environment.get_template("report.html.jinja").render(
         content=content,
         summary=summary_sentence(content, k),
         tiles=_tiles(content, k),
@@ -77,6 +78,7 @@ def render_report(content: ReportContent) -> str:
         facts=_facts(content.statistics),
         surroundings=_flat(content.environment),
     )
+    return visible(page)
 
 
 def headline_k(metrics: Mapping[str, Any]) -> int:

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genrec.config.ranges import Positive, Rounds
 from genrec.features.base import ItemFeatures, unit_rows
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.autoencoder import load_module_arrays, module_arrays
@@ -30,8 +31,8 @@ MEAN = "collaborative_mean"
 class AlignedSettings(ResidualKMeansSettings, FusedSettings, LearningSettings):
     """Settings of the tokenizer ``aligned``."""
 
-    patience: int = Field(5, ge=1, description="epochs without a better alignment of held-out items before stopping")
-    temperature: float = Field(0.07, gt=0, description="of the alignment; lower is stricter")
+    patience: Rounds = Field(5, description="epochs without a better alignment of held-out items before stopping")
+    temperature: Positive = Field(0.07, description="of the alignment; lower is stricter")
 
 
 class AlignedTokenizer(ResidualKMeansTokenizer):

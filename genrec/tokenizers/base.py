@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from genrec.artifacts import read_json, write_json
 from genrec.artifacts.reading import reading
 from genrec.config import Section, parse_settings
+from genrec.config.ranges import Codes, Levels, Seed
 from genrec.errors import ArtifactError, ConfigError, DataError, first_rows
 from genrec.features.base import ItemFeatures, load_arrays, save_arrays
 from genrec.tokenizers.parts.sampling import row_blocks
@@ -30,14 +31,14 @@ class TokenizerSettings(Section):
 
     collisions: CollisionPolicy = Field("suffix", description="what to do with items of equal codes")
     allow_collapse: bool = Field(False, description="accept a first level that uses less than a fifth of its codes")
-    seed: int = 42
+    seed: Seed = 42
 
 
 class CodebookSettings(TokenizerSettings):
     """Settings of the families whose levels and sizes are chosen beforehand."""
 
-    num_levels: int = Field(3, ge=1, le=32, description="codes per item")
-    codebook_size: int | tuple[int, ...] = Field(256, description="codes of every level, or of each in turn")
+    num_levels: Levels = Field(3, description="codes per item")
+    codebook_size: Codes | tuple[Codes, ...] = Field(256, description="codes of every level, or of each in turn")
 
     @field_validator("codebook_size")
     @classmethod

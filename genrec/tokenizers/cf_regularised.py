@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genrec.config.ranges import Weight, Width
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.contrastive import centred_directions, info_nce, mean_of_known
@@ -33,9 +34,9 @@ class CFRegularisedSettings(ResidualVAESettings, FusedSettings):
     """Settings of the tokenizer ``cf-regularised``."""
 
     ema: bool = Field(False, description="codebooks are moving averages; the diversity term needs learned ones")
-    collaborative_weight: float = Field(0.02, ge=0, description="weight of the alignment with collaborative vectors")
-    diversity_weight: float = Field(1e-4, ge=0, description="weight of the diversity of code vectors")
-    num_groups: int = Field(10, ge=2, description="groups of code vectors that are drawn together, per level")
+    collaborative_weight: Weight = Field(0.02, description="weight of the alignment with collaborative vectors")
+    diversity_weight: Weight = Field(1e-4, description="weight of the diversity of code vectors")
+    num_groups: Width = Field(10, ge=2, description="groups of code vectors that are drawn together, per level")
 
     @model_validator(mode="after")
     def _learned(self) -> "CFRegularisedSettings":

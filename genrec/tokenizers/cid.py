@@ -11,6 +11,7 @@ from pydantic import Field
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from genrec.config.ranges import Codes
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class CollaborativeSettings(TokenizerSettings):
     """Settings of the tokenizer ``cid``."""
 
-    num_clusters: int = Field(20, ge=2, description="clusters that a cluster is split into")
-    leaf_size: int = Field(500, ge=1, description="clusters of at most so many items are not split again")
+    num_clusters: Codes = Field(20, ge=2, description="clusters that a cluster is split into")
+    leaf_size: Codes = Field(500, description="clusters of at most so many items are not split again")
 
 
 class CollaborativeTokenizer(TransductiveTokenizer):

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from genrec.config.ranges import Positive, Weight
 from genrec.errors import DataError, first_rows
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
@@ -28,8 +29,8 @@ class DomainContrastiveSettings(ResidualVAESettings):
     """Settings of the tokenizer ``domain-contrastive``."""
 
     domain_column: str = Field("domain", description="column of the items that says which domain each belongs to")
-    contrast: float = Field(0.01, ge=0, description="weight of the term; large weights make the first code the domain")
-    temperature: float = Field(0.1, gt=0, description="of the term")
+    contrast: Weight = Field(0.01, description="weight of the term; large weights make the first code the domain")
+    temperature: Positive = Field(0.1, description="of the term")
 
 
 class DomainContrastiveTokenizer(ResidualVAETokenizer):

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genrec.config.ranges import BatchSize, Codes, Heads, LayersOrNone, Levels, Rounds, check_product
 from genrec.errors import ConfigError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
 class ScalarSettings(TokenizerSettings, LearningSettings):
     """Settings of the tokenizer ``fsq``."""
 
-    num_levels: int = Field(4, ge=1, le=32, description="slices of the vector, one code each")
-    grid: tuple[int, ...] = Field((8, 8, 8, 6, 5), description="levels that each number of a slice is rounded to")
-    decoder_layers: int = Field(2, ge=0, description="Transformer layers that rebuild the vector")
-    num_heads: int = Field(8, ge=1, description="attention heads of the decoder")
-    epochs: int = Field(100, ge=1)
-    patience: int = Field(10, ge=1, description="epochs without a better held-out reconstruction before stopping")
-    batch_size: int = Field(256, ge=2)
+    num_levels: Levels = Field(4, description="slices of the vector, one code each")
+    grid: tuple[Codes, ...] = Field((8, 8, 8, 6, 5), description="levels that each number of a slice is rounded to")
+    decoder_layers: LayersOrNone = Field(2, description="Transformer layers that rebuild the vector")
+    num_heads: Heads = Field(8, description="attention heads of the decoder")
+    epochs: Rounds = 100
+    patience: Rounds = Field(10, description="epochs without a better held-out reconstruction before stopping")
+    batch_size: BatchSize = Field(256, ge=2)
 
     @field_validator("grid")
     @classmethod
@@ -49,6 +50,7 @@ class ScalarSettings(TokenizerSettings, LearningSettings):
         # The rounding of two levels is not symmetric: their upper one would hardly be reached.
         if min(value, default=0) < 3:
             raise ValueError("at least one number, rounded to at least 3 levels")
+        check_product(value)
         return value
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 from scipy.spatial.distance import cdist
 
+from genrec.config.ranges import Codes, Levels, Rounds
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 class GIDSettings(TokenizerSettings):
     """Settings of the tokenizer ``gid``."""
 
-    num_levels: int = Field(3, ge=2, le=16, description="codes per item, the collision policy's counter included")
-    num_clusters: int = Field(32, ge=2, description="codes of every level")
-    iterations: int = Field(25, ge=1, description="k-means iterations per cluster that is split")
+    num_levels: Levels = Field(3, ge=2, le=16, description="codes per item, the collision policy's counter included")
+    num_clusters: Codes = Field(32, ge=2, description="codes of every level")
+    iterations: Rounds = Field(25, description="k-means iterations per cluster that is split")
 
 
 class GIDTokenizer(ItemTokenizer):

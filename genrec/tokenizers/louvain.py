@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 from scipy.sparse import csr_array
 
+from genrec.config.ranges import Levels, Positive
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class LouvainSettings(TokenizerSettings):
     """Settings of the tokenizer ``louvain``."""
 
-    num_levels: int = Field(2, ge=1, le=16, description="times that communities are split, one code each")
-    resolution: float = Field(1.0, gt=0, description="higher gives more and smaller communities")
+    num_levels: Levels = Field(2, le=16, description="times that communities are split, one code each")
+    resolution: Positive = Field(1.0, description="higher gives more and smaller communities")
 
 
 class LouvainTokenizer(TransductiveTokenizer):

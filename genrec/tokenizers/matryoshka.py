@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from genrec.config.ranges import Factor
 from genrec.errors import ConfigError
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.autoencoder import Autoencoder
@@ -19,7 +20,7 @@ from genrec.tokenizers.rqvae import ExtraLoss, ResidualLearner, ResidualVAESetti
 class MatryoshkaSettings(ResidualVAESettings):
     """Settings of the tokenizer ``matryoshka``."""
 
-    prefix_weights: tuple[float, ...] = Field((), description="weight of each prefix, shortest first; 1 each if empty")
+    prefix_weights: tuple[Factor, ...] = Field((), description="weight of each prefix, shortest first; 1 each if empty")
 
 
 class MatryoshkaTokenizer(ResidualVAETokenizer):

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genrec.config.ranges import Levels, Weight, Width
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
 from genrec.tokenizers.parts.autoencoder import (
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 class ExpertSettings(QuantiserSettings):
     """Settings of the tokenizer ``mpq``."""
 
-    num_levels: int = Field(4, ge=1, le=32, description="experts, one code each")
-    hidden_sizes: tuple[int, ...] = Field((256,), description="widths between the vectors and an expert's code space")
-    orthogonality: float = Field(1.0, ge=0, description="weight of the penalty on experts that say the same")
+    num_levels: Levels = Field(4, description="experts, one code each")
+    hidden_sizes: tuple[Width, ...] = Field((256,), description="widths between the vectors and an expert's code space")
+    orthogonality: Weight = Field(1.0, description="weight of the penalty on experts that say the same")
 
 
 class ExpertTokenizer(ItemTokenizer):

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from genrec.config.ranges import Rounds
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.clustering import learn_rotation
 from genrec.tokenizers.pq import ProductSettings, ProductTokenizer
@@ -16,7 +17,7 @@ from genrec.tokenizers.pq import ProductSettings, ProductTokenizer
 class OptimisedProductSettings(ProductSettings):
     """Settings of the tokenizer ``opq``."""
 
-    rotation_iterations: int = Field(50, ge=1, description="alternations between rotation and centroids")
+    rotation_iterations: Rounds = Field(50, description="alternations between rotation and centroids")
 
 
 class OptimisedProductTokenizer(ProductTokenizer):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
+from genrec.config.ranges import Count, Levels, Rounds
 from genrec.errors import ConfigError
 from genrec.features.base import ItemFeatures
 from genrec.features.progress import progress
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 class ProductSettings(CodebookSettings):
     """Settings of the tokenizer ``pq``."""
 
-    num_levels: int = Field(4, ge=1, le=32, description="parts that a vector is cut into, one code each")
-    iterations: int = Field(25, ge=1, description="k-means iterations per part")
-    max_points: int = Field(
-        1024, ge=1, description="training vectors per centroid; of a larger catalogue a sample makes the centroids"
+    num_levels: Levels = Field(4, description="parts that a vector is cut into, one code each")
+    iterations: Rounds = Field(25, description="k-means iterations per part")
+    max_points: Count = Field(
+        1024, description="training vectors per centroid; of a larger catalogue a sample makes the centroids"
     )
 
 

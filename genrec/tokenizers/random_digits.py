@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
+from genrec.config.ranges import Codes, Levels
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
@@ -24,8 +25,8 @@ LARGEST_RANGE = 2**62
 class RandomSettings(TokenizerSettings):
     """Settings of the tokenizer ``random``."""
 
-    base: int = Field(256, ge=2, description="different digits")
-    num_levels: int | None = Field(None, ge=1, description="digits per item; as few as the catalogue needs if null")
+    base: Codes = Field(256, ge=2, description="different digits")
+    num_levels: Levels | None = Field(None, description="digits per item; as few as the catalogue needs if null")
 
 
 class RandomTokenizer(TransductiveTokenizer):

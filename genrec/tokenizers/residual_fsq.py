@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from genrec.config.ranges import Codes, check_product
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class ResidualScalarSettings(TokenizerSettings, NetworkSettings):
     """Settings of the tokenizer ``residual-fsq``."""
 
-    grids: tuple[tuple[int, ...], ...] = Field(
+    grids: tuple[tuple[Codes, ...], ...] = Field(
         ((4, 4, 4, 4),) * 3, description="for every level of the identifier, the levels that each number is rounded to"
     )
 
@@ -37,6 +38,8 @@ class ResidualScalarSettings(TokenizerSettings, NetworkSettings):
             raise ValueError("one grid per level, all of them for equally many numbers")
         if min(levels for grid in value for levels in grid) < 2:
             raise ValueError("a number is rounded to at least 2 levels")
+        for grid in value:
+            check_product(grid)
         return value
 
 

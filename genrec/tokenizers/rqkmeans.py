@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
+from genrec.config.ranges import Count, Rounds
 from genrec.features.base import ItemFeatures, unit_rows
 from genrec.features.progress import progress
 from genrec.tokenizers.base import CodebookSettings, TokenizerSettings
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 class ResidualKMeansSettings(CodebookSettings):
     """Settings of the tokenizer ``rqkmeans``."""
 
-    iterations: int = Field(25, ge=1, description="k-means iterations per level")
+    iterations: Rounds = Field(25, description="k-means iterations per level")
     normalise_residuals: bool = Field(True, description="scale residuals to length 1 before every level (GRID)")
-    max_points: int = Field(
-        1024, ge=1, description="training vectors per centroid; of a larger catalogue a sample makes the centroids"
+    max_points: Count = Field(
+        1024, description="training vectors per centroid; of a larger catalogue a sample makes the centroids"
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
+from genrec.config.ranges import Rounds
 from genrec.features.base import ItemFeatures, unit_rows
 from genrec.features.progress import progress
 from genrec.tokenizers.base import TokenizerSettings
@@ -29,9 +30,9 @@ CLUSTER_BLOCK = 32
 class BalancedKMeansSettings(ResidualKMeansSettings):
     """Settings of the tokenizer ``rqkmeans-balanced``."""
 
-    iterations: int = Field(25, ge=1, description="k-means iterations that give the first centroids of a level")
-    sweeps: int = Field(50, ge=1, description="sweeps over all clusters per level at most")
-    patience: int = Field(5, ge=1, description="sweeps without a cheaper assignment before a level is done")
+    iterations: Rounds = Field(25, description="k-means iterations that give the first centroids of a level")
+    sweeps: Rounds = Field(50, description="sweeps over all clusters per level at most")
+    patience: Rounds = Field(5, description="sweeps without a cheaper assignment before a level is done")
     normalise_residuals: bool = Field(False, description="scale residuals to length 1 before every level")
 
 

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from genrec.config.ranges import Positive, Share, Weight, Width
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import CodebookSettings, TokenizerSettings
 from genrec.tokenizers.parts.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
@@ -35,11 +36,11 @@ class AutoencoderSettings(CodebookSettings, NetworkSettings):
 class QuantiserSettings(AutoencoderSettings):
     """Settings of learned codebooks."""
 
-    latent_size: int = Field(32, ge=1, description="width of the code space")
-    commitment: float = Field(0.25, ge=0, description="weight of the pull of vectors towards their codes")
+    latent_size: Width = Field(32, description="width of the code space")
+    commitment: Weight = Field(0.25, description="weight of the pull of vectors towards their codes")
     ema: bool = Field(True, description="codebooks are moving averages; false learns them by the loss")
-    decay: float = Field(0.9, gt=0, lt=1, description="decay of the moving averages that are the codebooks")
-    dead_code_threshold: float = Field(2.0, ge=0, description="restart codes with fewer vectors per batch on average")
+    decay: Share = Field(0.9, gt=0, lt=1, description="decay of the moving averages that are the codebooks")
+    dead_code_threshold: Weight = Field(2.0, description="restart codes with fewer vectors per batch on average")
     rotation_trick: bool = Field(False, description="rotate gradients through the codes instead of copying them")
 
 
@@ -47,7 +48,7 @@ class ResidualVAESettings(QuantiserSettings):
     """Settings of the tokenizer ``rqvae``."""
 
     sinkhorn_last_level: bool = Field(False, description="train the last level with all codes used equally often")
-    sinkhorn_epsilon: float = Field(0.003, gt=0, description="entropy of the assignment; smaller is nearer to nearest")
+    sinkhorn_epsilon: Positive = Field(0.003, description="entropy of the assignment; smaller is nearer to nearest")
 
 
 class ResidualVAETokenizer(AutoencodedTokenizer):

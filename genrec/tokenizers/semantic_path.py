@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from genrec.config.ranges import Levels
 from genrec.errors import DataError, first_rows
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
@@ -25,9 +26,7 @@ class SemanticPathSettings(TokenizerSettings):
 
     column: str = Field("categories", description="texts with a separator, lists of names, or lists of such lists")
     separator: str = Field(" > ", min_length=1, description="between the names of a text")
-    num_levels: int = Field(
-        4, ge=1, le=32, description="categories per item; the finer ones of a longer path are left out"
-    )
+    num_levels: Levels = Field(4, description="categories per item; the finer ones of a longer path are left out")
     missing_categories: Missing = Field("error", description="items without: error, or a first code of their own")
 
 

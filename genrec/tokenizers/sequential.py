@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from genrec.config.ranges import Codes
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
@@ -30,7 +31,7 @@ class SequentialSettings(TokenizerSettings):
     user_order: UserOrder = Field(
         "time", description="whose histories are walked first; time is that of the first item"
     )
-    base: int = Field(100, ge=2, description="different digits; 100 makes pieces of two decimal digits")
+    base: Codes = Field(100, ge=2, description="different digits; 100 makes pieces of two decimal digits")
 
 
 class SequentialTokenizer(TransductiveTokenizer):

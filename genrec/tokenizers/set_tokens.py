@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from genrec.config.ranges import Levels, Rounds
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import CodebookSettings, ItemTokenizer, Kind, TokenizerSettings
 from genrec.tokenizers.parts.autoencoder import (
@@ -36,8 +37,8 @@ TOKENS = "tokens"
 class SetSettings(CodebookSettings, NetworkSettings, FusedSettings):
     """Settings of the tokenizer ``set``."""
 
-    num_levels: int = Field(5, ge=2, le=32, description="tokens per item: one collaborative, the others semantic")
-    iterations: int = Field(25, ge=1, description="k-means iterations per slot")
+    num_levels: Levels = Field(5, ge=2, description="tokens per item: one collaborative, the others semantic")
+    iterations: Rounds = Field(25, description="k-means iterations per slot")
 
 
 class SetTokenizer(ItemTokenizer):

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from genrec.config.ranges import Codes, Levels
 from genrec.data.texts import text_of
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
@@ -39,8 +40,8 @@ class TitleSettings(TokenizerSettings):
     """Settings of the tokenizer ``title``."""
 
     column: str = "title"
-    vocabulary_size: int = Field(4000, ge=8, description="most pieces of words")
-    num_levels: int = Field(8, ge=1, le=32, description="pieces per item; longer titles are cut")
+    vocabulary_size: Codes = Field(4000, ge=8, description="most pieces of words")
+    num_levels: Levels = Field(8, description="pieces per item; longer titles are cut")
     missing_titles: Missing = Field("error", description="items without: error, or the code of an end at once")
     allow_collapse: bool = Field(True, description="accept few first codes: titles often begin with the same words")
 

@@ -19,7 +19,7 @@ from genrec.training.checkpoints import KEPT
 from genrec.training.log import clock
 from genrec.training.memory import Batch, Update, is_memory_error, memory_error
 from genrec.training.train import TrainingData, make_loader
-from genrec.training.world import World
+from genrec.training.world import World, number_of
 
 # The first step fills the optimizer and warms up; the others are timed.
 TIMED_STEPS = 2
@@ -86,7 +86,7 @@ def dry_run(model: nn.Module, dataset: TrainingData, config: TrainingConfig) -> 
         DataError: If there is no training history.
         MemoryExhaustedError: If not even one user at a time fits.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if number_of("WORLD_SIZE", 1) > 1:
         raise ConfigError(
             "a dry run was started in several processes",
             where="WORLD_SIZE",

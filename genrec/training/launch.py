@@ -18,7 +18,7 @@ import torch
 
 from genrec.config import TrainingConfig
 from genrec.errors import ConfigError
-from genrec.training.world import World
+from genrec.training.world import World, number_of, own_place
 
 Wrapper = Literal["none", "ddp", "fsdp2", "deepspeed"]
 # Each starts processes that know nothing of each other until a launcher introduces them.
@@ -48,7 +48,7 @@ class Launch:
         Raises:
             ConfigError: If they cannot be followed here, or contradict each other.
         """
-        size = int(environment.get("WORLD_SIZE", "1"))
+        _, size = own_place(environment)
         by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment
         if "WORLD_SIZE" not in environment:
             _refuse_strangers(environment, by_accelerate)
@@ -69,7 +69,7 @@ class Launch:
                 fix="put ACCELERATE_USE_CPU=true before the command to train on the CPU",
             )
         launch = cls(size, wrapper, asked or not torch.cuda.is_available())
-        here = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+        here = number_of("LOCAL_WORLD_SIZE", 1, environment)
         if not launch.cpu and here > torch.cuda.device_count():
             raise ConfigError(
                 f"{here} processes were started on a machine with {torch.cuda.device_count()} GPUs",
@@ -180,7 +180,7 @@ def refuse_processes(what: str) -> None:
     Raises:
         ConfigError: If a launcher started more than one.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    _, size = own_place()
     if size > 1:
         raise ConfigError(
             f"{what} was started in {size} processes",
@@ -200,7 +200,7 @@ def _refuse_strangers(environment: Mapping[str, str], by_accelerate: bool) -> No
             fix="ACCELERATE_USE_CPU=true accelerate launch --config_file configs/accelerate/ddp.yaml, without --cpu",
         )
     for name in COUNTS:
-        if int(environment.get(name, "1")) > 1:
+        if number_of(name, 1, environment) > 1:
             raise ConfigError(
                 f"{environment[name]} processes were started that do not know of each other",
                 where=name,
@@ -219,6 +219,8 @@ def _require_parts(environment: Mapping[str, str], wrapper: Wrapper) -> None:
             expected="all that a launcher sets, or nothing",
             fix="start with torchrun, accelerate launch or deepspeed, or unset WORLD_SIZE",
         )
+    for name in ("LOCAL_RANK", "MASTER_PORT"):
+        number_of(name, 0, environment)
     if wrapper == "fsdp2" and environment.get("FSDP_VERSION", "1") != "2":
         raise ConfigError(
             "the launcher asks for the first version of FSDP",

@@ -1,7 +1,6 @@
 """One optimizer update that can be begun again: where memory ran out in smaller pieces, or by the next run."""
 
 import gc
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from genrec.errors import MemoryExhaustedError
 from genrec.training.states import capture_random, restore_random
+from genrec.training.world import number_of
 
 Batch = dict[str, Tensor]
 # The tensors of a batch that holds users and nothing else.
@@ -111,7 +111,7 @@ class Update:
 
     def _can_be_cut(self) -> bool:
         # Other processes would wait for a step that this one begins anew.
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if number_of("WORLD_SIZE", 1) > 1:
             return False
         # What else a batch holds beside users, only the model knows how to divide.
         divisible = [batch for batch, _ in self._done if hasattr(self.network, "cut_batch") or set(batch) <= PLAIN]
@@ -151,7 +151,7 @@ def memory_error(section: str, batch_size: int, step: int, *, validating: bool) 
         fix = "lower decoding.batch_size and run again: it continues from the last checkpoint"
     elif section == "alignment":
         fix = "lower alignment.batch_size or alignment.pairs.list_size, and align into another folder"
-    elif batch_size > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    elif batch_size > 1 and number_of("WORLD_SIZE", 1) > 1:
         fix = (
             "run again with a smaller training.batch_size and as much more training.gradient_accumulation_steps: the"
             " same updates with less memory, from the last checkpoint on"

@@ -17,6 +17,7 @@ from genrec.config import DecodingConfig, TrainingConfig
 from genrec.data.histories import Histories
 from genrec.errors import DataError, InterruptedRun, NonFiniteLossError
 from genrec.signals import StopNow, StopSignals
+from genrec.terminal.console import Terminal
 from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cut_windows
 from genrec.training.checkpoints import CheckpointStore
 from genrec.training.experts import check_experts
@@ -110,7 +111,7 @@ def train_recommender(
     launch.check(config)
     check_experts(model, config.expert_parallel)
     world, out = launch.join(), out.absolute()
-    display = Display((console or Console(stderr=True)) if world.leads else Console(quiet=True), config.metric)
+    display = Display((console or Terminal(stderr=True)) if world.leads else Terminal(quiet=True), config.metric)
     with StopSignals() as signals:
         run = Run(
             config,

@@ -5,7 +5,8 @@ One process is a world of one, in which every question is answered at once and n
 
 import atexit
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -13,9 +14,10 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from genrec.errors import GenrecError
+from genrec.errors import ConfigError, GenrecError
 
 T = TypeVar("T")
+MOST_PROCESSES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class World:
         """
         if not distributed.is_initialized():
             if not cpu:
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+                torch.cuda.set_device(number_of("LOCAL_RANK"))
             distributed.init_process_group("gloo" if cpu else "cpu:gloo,cuda:nccl", timeout=patience)
             atexit.register(_leave)
         return cls.current()
@@ -98,6 +100,47 @@ class World:
             raise kind(what, **parts)
         result: T = done[0]
         return result
+
+
+def number_of(name: str, default: int = 0, environment: Mapping[str, str] = os.environ) -> int:
+    """A whole number that a launcher left in the environment.
+
+    Args:
+        name: Of the variable.
+        default: Where it is not set.
+        environment: Where to look.
+
+    Raises:
+        ConfigError: If it is no whole number from 0 on, such as ``WORLD_SIZE=abc``.
+    """
+    text = environment.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,7}", text) or int(text) > MOST_PROCESSES:
+        raise ConfigError(
+            f"{name}={text!r} is no number of processes",
+            where="the environment",
+            expected=f"a whole number from 0 to {MOST_PROCESSES}, as torchrun and accelerate launch set it",
+            fix=f"unset {name}, or start with torchrun or accelerate launch",
+        )
+    return int(text)
+
+
+def own_place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Number of this process and how many there are, as a launcher says: 0 and 1 without one.
+
+    Raises:
+        ConfigError: If these are no numbers, or the number is not below the count.
+    """
+    rank, size = number_of("RANK", 0, environment), number_of("WORLD_SIZE", 1, environment)
+    if rank >= size:
+        raise ConfigError(
+            f"RANK={rank} of WORLD_SIZE={size} processes",
+            where="the environment",
+            expected="a rank from 0 to the number of processes less one",
+            fix="unset RANK and WORLD_SIZE, or start with torchrun or accelerate launch",
+        )
+    return rank, size
 
 
 def _leave() -> None:

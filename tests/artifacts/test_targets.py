@@ -252,6 +252,19 @@ def test_a_file_is_replaced_only_if_genrec_wrote_it(verb, home, capsys):
     assert out.read_bytes() == first
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
+def test_lists_as_text_are_known_by_their_columns(ending, home, capsys):
+    out = home / f"lists{ending}"
+    command = [*command_of("generate", home), "--out", str(out)]
+    assert main(command) == 0
+    first = out.read_bytes()
+    assert main(command) == 0
+    assert out.read_bytes() == first
+    (home / f"log{ending}").write_text("user_id,item_id,rank\nu1,a,1\n")
+    assert main([*command[:-1], str(home / f"log{ending}")]) == 2
+    assert "is a file that genrec did not write" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("verb", "option", "name"),
     [

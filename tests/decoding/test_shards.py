@@ -1,15 +1,18 @@
 """Lists that are made block by block: what a rerun keeps, and what it makes again."""
 
+import csv
 import json
 import os
 from errno import ENOSPC
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from genrec.decoding import Block, Names, Shards, commit_blocks, generate, schema_of, write_recommendations
-from genrec.errors import ArtifactError
+from genrec.decoding.output import check_format
+from genrec.errors import ArtifactError, ConfigError
 
 USERS, K = 10, 2
 REQUEST = {"model": "m", "decoding": {"top_k": K}}
@@ -132,3 +135,55 @@ def test_a_commit_tells_the_counts_of_its_block(begun):
     commits = [json.loads(line) for line in lines if line]
     assert [(commit["block"], commit["users"], commit["short_users"]) for commit in commits] == [(0, 4, 0), (1, 4, 0)]
     assert all(len(commit["sha256"]) == 64 for commit in commits)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".CSV"])
+def test_lists_of_another_format_hold_the_same_rows(ending, tmp_path):
+    odd = ['a "quoted", name', "007", "1.0", "tab\there", "line\nbreak", "émail 漢", "u6", "u7", "-1e5", "NA"]
+    names = Names.of(np.arange(USERS), odd, [f"i{item}" for item in range(USERS + K)])
+
+    def blocks(numbers):
+        for block in Lists()(numbers):
+            items = np.where(block.rows[:, None] == 3, -1, block.items)
+            scores = np.random.default_rng(0).normal(size=items.shape).astype(np.float32)
+            yield Block(block.rows, items.astype(np.int32), np.where(items < 0, -np.inf, scores))
+
+    for name in ("lists.parquet", f"lists{ending}"):
+        write_recommendations(tmp_path / name, blocks, names, schema=schema_of(), request=REQUEST)
+    expected = pl.read_parquet(tmp_path / "lists.parquet")
+    path = tmp_path / f"lists{ending}"
+    if ending == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        assert [list(row) for row in rows] == [expected.columns] * expected.height
+        found = [list(row.values()) for row in rows]
+    else:
+        with path.open(encoding="utf-8", newline="") as stream:
+            header, *found = csv.reader(stream, delimiter="\t" if ending == ".tsv" else ",")
+        assert header == expected.columns
+        kinds = (str, int, str, float, int)
+        found = [[kind(cell) if cell else None for kind, cell in zip(kinds, row, strict=True)] for row in found]
+    scores = [np.nan if row[3] is None else row[3] for row in found]
+    np.testing.assert_array_equal(np.array(scores, np.float32), expected["score"].cast(pl.Float32).fill_null(np.nan))
+    assert [(*row[:3], row[4]) for row in found] == expected.drop("score").rows()
+    assert not (tmp_path / f".lists{ending}.parts").exists()
+
+
+@pytest.mark.parametrize("name", ["lists.parquet", "lists", "a.b/lists", "lists.csv", "LISTS.TSV", "lists.jsonl"])
+def test_names_that_say_a_format_are_accepted(name):
+    check_format(Path(name))
+
+
+@pytest.mark.parametrize("name", ["lists.xlsx", "lists.json", "lists.csv.gz", "lists.v2", "lists.npz"])
+def test_names_that_say_no_format_are_refused(name):
+    with pytest.raises(ConfigError, match="does not say in which format") as caught:
+        check_format(Path(name))
+    assert f"write {name}.parquet" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "fits"), [("x.csv", False), ("x.tsv", False), ("x.jsonl", True), ("x", True)])
+def test_explanations_do_not_fit_into_a_table_of_plain_values(name, fits):
+    if fits:
+        check_format(Path(name), explained=True)
+    else:
+        with pytest.raises(ConfigError, match="cannot hold explanations"):
+            check_format(Path(name), explained=True)

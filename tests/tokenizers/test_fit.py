@@ -160,7 +160,7 @@ def test_settings_are_checked(tiny_dataset, tiny_features, tmp_path):
         r"(?s)unknown key latent_size.*tokenizer": config(latent_size=3),
         r"(?s)unknown key num_level.*did you mean 'num_levels'": config(num_level=3),
         r"codebook_size lists 2 sizes for 3 levels": config(codebook_size=(4, 4)),
-        r"codebook_size.* cannot be used\n.*\n  expected: codebook sizes are at least 1": config(codebook_size=0),
+        r"codebook_size = 0 cannot be used\n.*\n  expected: .* greater than or equal to 1": config(codebook_size=0),
         r"collisions = 'never' cannot be used": config(collisions="never"),
     }
     for message, wrong in cases.items():

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny_run import tiny_home
 from tiny_training import settings
 
+from genrec.cli import main
 from genrec.config import Recipe
 from genrec.errors import ConfigError
 from genrec.pipeline.run import run_recipe
 from genrec.training.launch import Launch, refuse_processes
+from genrec.training.world import own_place
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
@@ -136,6 +139,45 @@ def test_the_files_of_accelerate_can_be_followed(path: Path, gpus, monkeypatch: 
         kind = {"ACCELERATE_USE_FSDP": "true"} if orders else {}
         expected = "fsdp2" if orders else "ddp"
         assert Launch.from_environment({**ACCELERATE, **kind, **orders}).wrapper == expected
+
+
+@pytest.mark.parametrize("value", ["abc", "", "-1", "1.5", "2 ", "٢", "99999999", "0x2", "1e3"])
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"])
+def test_numbers_of_processes_are_checked_before_any_work(gpus, name, value):
+    gpus(4)
+    with pytest.raises(ConfigError, match=f"{name}=") as caught:
+        Launch.from_environment({**TORCHRUN, name: value})
+    assert "what to do: unset" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+def test_other_launchers_are_checked_too(name):
+    with pytest.raises(ConfigError, match=f"{name}='many' is no number"):
+        Launch.from_environment({name: "many"})
+
+
+@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("0", "0"), ("5", "1")])
+def test_a_rank_is_below_the_number_of_processes(rank, size):
+    with pytest.raises(ConfigError, match=f"RANK={rank} of WORLD_SIZE={size}"):
+        own_place({"RANK": rank, "WORLD_SIZE": size})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "{}/tiny.yaml", "--dataset", "{}/run/dataset", "--tokenizer", "{}/run/tokenizer", "--out", "x"],
+        ["run", "{}/tiny.yaml", "--out", "x"],
+        ["generate", "--model", "{}/run/model", "--dataset", "{}/run/dataset", "--out", "x"],
+        ["embed", "--dataset", "{}/run/dataset", "--out", "x"],
+    ],
+)
+def test_every_verb_refuses_what_is_no_number(arguments, monkeypatch, tmp_path, capsys):
+    arguments = [one.replace("{}", str(tiny_home())) for one in arguments]
+    monkeypatch.setenv("WORLD_SIZE", "abc")
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert "error: WORLD_SIZE='abc' is no number of processes" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_script_takes_what_deepspeed_appends(monkeypatch: pytest.MonkeyPatch):

@@ -140,7 +140,7 @@ def test_stopped_again_and_again_it_still_arrives(train, tmp_path: Path):
     assert end_state(tmp_path / "often") == end_state(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_says_its_exit_code_and_what_to_do(train, number: int, code: int):
     before = signal.getsignal(number)
     with pytest.raises(InterruptedRun) as caught:

@@ -12,6 +12,7 @@ from pydantic import Field
 from scipy import sparse
 
 from genrec.config import Section
+from genrec.config.ranges import HistoryLength, Share
 from genrec.data.histories import Histories
 from genrec.evaluation.baselines.base import Baseline, Popularity
 from genrec.evaluation.baselines.sparse_rows import descending
@@ -27,8 +28,8 @@ TUNING_K = 10
 class ItemGraphSettings(Section):
     """How the items of a history are weighted."""
 
-    decay: float = Field(0.5, gt=0, le=1, description="weight of an item over that of the next newer one")
-    last_n: int | None = Field(20, ge=1, description="only this many items of a history count; null takes all")
+    decay: Share = Field(0.5, gt=0, description="weight of an item over that of the next newer one")
+    last_n: HistoryLength | None = Field(20, description="only this many items of a history count; null takes all")
 
 
 Settings = TypeVar("Settings", bound=ItemGraphSettings)

@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import Field
 from scipy import sparse
 
+from genrec.config.ranges import Count, Weight
 from genrec.data.histories import Histories
 from genrec.evaluation.baselines.item_graph import ItemGraph, ItemGraphSettings, best_settings
 from genrec.evaluation.baselines.sparse_rows import descending, first_of_rows, item_sets, rows_at_once
@@ -25,8 +26,8 @@ GRID: dict[str, tuple[Any, ...]] = {
 class ItemKNNSettings(ItemGraphSettings):
     """How items are compared and histories weighted."""
 
-    neighbours: int | None = Field(None, ge=1, description="most similar items kept per item; null keeps all that fit")
-    shrinkage: float = Field(10.0, ge=0, description="added to the denominator: doubts similarities of rare items")
+    neighbours: Count | None = Field(None, description="most similar items kept per item; null keeps all that fit")
+    shrinkage: Weight = Field(10.0, description="added to the denominator: doubts similarities of rare items")
 
 
 class ItemKNN(ItemGraph):

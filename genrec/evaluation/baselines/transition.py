@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 from scipy import sparse
 
+from genrec.config.ranges import HistoryLength, Share, Weight
 from genrec.data.histories import Histories
 from genrec.errors import DataError
 from genrec.evaluation.baselines.item_graph import ItemGraph, ItemGraphSettings, best_settings
@@ -36,11 +37,11 @@ class TransitionSettings(ItemGraphSettings):
     """How items are linked and histories weighted."""
 
     direction: Literal["forward", "both"] = Field("both", description="what follows an item, or also what precedes it")
-    text: float = Field(1.0, ge=0, description="weight of the cosine of the texts' TF-IDF vectors")
-    linked: float = Field(0.3, ge=0, description="added for every item that was ever next, however seldom")
-    two_steps: float = Field(0.15, ge=0, description="added for items that are two transitions away and not one")
-    decay: float = Field(0.6, gt=0, le=1, description="weight of an item over that of the next newer one")
-    last_n: int | None = Field(4, ge=1, description="only this many items of a history count; null takes all")
+    text: Weight = Field(1.0, description="weight of the cosine of the texts' TF-IDF vectors")
+    linked: Weight = Field(0.3, description="added for every item that was ever next, however seldom")
+    two_steps: Weight = Field(0.15, description="added for items that are two transitions away and not one")
+    decay: Share = Field(0.6, gt=0, description="weight of an item over that of the next newer one")
+    last_n: HistoryLength | None = Field(4, description="only this many items of a history count; null takes all")
 
 
 class Transition(ItemGraph):

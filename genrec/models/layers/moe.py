@@ -26,6 +26,7 @@ from torch.distributed import ProcessGroup
 from torch.nn.functional import dropout, linear, relu, silu
 
 from genrec.config import Section
+from genrec.config.ranges import Few, FewOrNone, Layers, Positive, Rate, Weight
 from genrec.models.layers.exchange import total_of_all, work_elsewhere
 
 # torch's grouped product wants rows that start at multiples of this many bytes.
@@ -35,17 +36,17 @@ ALIGNMENT = 16
 class ExpertSettings(Section):
     """Settings of sparse feed-forward layers."""
 
-    experts: int = Field(0, ge=0, description="experts of a feed-forward layer; 0 keeps the layer dense")
-    experts_per_token: int = Field(2, ge=1, description="experts that each position is routed to")
-    shared_experts: int = Field(0, ge=0, description="experts that serve every position beside the routed ones")
-    expert_every: int = Field(1, ge=1, description="every n-th layer has experts, the others are dense")
-    expert_dropout: float = Field(0.0, ge=0, lt=1, description="rate on the inner activations of routed experts")
+    experts: FewOrNone = Field(0, description="experts of a feed-forward layer; 0 keeps the layer dense")
+    experts_per_token: Few = Field(2, description="experts that each position is routed to")
+    shared_experts: FewOrNone = Field(0, description="experts that serve every position beside the routed ones")
+    expert_every: Layers = Field(1, description="every n-th layer has experts, the others are dense")
+    expert_dropout: Rate = Field(0.0, description="rate on the inner activations of routed experts")
     balance: Literal["aux", "bias", "none"] = Field("aux", description="how experts get equal loads")
-    balance_weight: float = Field(0.1, ge=0, description="weight of the balance loss (aux)")
-    bias_step: float = Field(0.001, gt=0, description="change of an expert's bias per step (bias)")
-    z_loss_weight: float = Field(0.0, ge=0, description="weight of the squared log-sum-exp of the router's logits")
-    capacity_factor: float | None = Field(
-        None, gt=0, description="positions per expert in training, as a multiple of equal loads; null drops none"
+    balance_weight: Weight = Field(0.1, description="weight of the balance loss (aux)")
+    bias_step: Positive = Field(0.001, description="change of an expert's bias per step (bias)")
+    z_loss_weight: Weight = Field(0.0, description="weight of the squared log-sum-exp of the router's logits")
+    capacity_factor: Positive | None = Field(
+        None, description="positions per expert in training, as a multiple of equal loads; null drops none"
     )
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genrec.config.ranges import Width
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.learning import LearningSettings
 from genrec.tokenizers.parts.residual import ResidualTokenizer
@@ -21,7 +22,9 @@ NETWORK = "network."
 class NetworkSettings(LearningSettings):
     """Settings of an autoencoder and its training."""
 
-    hidden_sizes: tuple[int, ...] = Field((512, 256, 128), description="widths between the vectors and the code space")
+    hidden_sizes: tuple[Width, ...] = Field(
+        (512, 256, 128), description="widths between the vectors and the code space"
+    )
 
 
 class Autoencoder(nn.Module):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from genrec.artifacts import write_file
 from genrec.config import Section
+from genrec.config.ranges import BatchSize, LearningRate, Rounds, Share
 from genrec.errors import ArtifactError, ConfigError, InterruptedRun
 from genrec.features.base import ItemFeatures
 from genrec.features.progress import progress
@@ -42,11 +43,11 @@ SAFE_KEYS = frozenset({"epochs", "patience", "collisions", "allow_collapse"})
 class LearningSettings(Section):
     """Settings of the families that are trained epoch by epoch."""
 
-    epochs: int = Field(50, ge=1)
-    patience: int = Field(5, ge=1, description="epochs without a better held-out reconstruction before stopping")
-    held_out: float = Field(0.05, gt=0, lt=0.5, description="share of items that only decide when to stop")
-    batch_size: int = Field(1024, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
+    epochs: Rounds = 50
+    patience: Rounds = Field(5, description="epochs without a better held-out reconstruction before stopping")
+    held_out: Share = Field(0.05, gt=0, lt=0.5, description="share of items that only decide when to stop")
+    batch_size: BatchSize = Field(1024, ge=2)
+    learning_rate: LearningRate = 1e-3
 
 
 class Learner(nn.Module, ABC):

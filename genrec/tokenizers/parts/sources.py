@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from genrec.config.ranges import FewOrNone
 from genrec.errors import ConfigError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
@@ -19,7 +20,7 @@ HOW_TO_MAKE = "features: {encoder: concat, parts: [{encoder: sentence}, {encoder
 class FusedSettings(TokenizerSettings):
     """Settings of the families that read two kinds of vectors."""
 
-    collaborative: str | int | None = Field(
+    collaborative: str | FewOrNone | None = Field(
         None, description="encoder, or number from 0, of the part that is collaborative; found by itself if null"
     )
 

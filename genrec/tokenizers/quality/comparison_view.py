@@ -46,15 +46,17 @@ def comparison_as_text(comparison: Comparison) -> str:
     Args:
         comparison: See :func:`genrec.tokenizers.quality.comparison.compare_tokenizers`.
     """
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console(width=WIDTH, highlight=False)
+    from genrec.terminal.console import Terminal
+
+    console = Terminal(width=WIDTH, highlight=False)
     with console.capture() as captured:
         console.print(comparison_table(comparison))
-        console.print(f"[bold]reading:[/bold] {comparison.reading}")
+        console.print(Text.assemble(("reading: ", "bold"), comparison.reading))
         console.print(HINT)
         for note in comparison.notes:
-            console.print(f"note: {note}")
+            console.print(f"note: {note}", markup=False)
     return captured.get().rstrip()
 
 
@@ -83,7 +85,7 @@ def comparison_table(comparison: Comparison) -> "Table":
         bold = len(candidates) > 1 and len(set(known)) > 1
         shown.append([Text(_cell(one, unit), style="bold" if bold and one == best else "") for one in values])
     for row, candidate in enumerate(candidates):
-        table.add_row(candidate.name, sizes_in_words(candidate.level_sizes), *(column[row] for column in shown))
+        table.add_row(Text(candidate.name), sizes_in_words(candidate.level_sizes), *(column[row] for column in shown))
     return table
 
 
