@@ -62,6 +62,7 @@ def prepare(
         paths["users"] = str(users)
     dataset = prepare_dataset(config.model_copy(update=paths), out)
     typer.echo(statistics_page(dataset.statistics))
+    typer.echo(dataset.account.page())
     typer.echo(f"{dataset.num_users} users, {dataset.num_items} items: {out}")
 
 

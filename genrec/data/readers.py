@@ -12,8 +12,9 @@ from urllib.parse import unquote
 import polars as pl
 
 from genrec.artifacts import file_sha256
+from genrec.data.account import TableAccount
+from genrec.data.columns import rename_columns
 from genrec.data.jsonlines import read_json_lines
-from genrec.data.schema import rename_columns
 from genrec.data.textformats import read_double_colon, read_recbole, read_u_data, read_u_item, read_u_user
 from genrec.errors import DataError
 
@@ -43,7 +44,12 @@ TABLE_NAMES: dict[Kind, tuple[str, ...]] = {
 
 
 def read_table(
-    path: Path, kind: Kind, columns: Mapping[str, str] | None = None, *, categories: bool = False
+    path: Path,
+    kind: Kind,
+    columns: Mapping[str, str] | None = None,
+    *,
+    categories: bool = False,
+    account: TableAccount | None = None,
 ) -> pl.DataFrame:
     """Read one table from a file, a folder of shards, or a folder of ``datasets.Dataset.save_to_disk``.
 
@@ -54,6 +60,7 @@ def read_table(
         columns: Our column name to the user's.
         categories: Make ``user_id`` and ``item_id`` categories where they are text. No more than a piece of the table
             then holds them as text: a shard, or five million rows of a Parquet file.
+        account: Takes how many files and rows were read, and what columns were called.
 
     Raises:
         DataError: If the file is missing, empty, damaged, not UTF-8 or of an unknown format.
@@ -62,7 +69,8 @@ def read_table(
         raise DataError(f"there is no file {path}", expected=f"a table of {kind}", fix="check the path")
     saved = (path / "dataset_info.json").is_file()
     parts = [] if saved else _parts(path)
-    pieces = (_with_our_names(piece, kind, columns or {}) for piece in _pieces(path, parts, kind))
+    account = account or TableAccount(kind, str(path))
+    pieces = (_with_our_names(piece, kind, columns or {}, account) for piece in _pieces(path, parts, kind))
     frames = list(_with_categories(pieces) if categories else pieces)
     try:
         frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
@@ -70,6 +78,7 @@ def read_table(
         raise DataError(
             f"the shards do not fit together: {error}", where=str(path), expected="the same columns in every shard"
         ) from error
+    account.files, account.rows_read = max(len(parts), 1), frame.height
     return _typed(frame) if parts and _suffix(parts[0]) in CSV_SUFFIXES else frame
 
 
@@ -91,8 +100,15 @@ def read_item_ids(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def to_frame(table: Any, columns: Mapping[str, str] | None = None) -> pl.DataFrame:
+def to_frame(
+    table: Any, columns: Mapping[str, str] | None = None, *, account: TableAccount | None = None
+) -> pl.DataFrame:
     """A polars DataFrame from one, a ``datasets.Dataset``, a pandas DataFrame, an Arrow table or a dict of lists.
+
+    Args:
+        table: The table.
+        columns: Our column name to the user's.
+        account: Takes how many rows there are, and what columns were called.
 
     Raises:
         DataError: If it is none of these.
@@ -109,7 +125,9 @@ def to_frame(table: Any, columns: Mapping[str, str] | None = None) -> pl.DataFra
                 f"a {type(table).__name__} is not a table: {error}",
                 expected="a polars or pandas DataFrame, a datasets.Dataset or an Arrow table",
             ) from error
-    return rename_columns(table, columns or {})
+    if account is not None:
+        account.rows_read = table.height
+    return rename_columns(table, columns or {}, account)
 
 
 def find_table(folder: Path, kind: Kind) -> Path | None:
@@ -302,11 +320,11 @@ def _saved_dataset(path: Path) -> pl.DataFrame:
         raise DataError(f"the saved data set cannot be read: {error}", where=str(path), fix=TRUNCATED) from error
 
 
-def _with_our_names(frame: pl.DataFrame, kind: Kind, columns: Mapping[str, str]) -> pl.DataFrame:
-    frame = rename_columns(frame, columns)
+def _with_our_names(frame: pl.DataFrame, kind: Kind, columns: Mapping[str, str], account: TableAccount) -> pl.DataFrame:
+    frame = rename_columns(frame, columns, account)
     for renames in FOREIGN_NAMES[kind]:
         if set(renames) <= set(frame.columns) and not set(renames.values()) & set(frame.columns):
-            frame = frame.rename(renames)
+            frame = rename_columns(frame, {ours: theirs for theirs, ours in renames.items()}, account)
     return frame
 
 
