@@ -25,6 +25,7 @@ from genrec.data.histories import Histories
 from genrec.data.profiles import Profiles, with_columns
 from genrec.data.readers import to_frame
 from genrec.data.schema import tidy_interactions, tidy_users
+from genrec.data.times import refuse
 from genrec.decoding import generate_lists
 from genrec.errors import ConfigError, DataError
 from genrec.pipeline.catalogue import on_catalogue
@@ -310,7 +311,7 @@ class Recommender:
 
     def _from_table(self, table: Any, unknown: Unknown) -> tuple[list[str], Histories]:
         frame = to_frame(table)
-        if "item_id" in frame.columns and isinstance(frame.schema["item_id"], pl.List):
+        if "item_id" in frame.columns and isinstance(frame.schema["item_id"], pl.List | pl.Array):
             return self._from_list_column(frame, unknown)
         frame = tidy_interactions(frame, where="the histories").with_columns(pl.col(IDS).cast(pl.String))
         users = frame["user_id"].unique(maintain_order=True)
@@ -329,6 +330,7 @@ class Recommender:
         return users.to_list(), histories
 
     def _from_list_column(self, frame: pl.DataFrame, unknown: Unknown) -> tuple[list[str], Histories]:
+        _check_list_column(frame)
         if "user_id" in frame.columns and frame["user_id"].is_duplicated().any():
             raise DataError(
                 f"user {frame['user_id'].filter(frame['user_id'].is_duplicated())[0]!r} stands in several rows",
@@ -361,3 +363,15 @@ class Recommender:
 def _note_without_items(users: int, of: int, unknown: Unknown) -> None:
     if users and unknown == "warn":
         logger.warning("%d of %d users have no item that the model knows: each gets the list of a new user", users, of)
+
+
+def _check_list_column(frame: pl.DataFrame) -> None:
+    """Refuse empty ids in a table of one list per user, and say so where its times are not read."""
+    lists = frame["item_id"].cast(pl.List(frame.schema["item_id"].inner))  # type: ignore[attr-defined]
+    bad = lists.list.eval(pl.element().is_null()).list.any().fill_null(False)
+    if "user_id" in frame.columns:
+        bad |= frame["user_id"].is_null()
+    refuse(lists, bad, "a history has an empty id", "an id in every place, and a user_id in every row", "the histories")
+    unread = [name for name in ("timestamp", "order") if name in frame.columns]
+    if unread:
+        logger.warning("%s is not read where item_id holds lists, which are oldest first", " and ".join(unread))

@@ -41,7 +41,8 @@ def check_mapping(columns: Mapping[str, str]) -> None:
     """
     for ours, theirs in columns.items():
         if ours not in TABLES:
-            close = difflib.get_close_matches(plain(ours), TABLES, n=1, cutoff=0.5)
+            meant = [name for name, found in _meanings([ours]).items() if found]
+            close = meant or difflib.get_close_matches(plain(ours), TABLES, n=1, cutoff=0.5)
             raise ConfigError(
                 f"columns names {ours!r}, which is none of our columns",
                 where="data.columns",
@@ -133,7 +134,9 @@ def check_names(names: Sequence[str], account: TableAccount, where: str) -> None
         if ours not in known and alike:
             raise _not_ours(ours, alike, where)
     ordered = known & {"timestamp", "order"}
-    for ours, alike in (("timestamp", _like_times(others)), ("order", _like_positions(others))):
+    meanings = _meanings(others)
+    for ours in ("timestamp", "order"):
+        alike = meanings[ours]
         if alike and not ordered:
             raise _not_ours(ours, alike, where)
         if alike and ours == "timestamp" and ours not in known:
@@ -163,7 +166,7 @@ def require_columns(frame: pl.DataFrame, names: Sequence[str], where: str) -> No
 
 def like_ratings(names: Sequence[str]) -> list[str]:
     """The names that a column of ratings may have."""
-    return [name for name in names if plain(name) in RATING_NAMES.split()]
+    return _meanings(names)["rating"]
 
 
 def plain(name: str) -> str:
@@ -176,14 +179,13 @@ def _names(table: TableAccount) -> dict[str, str]:
     return {name: table.renamed.get(name, name) for name in table.columns}
 
 
-def _like_times(names: Sequence[str]) -> list[str]:
+def _meanings(names: Sequence[str]) -> dict[str, list[str]]:
+    """The names that each of our optional columns may have."""
+    known = {"timestamp": TIME_NAMES.split(), "order": POSITION_NAMES.split(), "rating": RATING_NAMES.split()}
+    found = {ours: [name for name in names if plain(name) in others] for ours, others in known.items()}
     close = difflib.get_close_matches("timestamp", map(plain, names), n=len(names) + 1, cutoff=0.85)
-    times = TIME_NAMES.split()
-    return [name for name in names if plain(name) in times or TIME_ENDINGS.search(name) or plain(name) in close]
-
-
-def _like_positions(names: Sequence[str]) -> list[str]:
-    return [name for name in names if plain(name) in POSITION_NAMES.split()]
+    found["timestamp"] += [name for name in names if TIME_ENDINGS.search(name) or plain(name) in close]
+    return {ours: list(dict.fromkeys(others)) for ours, others in found.items()}
 
 
 def _nearest(name: str, names: Sequence[str], cutoff: float = 0.6) -> list[str]:
@@ -199,7 +201,7 @@ def _not_ours(ours: str, alike: Sequence[str], where: str) -> DataError:
     return DataError(
         f"there is no column {ours!r}, but {_shown(alike)}: what it says of the order of events would be lost",
         where=where,
-        expected=f"times in a column {'timestamp'!r}, positions in a column {'order'!r}",
-        fix=f'say which column it is, --set "columns={{{ours}: {alike[0]}}}", or that there is none, '
-        f"--set 'columns={{{ours}: \"\"}}' (in a table in memory: rename the column, or drop it)",
+        expected="times in a column 'timestamp', positions in a column 'order'",
+        fix=f"rename it to {ours}, or say which column it is: columns: {{{ours}: {alike[0]}}}; if it is none, "
+        f'say so, columns: {{{ours}: ""}}, or rename it to something else',
     )

@@ -105,8 +105,9 @@ def refuse(values: pl.Series, bad: pl.Series, what: str, expected: str, where: s
     """Raise a DataError with the rows that are bad, if there are any; rows are counted from 1."""
     rows = bad.arg_true()
     if len(rows):
+        value = values[int(rows[0])]
         raise DataError(
-            f"{what}: {values[int(rows[0])]!r}",
+            f"{what}: {value.to_list() if isinstance(value, pl.Series) else value!r}",
             where=f"{where}, {first_rows((rows + 1).to_list())}",
             expected=expected,
             fix=fix or "correct these rows, or remove them",
