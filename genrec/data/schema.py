@@ -167,6 +167,9 @@ def _ids(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
 
 
 def _floats(values: pl.Series, where: str) -> pl.Series:
+    if values.dtype == pl.String:
+        text = values.str.strip_chars()
+        values = text.set(text == "", None)
     numbers = values.cast(pl.Float64, strict=False)
     bad = (numbers.is_null() & values.is_not_null()) | numbers.is_nan().fill_null(False)
     refuse(values, bad, "rating is not a number", "numbers, or empty where there is none", where)

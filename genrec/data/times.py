@@ -15,8 +15,8 @@ from genrec.errors import DataError, first_rows
 
 # The year 1973 in milliseconds and the year 5138 in seconds: nothing between the two readings is plausible.
 MILLISECONDS_FROM, MICROSECONDS_FROM, NANOSECONDS_FROM = 10**11, 10**14, 10**17
-# The year 5138 in nanoseconds.
-BEYOND = 1e20
+# The year 2262 in nanoseconds: more than 64 bits hold.
+BEYOND = 2.0**63
 UNITS = ((NANOSECONDS_FROM, 10**9), (MICROSECONDS_FROM, 10**6), (MILLISECONDS_FROM, 10**3))
 UNIT_NAMES = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
 TIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
@@ -116,14 +116,9 @@ def refuse(values: pl.Series, bad: pl.Series, what: str, expected: str, where: s
 
 def _times(counts: pl.Series, per_second: int) -> Times:
     """Times from counts of a unit since 1970, Int64 or Float64."""
-    if counts.dtype.is_float():
-        seconds = (counts / per_second).floor().cast(pl.Int64)
-        exact = (counts == (seconds.cast(pl.Float64) * per_second)).fill_null(True).all()
-    elif per_second == 1:
-        return Times(counts, counts)
-    else:
-        seconds = counts // per_second
-        exact = (counts == seconds * per_second).fill_null(True).all()
+    whole = counts.floor().cast(pl.Int64) if counts.dtype.is_float() else counts
+    seconds = whole // per_second
+    exact = (counts == seconds * per_second).fill_null(True).all()
     return Times(seconds, seconds if exact else counts)
 
 
@@ -141,8 +136,7 @@ def _from_numbers(values: pl.Series, where: str, account: TableAccount) -> Times
     _note_packed_dates(counts, account)
     if floats:
         _note_spacing(values, unit, account)
-        # Whole nanoseconds up to the year 2262 fit.
-        whole = (counts == counts.floor()).fill_null(True).all() and (counts < 2.0**63).fill_null(True).all()
+        whole = (counts == counts.floor()).fill_null(True).all()
         return _times(counts.cast(pl.Int64) if whole else counts, unit)
     return _times(counts, unit)
 
