@@ -25,7 +25,7 @@ time times ts t date datetime timestamps timestampms timestampus timestampns uni
 reviewtime unixreviewtime createdtime creationtime servertime localtime visittime clicktime transactiontime
 purchasetime ordertime sessiontime requesttime logtime
 """
-TIME_ENDINGS = re.compile(r"(?i)[a-z][\s_.-](at|ts|timestamp|date|datetime)$|[a-z](At|Timestamp|Date|DateTime)$")
+TIME_ENDINGS = re.compile(r"[A-Za-z][\s_.-](?i:at|ts|timestamp|date|datetime)$|[a-z](?:At|Timestamp|Date|DateTime)$")
 POSITION_NAMES = "position sequence seq step sequencenumber seqno eventnumber eventno"
 RATING_NAMES = "rating ratings stars score overall"
 
