@@ -72,7 +72,7 @@ def score_recommendations(
     if len(ks) < len(config.ks):
         notes.append(f"the longest list has {longest} items: metrics at larger k are left out")
     histories, targets = dataset.evaluation(part)
-    if not _listed_pairs(lists.recommended, targets, dataset.num_items):
+    if (lists.recommended >= 0).any() and not _listed_pairs(lists.recommended, targets, dataset.num_items):
         notes.append(
             f"no list has an item that is held out in the {part} part: all metrics are 0. Were the lists made from "
             "histories that contain these items, as those of `genrec run` and `genrec generate` are? `genrec evaluate "

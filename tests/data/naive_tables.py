@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -40,9 +41,19 @@ class Prepared:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def read_rows(paths: list[Path]) -> list[Row]:
-    """Rows of all files, cells as they come: text of CSV, values of JSON lines and Parquet."""
-    return [row for path in paths for row in _read_file(path)]
+def read_rows(paths: list[Path], *, backslash: bool = False) -> list[Row]:
+    """Rows of all files, cells as they come: text of CSV, values of JSON and Parquet.
+
+    Args:
+        paths: The files.
+        backslash: Whether quotes inside values of CSV are written after a backslash.
+    """
+    return [row for path in paths for row in _read_file(path, backslash)]
+
+
+def tidy(text: str) -> str:
+    """An id without white space at its ends, its accents in one form."""
+    return unicodedata.normalize("NFC", text.strip(" \t\u00a0\u200b"))
 
 
 def prepare(rows: list[Row], items: list[str] | None, settings: dict[str, Any]) -> Prepared:
@@ -76,7 +87,7 @@ def _require(condition: object, why: str) -> None:
         raise Refused(why)
 
 
-def _read_file(path: Path) -> list[Row]:
+def _read_file(path: Path, backslash: bool) -> list[Row]:
     if path.suffix == ".parquet":
         return _read_parquet(path)
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -85,11 +96,21 @@ def _read_file(path: Path) -> list[Row]:
     except UnicodeDecodeError as error:
         raise Refused("not UTF-8") from error
     suffix = Path(path.name.removesuffix(".gz")).suffix
-    if suffix == ".jsonl":
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    if suffix in (".jsonl", ".json"):
+        try:
+            return json.loads(text) if suffix == ".json" else list(map(json.loads, filter(str.strip, text.split("\n"))))
+        except json.JSONDecodeError as error:
+            raise Refused("no JSON") from error
     header = text.split("\n", 1)[0]
     separator = "\t" if suffix == ".tsv" else max(",;\t", key=header.count)
-    names, *lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    # Without a quote after a backslash nothing says that backslashes are no backslashes.
+    backslash = backslash and '\\"' in text
+    escaped: dict[str, Any] = {"doublequote": False, "escapechar": "\\"} if backslash else {}
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **escaped))
+    except csv.Error as error:
+        raise Refused("quotes") from error
+    names, *lines = filter(None, lines)
     _require(all(len(line) == len(names) for line in lines), "a row is short or long")
     return [{name: cell or None for name, cell in zip(names, line, strict=True)} for line in lines]
 
@@ -150,7 +171,9 @@ def _id(value: Any) -> str:
     if isinstance(value, float):
         _require(value.is_integer() and abs(value) < 2**53, "no id")
         value = int(value)
-    return str(value)
+    text = tidy(str(value))
+    _require(text, "empty id")
+    return text
 
 
 def _position(value: Any) -> int:

@@ -87,9 +87,9 @@ def test_a_mapping_may_be_of_one_table_only(tmp_path):
     items = pl.DataFrame({"sku": ["a", "b", "c"], "product": ["A", "B", "C"]})
     assert make(tmp_path, LOG, items, item_id="sku", title="product").titles == ["A", "B", "C"]
     # Times of items are not those of events.
-    with pytest.raises(DataError, match="there is no column 'released', which data.columns says is timestamp"):
+    with pytest.raises(DataError, match=r"there is no column 'released', which data.columns says is timestamp"):
         make(tmp_path, LOG, items.with_columns(released=1), item_id="sku", timestamp="released")
-    with pytest.raises(DataError, match="there is no column 'sky', which data.columns says is item_id"):
+    with pytest.raises(DataError, match=r"there is no column 'sky', which data.columns says is item_id"):
         make(tmp_path, LOG, items, item_id="sky")
 
 

@@ -26,7 +26,9 @@ EXAMPLES = int(os.environ.get("GENREC_FUZZ_EXAMPLES", "500"))
 def expected_of(log: Log, paths: list[Path]) -> naive_tables.Prepared | str:
     """What plain Python makes of the files, or why it refuses them."""
     try:
-        return naive_tables.prepare(naive_tables.read_rows(paths), log.items, log.settings)
+        return naive_tables.prepare(
+            naive_tables.read_rows(paths, backslash=log.dialect["backslash"]), log.items, log.settings
+        )
     except naive_tables.Refused as refusal:
         return f"refused: {refusal}"
 
@@ -80,7 +82,9 @@ def test_prepared_tables_are_those_of_plain_python(log):
         expected = expected_of(log, paths)
         found = found_in(log, paths[0] if len(paths) == 1 else home / "log", home)
         event(expected if isinstance(expected, str) else "kept")
-        assert isinstance(found, str) == isinstance(expected, str), (found, expected)
+        # What backslashes mean is a guess: tables with them may be refused, but not misread.
+        if not (log.dialect["backslash"] and isinstance(found, str)):
+            assert isinstance(found, str) == isinstance(expected, str), (found, expected)
         if isinstance(found, Dataset) and isinstance(expected, naive_tables.Prepared):
             assert_equal(found, expected)
     finally:

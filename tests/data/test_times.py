@@ -1,6 +1,6 @@
 """Times and positions are exact: whole numbers keep all digits, and what is less exact than it looks is said."""
 
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
 
@@ -45,7 +45,7 @@ def order_of(tmp_path, **columns) -> list[str]:
 )
 def test_nanoseconds_are_in_exact_order(tmp_path, values):
     times, account = read(values)
-    assert times.exact.diff().drop_nulls().to_list() in ([-1, -1], [timedelta(microseconds=0)] * 2)
+    assert times.exact.diff().drop_nulls().to_list() == [-1, -1]
     assert times.seconds.to_list() == [NOON] * 3
     assert account.notes == []
     assert order_of(tmp_path, timestamp=values) == ["a", "b", "c"]
@@ -108,10 +108,11 @@ def test_other_numbers_are_no_dates_in_digits(values):
     ],
 )
 def test_floats_that_lose_the_order_are_noted(values, dtype, bits, seconds):
-    # The distance of neighbouring floats, by numpy.
-    assert np.spacing(np.dtype(f"float{bits}").type(values[0])) / (NOON and values[0] // NOON) == pytest.approx(seconds)
+    kind = {32: np.float32, 64: np.float64}[bits]
+    gap = float(np.nextafter(kind(values[0]), kind(np.inf))) - float(kind(values[0]))
+    assert gap / (values[0] // NOON) == pytest.approx(seconds)
     (note,) = read(values, dtype)[1].notes
-    assert f"floats of {bits} bits, exact to {seconds:g} seconds only" in note.replace("e-7", "e-07")
+    assert f"floats of {bits} bits, exact to {seconds:g} seconds only" in note
 
 
 @pytest.mark.parametrize("values", [[NOON + 0.25], [NOON * 1000.0], [NOON * 10**6 + 0.0]])
@@ -262,8 +263,5 @@ def test_equal_positions_are_in_the_order_of_time(tmp_path):
 
 def test_empty_ratings_in_quotes_are_no_ratings(tmp_path):
     frame = log(rating=["5", "", None])
-    assert make_dataset(frame, None, DataConfig(k_core=0), tmp_path / "out").interactions["rating"].to_list() == [
-        5.0,
-        None,
-        None,
-    ]
+    dataset = make_dataset(frame, None, DataConfig(k_core=0), tmp_path / "out")
+    assert dataset.interactions["rating"].to_list() == [5.0, None, None]
