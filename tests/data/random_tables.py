@@ -89,7 +89,7 @@ class Log:
                 pq.write_table(pa.table({name: self._array(name, cells, number) for name, cells in part.items()}), path)
             else:
                 text = self._json(part) if self.form.startswith("json") else self._separated(part)
-                data = text.encode(self.dialect["encoding"])
+                data = text.encode(self.dialect["encoding"], errors="replace")
                 data = data[: max(len(data) - self.dialect["cut"], 1)] if number == self.shards - 1 else data
                 path.write_bytes(gzip.compress(data) if packed else data)
             paths.append(path)
@@ -151,7 +151,9 @@ def logs(draw: st.DrawFn) -> Log:
         "separator": draw(st.sampled_from(",;\t")),
         "quoting": draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
         "line_end": draw(st.sampled_from(["\n", "\r\n"])),
-        "encoding": draw(st.sampled_from(["utf-8"] * 6 + ["utf-8-sig", "utf-16"])) if form == "csv" else "utf-8",
+        "encoding": draw(st.sampled_from(["utf-8"] * 9 + ["utf-8-sig", "utf-16", "latin-1"]))
+        if form == "csv"
+        else "utf-8",
         "packed": draw(st.integers(0, 5)) == 0,
         "backslash": draw(st.integers(0, 9)) == 0,
         "empty_line": draw(st.integers(0, 9)) == 0,
