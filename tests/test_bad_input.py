@@ -109,7 +109,7 @@ def test_numbers_that_no_column_can_hold_are_refused(column, value, message, pre
             "bought_at",
             "{timestamp: boughtat}",
             3,
-            "there is no column 'boughtat', which data.columns says is timestamp",
+            "there is no column 'boughtat', which data.columns says is",
         ),
         ("bought_at", "{timestmap: bought_at}", 2, "columns names 'timestmap', which is none of our columns"),
     ],

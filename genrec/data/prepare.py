@@ -77,8 +77,7 @@ def prepare_dataset(config: DataConfig, out: Path) -> Dataset:
     if prepared := _prepared_folder(config):
         return _copy_prepared(prepared, config, Path(out))
     tables = locate_tables(config)
-    inputs = input_fingerprints(config)
-    return _make(_read(tables, config.columns), config, Path(out), inputs)
+    return _make(_read(tables, config.columns), config, Path(out), input_fingerprints(config))
 
 
 def make_dataset(interactions: Any, items: Any, config: DataConfig, out: Path, *, users: Any = None) -> Dataset:
@@ -96,13 +95,7 @@ def make_dataset(interactions: Any, items: Any, config: DataConfig, out: Path, *
         ArtifactError: If ``out`` cannot be written.
     """
     given: dict[Kind, Any] = {"interactions": interactions, "items": items, "users": users}
-    check_mapping(config.columns)
-    tables = {}
-    for kind, table in given.items():
-        if table is not None:
-            account = TableAccount(kind, kind)
-            tables[kind] = _Table(to_frame(table, mapping_of(kind, config.columns), account=account), account)
-    return _make(tables, config, Path(out), inputs={})
+    return _make(_in_memory(given, config.columns), config, Path(out), inputs={})
 
 
 def locate_tables(config: DataConfig) -> Tables:
@@ -194,6 +187,17 @@ def _read(tables: Tables, columns: Mapping[str, str]) -> dict[Kind, _Table]:
             frame = read_table(path, kind, mapping_of(kind, columns), categories=categories, account=account)
             read[kind] = _Table(frame, account)
     return read
+
+
+def _in_memory(given: dict[Kind, Any], columns: Mapping[str, str]) -> dict[Kind, _Table]:
+    """As :func:`_read`, of tables in memory."""
+    check_mapping(columns)
+    tables = {}
+    for kind, table in given.items():
+        if table is not None:
+            account = TableAccount(kind, kind)
+            tables[kind] = _Table(to_frame(table, mapping_of(kind, columns), account=account), account)
+    return tables
 
 
 def _make(tables: dict[Kind, _Table], config: DataConfig, out: Path, inputs: dict[str, str]) -> Dataset:

@@ -50,6 +50,7 @@ ARROW_CLOCKS = {
     "ns": (pa.timestamp("ns"), lambda tick, part: NOON * 10**9 + 300_000_000 * tick + part),
 }
 FORMS = ("csv", "csv", "tsv", "jsonl", "json", "parquet", "parquet")
+ENCODINGS = (*["utf-8"] * 9, "utf-8-sig", "utf-16", "latin-1")
 HEADERS = ("Timestamp", "Order", "TIMESTAMP")
 
 
