@@ -198,7 +198,7 @@ def test_lists_with_empty_ids_are_refused(recommender, row):
         recommender.recommend(table, unknown="warn")
 
 
-def test_arrays_are_lists_and_times_beside_lists_are_said_not_to_be_read(recommender, caplog):
+def test_arrays_are_lists_and_times_of_lists_are_said_not_to_be_read(recommender, caplog):
     schema = {"user_id": pl.String, "item_id": pl.Array(pl.String, 3), "timestamp": pl.List(pl.Int64)}
     table = pl.DataFrame({"user_id": ["a"], "item_id": [LISTS[0]], "timestamp": [[3, 2, 1]]}, schema=schema)
     assert recommender.recommend(table, k=5).ids == recommender.recommend(LISTS[:1], k=5).ids

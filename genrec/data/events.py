@@ -152,7 +152,7 @@ def keep_core(events: Events, k: int, where: str, account: TableAccount) -> Even
 
 
 def in_sequence(events: Events) -> tuple[Histories, Events]:
-    """Sort by user, then by ``order``, then by time (unknown times first), then as the rows stand."""
+    """Sort by user, then by ``order``, then by time (unknown times first), then as the rows are given."""
     times = events.columns["timestamp"].fill_null(-1).to_numpy()
     if "order" in events.columns.columns:
         rows = np.lexsort((times, events.columns["order"].to_numpy(), events.users))

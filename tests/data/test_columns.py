@@ -55,7 +55,7 @@ def test_with_another_order_a_name_like_a_time_is_noted_at_most(tmp_path, known,
     assert len(dataset.account.interactions.notes) == noted
 
 
-def test_order_by_another_case_is_refused_beside_times(tmp_path):
+def test_order_by_another_case_is_refused_although_there_are_times(tmp_path):
     with pytest.raises(DataError, match="there is no column 'order', but 'Order'"):
         make(tmp_path, timed("timestamp").with_columns(Order=pl.Series([1, 2, 3])))
 
