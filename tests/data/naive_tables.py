@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,7 @@ def _times(values: list[Any]) -> list[Fraction | None]:
 def _exact(value: Any) -> Fraction:
     if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
         return Fraction(int(value))
-    number = value if isinstance(value, int) else _number(value)
+    number = value if isinstance(value, int | Decimal) else _number(value)
     _require(math.isfinite(number), "not finite")
     return Fraction(number)
 
