@@ -21,12 +21,14 @@ import polars as pl
 from genrec.config import DecodingConfig
 from genrec.config.ranges import LONGEST_LIST
 from genrec.data import Dataset
-from genrec.data.events import IDS, Events, in_sequence
+from genrec.data.account import IDS
+from genrec.data.events import Events, in_sequence
 from genrec.data.histories import Histories
 from genrec.data.ids import id_texts
 from genrec.data.profiles import Profiles, with_columns
 from genrec.data.readers import to_frame
 from genrec.data.schema import tidy_interactions, tidy_users
+from genrec.data.times import refuse
 from genrec.decoding import generate_lists
 from genrec.errors import ConfigError, DataError
 from genrec.pipeline.catalogue import on_catalogue
@@ -238,8 +240,11 @@ class Recommender:
         names, dense = self._from_lists(histories, unknown) if listed else self._from_table(histories, unknown)
         if users is None:
             return names, dense
-        known = with_columns(names, tidy_users(to_frame(users), where="the users"))
-        return names, replace(dense, profiles=Profiles(known))
+        table = tidy_users(to_frame(users), where="the users")
+        missing = len(names) - int(pl.Series(names, dtype=pl.String).is_in(table["user_id"].implode()).sum())
+        if missing:
+            logger.warning("nothing is known of %d of %d users: the table of users lacks them", missing, len(names))
+        return names, replace(dense, profiles=Profiles(with_columns(names, table)))
 
     def select_items(self, where: str) -> list[str]:
         """Ids of the items of which a condition is true.
@@ -310,6 +315,8 @@ class Recommender:
         self._handle_unknown([item for history in named for item in history], unknown, "the histories")
         known = self.dense_items
         dense = [[known[item] for item in history if item in known] for history in named]
+        without = sum(not left and bool(given) for left, given in zip(dense, named, strict=True))
+        _note_without_items(without, len(dense), unknown)
         return [str(row) for row in range(len(dense))], Histories.from_lists(dense)
 
     def _from_table(self, table: Any, unknown: Unknown) -> tuple[list[str], Histories]:
@@ -328,9 +335,12 @@ class Recommender:
             user_ids=users,
             catalogue=catalogue,
         )
-        return users.to_list(), in_sequence(events)[0]
+        histories = in_sequence(events)[0]
+        _note_without_items(int((histories.lengths == 0).sum()), len(users), unknown)
+        return users.to_list(), histories
 
     def _from_list_column(self, frame: pl.DataFrame, unknown: Unknown) -> tuple[list[str], Histories]:
+        _check_list_column(frame)
         if "user_id" in frame.columns and frame["user_id"].is_duplicated().any():
             raise DataError(
                 f"user {frame['user_id'].filter(frame['user_id'].is_duplicated())[0]!r} stands in several rows",
@@ -423,3 +433,17 @@ def item_names(names: Iterable[Any], known: Mapping[str, int], where: str) -> li
             fix="put the ids into a list, a single one too",
         )
     return id_texts(names, known, where)
+
+
+def _note_without_items(users: int, of: int, unknown: Unknown) -> None:
+    if users and unknown == "warn":
+        logger.warning("%d of %d users have no item that the model knows: each gets the list of a new user", users, of)
+
+
+def _check_list_column(frame: pl.DataFrame) -> None:
+    """Refuse empty ids in a table of one list per user."""
+    lists = frame["item_id"].cast(pl.List(frame.schema["item_id"].inner))  # type: ignore[attr-defined]
+    bad = lists.list.eval(pl.element().is_null()).list.any().fill_null(False)
+    if "user_id" in frame.columns:
+        bad |= frame["user_id"].is_null()
+    refuse(lists, bad, "a history has an empty id", "an id in every place, and a user_id in every row", "the histories")

@@ -87,6 +87,38 @@ def test_negative_and_nan_timestamps_are_refused(value, message, prepare):
     prepare(GOOD.replace("u1,i1,100", f"u1,i1,{value}"), message, "row 5", "what to do")
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("timestamp", "1e308", "timestamp is too large for any unit of time"),
+        ("timestamp", "9223372036854775808", "timestamp is too large for any unit of time"),
+        ("order", "1e30", "order is too large to be exact"),
+        ("order", "9223372036854775808", "order is too large to be exact"),
+    ],
+)
+def test_numbers_that_no_column_can_hold_are_refused(column, value, message, prepare):
+    table = GOOD.replace("timestamp", column).replace("u1,i1,100", f"u1,i1,{value}")
+    prepare(table, message, "row 5", "what to do")
+
+
+@pytest.mark.parametrize(
+    ("name", "mapping", "code", "message"),
+    [
+        ("Timestamp", "", 3, "there is no column 'timestamp', but 'Timestamp'"),
+        (
+            "bought_at",
+            "{timestamp: boughtat}",
+            3,
+            "there is no column 'boughtat', which data.columns says is",
+        ),
+        ("bought_at", "{timestmap: bought_at}", 2, "columns names 'timestmap', which is none of our columns"),
+    ],
+)
+def test_times_that_would_be_lost_to_a_name_are_refused(name, mapping, code, message, prepare):
+    options = ["--set", f"columns={mapping}"] if mapping else []
+    prepare(GOOD.replace("timestamp", name), message, f"timestamp: {name}", code=code, options=options)
+
+
 def test_mixed_units_of_time_are_refused(prepare):
     prepare(GOOD.replace("u1,i1,100", "u1,i1,1600000000000"), "timestamp mixes seconds and milliseconds")
 

@@ -161,6 +161,82 @@ def test_unknown_items_are_an_error_unless_told_otherwise(recommender, caplog):
     assert found.ids[0] == recommender.recommend([["i00"]], k=3).ids[0]
 
 
+UNKNOWN = pl.DataFrame({"user_id": ["x", "y"], "item_id": ["n1", "n2"], "timestamp": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    "histories",
+    [
+        UNKNOWN,
+        UNKNOWN.drop("timestamp").to_pandas(),
+        UNKNOWN.rename({"timestamp": "order"}),
+        UNKNOWN[:1],
+        UNKNOWN.select("user_id", pl.concat_list("item_id")),
+        [["n1"], ["n2", "n1"]],
+    ],
+    ids=["times", "pandas", "order", "one user", "lists", "plain lists"],
+)
+@pytest.mark.parametrize("unknown", ["warn", "skip"])
+def test_users_of_unknown_items_alone_get_the_list_of_a_new_user(recommender, caplog, histories, unknown):
+    found = recommender.recommend(histories, k=5, unknown=unknown)
+    assert found.ids == recommender.recommend([[]] * len(found), k=5).ids
+    wanted = f"{len(found)} of {len(found)} users have no item that the model knows: each gets the list of a new user"
+    assert (wanted in caplog.text) == (unknown == "warn")
+
+
+@pytest.mark.parametrize(
+    "histories",
+    [
+        pl.DataFrame({"user_id": ["x"], "item_id": [[]]}),
+        pl.DataFrame(
+            {"user_id": ["x"], "item_id": [None]}, schema={"user_id": pl.String, "item_id": pl.List(pl.String)}
+        ),
+        pd.DataFrame({"user_id": ["x"], "item_id": [[]]}),
+        [[]],
+    ],
+    ids=["polars", "null", "pandas", "lists"],
+)
+def test_one_empty_history(recommender, histories, caplog):
+    assert recommender.recommend(histories, k=5).ids == recommender.recommend([[], ["i00"]], k=5).ids[:1]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "histories", [UNKNOWN.clear(), UNKNOWN.clear().to_pandas(), pl.DataFrame({"user_id": [], "item_id": []})]
+)
+def test_a_table_of_events_without_rows_is_refused(recommender, histories):
+    with pytest.raises(DataError, match="the table has no rows"):
+        recommender.recommend(histories)
+    assert recommender.recommend(pl.DataFrame(schema={"item_id": pl.List(pl.String)})).ids == []
+
+
+@pytest.mark.parametrize(
+    "row", [{"user_id": "x", "item_id": ["i00", None]}, {"user_id": None, "item_id": ["i00"]}, {"item_id": [None]}]
+)
+def test_lists_with_empty_ids_are_refused(recommender, row):
+    schema = {"user_id": pl.String, "item_id": pl.List(pl.String)}
+    table = pl.DataFrame([row], schema={name: schema[name] for name in row})
+    with pytest.raises(DataError, match=r"a history has an empty id: \[[\s\S]*the histories, row 1"):
+        recommender.recommend(table, unknown="warn")
+
+
+def test_arrays_are_lists(recommender):
+    schema = {"user_id": pl.String, "item_id": pl.Array(pl.String, 3)}
+    table = pl.DataFrame({"user_id": ["a"], "item_id": [LISTS[0]]}, schema=schema)
+    assert recommender.recommend(table, k=5).ids == recommender.recommend(LISTS[:1], k=5).ids
+
+
+def test_histories_whose_order_has_another_name_are_refused(recommender):
+    with pytest.raises(DataError, match="there is no column 'timestamp', but 'Timestamp'"):
+        recommender.recommend(as_rows(LISTS).rename({"timestamp": "Timestamp"}))
+
+
+def test_users_of_whom_nothing_is_known_are_counted(recommender, caplog):
+    users = pl.DataFrame({"user_id": ["0", "9"], "age": ["30", "40"]})
+    recommender.recommend(LISTS, k=5, users=users)
+    assert "nothing is known of 2 of 3 users: the table of users lacks them" in caplog.text
+
+
 def test_the_table_of_results(recommender):
     found = recommender.recommend(as_rows(LISTS), k=4)
     table = found.to_polars()

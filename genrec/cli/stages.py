@@ -64,6 +64,7 @@ def prepare(
         paths["users"] = str(users)
     dataset = prepare_dataset(config.model_copy(update=paths), out)
     show(statistics_page(dataset.statistics))
+    show(dataset.account.page())
     show(f"{dataset.num_users} users, {dataset.num_items} items: {out}")
 
 

@@ -12,6 +12,7 @@ import polars as pl
 from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact
 from genrec.artifacts.manifest import check_files
 from genrec.artifacts.reading import reading
+from genrec.data.account import DatasetAccount, read_account
 from genrec.data.arrow import check_histories, read_histories
 from genrec.data.histories import Histories
 from genrec.data.parquet import read_parquet, scan_parquet
@@ -113,6 +114,15 @@ class Dataset:
     def profiles(self) -> Profiles | None:
         """What is known of the users beside their interactions; None where there is no such column."""
         return self._everything.profiles
+
+    @cached_property
+    def account(self) -> DatasetAccount:
+        """What became of the rows and columns of the tables; read from ``account.json``.
+
+        Raises:
+            ArtifactError: If the file is missing, is not an account, or does not add up.
+        """
+        return read_account(self.path)
 
     @cached_property
     def item_ids(self) -> list[str]:

@@ -4,7 +4,6 @@ Ids come as categories, so that an event costs eight bytes for both, however lon
 piece at a time when they are written.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,13 +13,11 @@ import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from genrec.data.account import CORE, EXAMPLES, IDS, UNKNOWN_ITEMS, TableAccount, examples_of
 from genrec.data.histories import Histories
 from genrec.data.splits import k_core
 from genrec.errors import DataError
 
-logger = logging.getLogger(__name__)
-
-IDS = ("user_id", "item_id")
 # Rows of a group of the Parquet files that polars writes.
 PIECE_ROWS = 122_880
 
@@ -80,6 +77,7 @@ def match_items(
     catalogue: pl.DataFrame | None,
     unknown: Literal["error", "drop", "keep"],
     where: tuple[str, str],
+    account: TableAccount,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Make every interaction's item a row of the catalogue.
 
@@ -91,6 +89,7 @@ def match_items(
         catalogue: Checked items, or None.
         unknown: What to do with interactions whose item the catalogue lacks.
         where: What error messages call the interactions and the items.
+        account: Of the interactions; takes those that are dropped, or a note on those that are kept.
 
     Raises:
         DataError: If items are unknown and ``unknown`` is ``error``; if there are fewer than two items.
@@ -104,12 +103,14 @@ def match_items(
     known = ~frame["item_id"].is_in(missing.cast(frame.schema["item_id"]).implode())
     if unknown == "error":
         _refuse_unknown(frame, known, missing, where)
-    verb = "dropped" if unknown == "drop" else "kept, without text"
-    logger.warning("%d interactions with %d unknown items: %s", (~known).sum(), len(missing), verb)
+    rows = int((~known).sum())
     if unknown == "keep":
+        account.note(f"{rows} interactions with {len(missing)} unknown items: kept, without text")
         return frame, pl.concat([catalogue, pl.DataFrame({"item_id": missing})], how="diagonal")
     if not known.any():
         raise DataError("no interaction has an item of the items table", where=" and ".join(where))
+    account.note(f"{rows} interactions with {len(missing)} unknown items: dropped")
+    account.leave_out(UNKNOWN_ITEMS, rows, examples_of(frame.filter(~known).select(IDS)))
     return frame.filter(known), catalogue
 
 
@@ -120,14 +121,21 @@ def encode(frame: pl.DataFrame, catalogue: pl.DataFrame) -> Events:
     return Events(frame.drop(IDS), users, items, user_ids, catalogue)
 
 
-def keep_core(events: Events, k: int, where: str) -> Events:
+def keep_core(events: Events, k: int, where: str, account: TableAccount) -> Events:
     """Drop users and items with fewer than ``k`` interactions until all have as many; 0 keeps the whole catalogue.
+
+    Args:
+        events: Matched with the catalogue.
+        k: Fewest interactions.
+        where: What error messages call the interactions.
+        account: Of the interactions; takes those that are dropped.
 
     Raises:
         DataError: If fewer than two items are left.
     """
     if k:
         kept = k_core(events.users, events.items, k)
+        account.leave_out(CORE, len(events) - len(kept), _examples(events, kept))
         users, user_rows = _renumbered(events.users[kept], len(events.user_ids))
         items, item_rows = _renumbered(events.items[kept], events.catalogue.height)
         columns = events.columns if len(kept) == len(events) else events.columns[kept]
@@ -144,10 +152,12 @@ def keep_core(events: Events, k: int, where: str) -> Events:
 
 
 def in_sequence(events: Events) -> tuple[Histories, Events]:
-    """Sort by user, then by ``order``, else by time (unknown times first), else as the rows stand."""
+    """Sort by user, then by ``order``, then by time (unknown times first), then as the rows are given."""
     times = events.columns["timestamp"].fill_null(-1).to_numpy()
-    key = events.columns["order"].to_numpy() if "order" in events.columns.columns else times
-    rows = _sorted_rows(events.users, key)
+    if "order" in events.columns.columns:
+        rows = np.lexsort((times, events.columns["order"].to_numpy(), events.users))
+    else:
+        rows = _sorted_rows(events.users, times)
     events = replace(events, columns=events.columns[rows], users=events.users[rows], items=events.items[rows])
     offsets = np.zeros(len(events.user_ids) + 1, dtype=np.int64)
     np.cumsum(np.bincount(events.users, minlength=len(events.user_ids)), out=offsets[1:])
@@ -161,6 +171,36 @@ def in_sequence(events: Events) -> tuple[Histories, Events]:
     return histories, events
 
 
+def note_order(events: Events, account: TableAccount) -> None:
+    """Note users whose positions repeat or go against their times, as counters that begin again every day do.
+
+    Args:
+        events: In sequence.
+        account: Of the interactions; takes the note.
+    """
+    if "order" not in events.columns.columns:
+        return
+    order, times = (events.columns[name].fill_null(-1).to_numpy() for name in ("order", "timestamp"))
+    same = np.diff(events.users) == 0
+    again = same & (np.diff(order) == 0)
+    back = same & (np.diff(times) < 0) & (times[1:] >= 0)
+    repeating, contrary = (len(np.unique(events.users[1:][found])) for found in (again, back))
+    if repeating or contrary:
+        account.note(
+            f"order has a position twice for {repeating} and goes against the times for {contrary} of "
+            f"{len(events.user_ids)} users; it has the last word, so drop it if it is no position in the whole history"
+        )
+
+
+def _examples(events: Events, kept: np.ndarray) -> list[str]:
+    """The first events that are not kept, as text."""
+    dropped = np.ones(len(events), dtype=bool)
+    dropped[kept] = False
+    few = np.flatnonzero(dropped)[:EXAMPLES]
+    names = [events.user_ids[events.users[few]], events.catalogue["item_id"][events.items[few]]]
+    return examples_of(pl.DataFrame([name.alias(column) for name, column in zip(names, IDS, strict=True)]))
+
+
 def _codes(values: pl.Series, names: pl.Series) -> np.ndarray:
     """The position in ``names`` of each category, int32; looked up once per category."""
     present = values.unique()
@@ -172,6 +212,8 @@ def _codes(values: pl.Series, names: pl.Series) -> np.ndarray:
 
 def _sorted_rows(users: np.ndarray, key: np.ndarray) -> np.ndarray:
     """Rows by user, then key, then position."""
+    if not len(users):
+        return np.empty(0, dtype=np.int64)
     low, high = int(key.min()), int(key.max())
     if (int(users.max()) + 1) * (high - low + 1) < 2**63:
         # One sort of both in one number takes half the time of two.

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,44 @@ import polars as pl
 from genrec.artifacts import MANIFEST, read_manifest, reserve_folder, verify_artifact, write_artifact, write_json
 from genrec.artifacts.targets import real_place
 from genrec.config import DataConfig
+from genrec.data.account import (
+    CORE,
+    IDS,
+    LOW_RATINGS,
+    NO_INTERACTIONS,
+    REPEATS,
+    UNKNOWN_ITEMS,
+    DatasetAccount,
+    TableAccount,
+    examples_of,
+    write_account,
+)
 from genrec.data.arrow import write_histories, write_parquet
+from genrec.data.columns import check_found, check_mapping, like_ratings, mapping_of
 from genrec.data.dataset import STAGE, Dataset
-from genrec.data.events import Events, as_categories, encode, in_sequence, keep_core, match_items
+from genrec.data.events import Events, as_categories, encode, in_sequence, keep_core, match_items, note_order
 from genrec.data.profiles import with_columns
 from genrec.data.public import cached_source
-from genrec.data.readers import find_table, read_table, require_table, table_sha256, to_frame
-from genrec.data.schema import tidy_interactions, tidy_items, tidy_users, without_duplicates
+from genrec.data.readers import Kind, find_table, read_table, require_table, table_sha256, to_frame
+from genrec.data.schema import tidy_interactions, tidy_items, tidy_users
 from genrec.data.splits import split_ends
 from genrec.data.statistics import dataset_statistics, statistics_page
 from genrec.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
+# Reasons of the account as keys of ``dropped`` in the statistics.
+DROPPED = {REPEATS: "duplicates", LOW_RATINGS: "low_ratings", UNKNOWN_ITEMS: "unknown_items", CORE: "k_core"}
 # The keys that shape the result; the others say where the tables lie, which must not change a fingerprint.
 SHAPING_KEYS = ("columns", "k_core", "min_rating", "unknown_items", "split", "validation_ratio", "test_ratio")
+
+
+@dataclass
+class _Table:
+    """A table as it was read, until it is checked, and its account."""
+
+    frame: pl.DataFrame
+    account: TableAccount
 
 
 @dataclass(frozen=True)
@@ -49,7 +73,7 @@ def prepare_dataset(config: DataConfig, out: Path) -> Dataset:
         config: Where the tables come from (``path``, ``source`` or ``interactions``) and what to do with them. A
             ``path`` that is a prepared data set already is copied as it is.
         out: Folder to write: ``items.parquet``, ``interactions.parquet``, ``users.parquet``, ``histories/``,
-            ``statistics.json``, ``statistics.md`` and ``manifest.json``.
+            ``statistics.json``, ``statistics.md``, ``account.json`` and ``manifest.json``.
 
     Raises:
         ConfigError: If the settings do not say where the tables are.
@@ -60,22 +84,7 @@ def prepare_dataset(config: DataConfig, out: Path) -> Dataset:
         return _copy_prepared(prepared, config, Path(out))
     tables = locate_tables(config)
     with reserve_folder(Path(out), STAGE, reads=tables.paths):
-        return _prepare_tables(tables, config, Path(out))
-
-
-def _prepare_tables(tables: Tables, config: DataConfig, out: Path) -> Dataset:
-    users = (
-        tidy_users(read_table(tables.users, "users", config.columns), where=str(tables.users)) if tables.users else None
-    )
-    return _make(
-        read_table(tables.interactions, "interactions", config.columns, categories=True),
-        read_table(tables.items, "items", config.columns) if tables.items else None,
-        config,
-        out,
-        where=(str(tables.interactions), str(tables.items)),
-        inputs=input_fingerprints(config),
-        users=users,
-    )
+        return _make(_read(tables, config.columns), config, Path(out), input_fingerprints(config))
 
 
 def make_dataset(interactions: Any, items: Any, config: DataConfig, out: Path, *, users: Any = None) -> Dataset:
@@ -92,15 +101,9 @@ def make_dataset(interactions: Any, items: Any, config: DataConfig, out: Path, *
         DataError: If the tables cannot be used.
         ArtifactError: If ``out`` cannot be written.
     """
+    given: dict[Kind, Any] = {"interactions": interactions, "items": items, "users": users}
     with reserve_folder(Path(out), STAGE):
-        return _make_from_memory(interactions, items, config, Path(out), users=users)
-
-
-def _make_from_memory(interactions: Any, items: Any, config: DataConfig, out: Path, *, users: Any) -> Dataset:
-    frame = to_frame(interactions, config.columns)
-    catalogue = None if items is None else to_frame(items, config.columns)
-    known = None if users is None else tidy_users(to_frame(users, config.columns), where="users")
-    return _make(frame, catalogue, config, out, where=("interactions", "items"), inputs={}, users=known)
+        return _make(_in_memory(given, config.columns), config, Path(out), inputs={})
 
 
 def locate_tables(config: DataConfig) -> Tables:
@@ -179,71 +182,142 @@ def _copy_prepared(folder: Path, config: DataConfig, out: Path) -> Dataset:
     return Dataset.load(out)
 
 
-def _make(
-    interactions: pl.DataFrame,
-    items: pl.DataFrame | None,
-    config: DataConfig,
-    out: Path,
-    *,
-    where: tuple[str, str],
-    inputs: dict[str, str],
-    users: pl.DataFrame | None,
-) -> Dataset:
-    interactions = as_categories(tidy_interactions(interactions, where=where[0]))
-    catalogue = None if items is None else tidy_items(items, where=where[1])
-    events, dropped = _filtered(interactions, catalogue, config, where)
-    del interactions
+def _read(tables: Tables, columns: Mapping[str, str]) -> dict[Kind, _Table]:
+    """Tables by what they are, with our names of columns."""
+    check_mapping(columns)
+    paths: dict[Kind, Path | None] = {
+        "interactions": tables.interactions,
+        "items": tables.items,
+        "users": tables.users,
+    }
+    read = {}
+    for kind, path in paths.items():
+        if path is not None:
+            account = TableAccount(kind, str(path))
+            categories = kind == "interactions"
+            frame = read_table(path, kind, mapping_of(kind, columns), categories=categories, account=account)
+            read[kind] = _Table(frame, account)
+    return read
+
+
+def _in_memory(given: dict[Kind, Any], columns: Mapping[str, str]) -> dict[Kind, _Table]:
+    """As :func:`_read`, of tables in memory."""
+    check_mapping(columns)
+    tables = {}
+    for kind, table in given.items():
+        if table is not None:
+            account = TableAccount(kind, kind)
+            tables[kind] = _Table(to_frame(table, mapping_of(kind, columns), account=account), account)
+    return tables
+
+
+def _make(tables: dict[Kind, _Table], config: DataConfig, out: Path, inputs: dict[str, str]) -> Dataset:
+    for table in tables.values():
+        table.account.describe(table.frame)
+    accounts = {kind: table.account for kind, table in tables.items()}
+    check_found(config.columns, accounts.values())
+    account = DatasetAccount(**accounts)
+    users, catalogue = (_checked(tables.pop(kind, None)) for kind in ("users", "items"))
+    events = _filtered(tables.pop("interactions").frame, catalogue, config, account)
     histories, events = in_sequence(events)
+    note_order(events, account.interactions)
     train_end, valid_end = split_ends(histories, config)
-    statistics = dataset_statistics(histories, train_end, valid_end, events.catalogue) | {"dropped": dropped}
+    known = pl.DataFrame({"user_id": events.user_ids}) if users is None else _profiles(events.user_ids, users, account)
+    _count_kept(events, catalogue, account)
+    statistics = dataset_statistics(histories, train_end, valid_end, events.catalogue)
+    statistics["dropped"] = _dropped(account.interactions, config)
     if not statistics["test"]["evaluated_users"]:
         logger.warning("no user has enough interactions to be evaluated: all of them are for training")
     shaping = config.model_dump(mode="json", include=set(SHAPING_KEYS))
     with write_artifact(out, STAGE, config=shaping, inputs=inputs) as folder:
         write_parquet(events.catalogue, folder.path / "items.parquet")
         write_parquet(events.table(), folder.path / "interactions.parquet")
-        named = pl.DataFrame({"user_id": events.user_ids})
-        write_parquet(named if users is None else with_columns(events.user_ids, users), folder.path / "users.parquet")
+        write_parquet(known, folder.path / "users.parquet")
         write_histories(folder.path / "histories", histories, train_end, valid_end)
         _write_statistics(folder.path, statistics)
+        write_account(folder.path, account)
         folder.counts = {name: statistics[name] for name in ("users", "items", "interactions")}
     return Dataset.load(out)
 
 
+def _checked(table: _Table | None) -> pl.DataFrame | None:
+    """Checked items or users."""
+    if table is None:
+        return None
+    check = tidy_items if table.account.table == "items" else tidy_users
+    return check(table.frame, where=table.account.source, account=table.account)
+
+
 def _filtered(
-    frame: pl.DataFrame, catalogue: pl.DataFrame | None, config: DataConfig, where: tuple[str, str]
-) -> tuple[Events, dict[str, int]]:
-    """The events that stay, and how many were dropped for which reason."""
-    dropped: dict[str, int] = {}
-    frame = _drop(frame, without_duplicates(frame), dropped, "duplicates", "repeat a (user, item, timestamp)")
+    frame: pl.DataFrame, catalogue: pl.DataFrame | None, config: DataConfig, account: DatasetAccount
+) -> Events:
+    """The events that stay; the account says how many were left out for which reason."""
+    log, where = account.interactions, account.interactions.source
+    frame = as_categories(tidy_interactions(frame, where=where, account=log, drop_repeats=True))
+    repeats = log.rows_left_out(REPEATS)
+    if repeats:
+        logger.warning("%d of %d interactions repeat an earlier row exactly: dropped", repeats, log.rows_read)
     if config.min_rating is not None:
-        frame = _drop(frame, _rated(frame, config.min_rating, where[0]), dropped, "low_ratings", "are rated too low")
-    matched, catalogue = match_items(frame, catalogue, config.unknown_items, where)
-    dropped["unknown_items"] = frame.height - matched.height
-    events = keep_core(encode(matched, catalogue), config.k_core, where[0])
-    dropped["k_core"] = matched.height - len(events)
-    return events, dropped
+        frame = _rated(frame, config.min_rating, log)
+    items = account.items.source if account.items else ""
+    matched, catalogue = match_items(frame, catalogue, config.unknown_items, (where, items), log)
+    del frame
+    return keep_core(encode(matched, catalogue), config.k_core, where, log)
 
 
-def _drop(before: pl.DataFrame, after: pl.DataFrame, dropped: dict[str, int], name: str, why: str) -> pl.DataFrame:
-    dropped[name] = before.height - after.height
-    if dropped[name]:
-        logger.warning("%d of %d interactions %s: dropped", dropped[name], before.height, why)
-    return after
+def _profiles(user_ids: pl.Series, users: pl.DataFrame, account: DatasetAccount) -> pl.DataFrame:
+    """One row per user with what is known of each; the account says which rows were of no use."""
+    assert account.users is not None
+    matched = users["user_id"].is_in(user_ids.implode())
+    kept = int(matched.sum())
+    if not kept:
+        raise DataError(
+            f"none of the {len(user_ids)} users of the interactions is in the table of users",
+            where=account.users.source,
+            expected=f"user ids such as {user_ids[0]!r}; there are ids such as {users['user_id'][0]!r}",
+            fix="write ids the same in both tables, or leave out the table of users",
+        )
+    account.users.leave_out(NO_INTERACTIONS, users.height - kept, examples_of(users.filter(~matched).select("user_id")))
+    account.users.rows_kept = kept
+    if kept < len(user_ids):
+        account.users.note(f"nothing is known of {len(user_ids) - kept} of {len(user_ids)} users")
+    return with_columns(user_ids, users)
 
 
-def _rated(frame: pl.DataFrame, least: float, where: str) -> pl.DataFrame:
+def _count_kept(events: Events, catalogue: pl.DataFrame | None, account: DatasetAccount) -> None:
+    account.interactions.rows_kept = len(events)
+    if account.items is not None and catalogue is not None:
+        kept = catalogue["item_id"].is_in(events.catalogue["item_id"].implode())
+        account.items.leave_out(CORE, int((~kept).sum()), examples_of(catalogue.filter(~kept).select("item_id")))
+        account.items.rows_kept = int(kept.sum())
+    assert all(table.balanced for table in account.tables)
+    if account.summary():
+        logger.info("%s", account.summary())
+
+
+def _dropped(account: TableAccount, config: DataConfig) -> dict[str, int]:
+    """Rows left out by reason, for the statistics."""
+    reasons = [reason for reason in DROPPED if reason != LOW_RATINGS or config.min_rating is not None]
+    return {DROPPED.get(reason, reason): account.rows_left_out(reason) for reason in [*reasons, *account.left_out]}
+
+
+def _rated(frame: pl.DataFrame, least: float, account: TableAccount) -> pl.DataFrame:
     if "rating" not in frame.columns:
+        near = (like_ratings(frame.columns) or ["YOUR_COLUMN"])[0]
         raise DataError(
             "there is no column 'rating'",
-            where=where,
+            where=account.source,
             expected=f"ratings to compare with data.min_rating = {least}",
-            fix="leave out data.min_rating, or name the column: columns: {rating: YOUR_COLUMN}",
+            fix=f"leave out data.min_rating, or name the column: columns: {{rating: {near}}}",
         )
-    rated = frame.filter((pl.col("rating") >= least).fill_null(True))
-    if rated.height == 0:
-        raise DataError(f"no interaction is rated at least {least}", where=where, fix="lower data.min_rating")
-    return rated
+    rated = (frame["rating"] >= least).fill_null(True)
+    low = frame.filter(~rated)
+    if low.height == frame.height:
+        raise DataError(f"no interaction is rated at least {least}", where=account.source, fix="lower data.min_rating")
+    account.leave_out(LOW_RATINGS, low.height, examples_of(low.select(*IDS, "rating")))
+    if low.height:
+        logger.warning("%d of %d interactions are rated too low: dropped", low.height, frame.height)
+    return frame.filter(rated)
 
 
 def _write_statistics(folder: Path, statistics: dict[str, Any]) -> None:

@@ -15,13 +15,13 @@ import polars as pl
 
 from genrec.artifacts import file_sha256
 from genrec.data.account import TableAccount
+from genrec.data.columns import rename_columns
 from genrec.data.folders import partitions_of, parts_of, suffix_of
 from genrec.data.ids import ID_COLUMNS, INVISIBLE, IdFindings, id_text, tidy_ids
 from genrec.data.joining import joined
 from genrec.data.jsonlines import read_json_lines
 from genrec.data.parquet import parquet_pieces
 from genrec.data.plaintext import utf8_bytes
-from genrec.data.schema import rename_columns
 from genrec.data.separated import read_separated, separator_of
 from genrec.data.textformats import read_double_colon, read_recbole, read_u_data, read_u_item, read_u_user
 from genrec.errors import DataError
@@ -137,7 +137,7 @@ def to_frame(
     account = account or TableAccount("table", "the table")
     noted = len(account.notes)
     account.rows_read += table.height
-    table = _with_stripped_names(rename_columns(table, columns or {}))
+    table = _with_stripped_names(rename_columns(table, columns or {}, account))
     (frame,) = _with_ids(iter([table]), account.source, account)
     frame = without_helpers(_without_wide_numbers(frame), account)
     for note in account.notes[noted:]:
@@ -233,13 +233,13 @@ def _pieces(
 ) -> Iterator[pl.DataFrame]:
     """The table piece by piece, with our names of columns; without parts it is a folder of ``datasets``."""
     if not parts:
-        yield _with_our_names(_saved_dataset(path), kind, columns)
+        yield _with_our_names(_saved_dataset(path), kind, columns, account)
     for part in parts:
         partitions = partitions_of(part, path)
         for piece in _read_file(part, kind, columns, account):
             for name in partitions.keys() & set(piece.columns):
                 account.columns_left_out[f"{name} (in the files)"] = "the names of the folders say it"
-            yield _with_our_names(piece.with_columns(partitions.values()), kind, columns)
+            yield _with_our_names(piece.with_columns(partitions.values()), kind, columns, account)
 
 
 def _with_ids(
@@ -334,11 +334,11 @@ def _saved_dataset(path: Path) -> pl.DataFrame:
         raise DataError(f"the saved data set cannot be read: {error}", where=str(path), fix=TRUNCATED) from error
 
 
-def _with_our_names(frame: pl.DataFrame, kind: Kind, columns: Mapping[str, str]) -> pl.DataFrame:
-    frame = _with_stripped_names(rename_columns(frame, columns))
+def _with_our_names(frame: pl.DataFrame, kind: Kind, columns: Mapping[str, str], account: TableAccount) -> pl.DataFrame:
+    frame = _with_stripped_names(rename_columns(frame, columns, account))
     for renames in FOREIGN_NAMES[kind]:
         if set(renames) <= set(frame.columns) and not set(renames.values()) & set(frame.columns):
-            frame = frame.rename(renames)
+            frame = rename_columns(frame, {ours: theirs for theirs, ours in renames.items()}, account)
     return frame
 
 

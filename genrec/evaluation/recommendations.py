@@ -71,7 +71,14 @@ def score_recommendations(
         )
     if len(ks) < len(config.ks):
         notes.append(f"the longest list has {longest} items: metrics at larger k are left out")
-    seen = _seen_items(lists.recommended, dataset.evaluation(part)[0], dataset.num_items)
+    histories, targets = dataset.evaluation(part)
+    if (lists.recommended >= 0).any() and not _listed_pairs(lists.recommended, targets, dataset.num_items):
+        notes.append(
+            f"no list has an item that is held out in the {part} part: all metrics are 0. Were the lists made from "
+            "histories that contain these items, as those of `genrec run` and `genrec generate` are? `genrec evaluate "
+            "--model` makes lists without them"
+        )
+    seen = _listed_pairs(lists.recommended, histories, dataset.num_items)
     if seen:
         notes.append(f"{seen} recommended items are in their user's history")
     for note in notes:
@@ -126,7 +133,8 @@ def read_recommendations(path: Path, dataset: "Dataset", part: Part) -> ReadList
     return ReadLists(recommended, tuple(notes))
 
 
-def _seen_items(recommended: np.ndarray, histories: Histories, num_items: int) -> int:
+def _listed_pairs(recommended: np.ndarray, histories: Histories, num_items: int) -> int:
+    """How many recommended items are in the row of their user."""
     listed = np.arange(len(recommended))[:, None] * num_items + recommended
     return int(np.isin(listed[recommended >= 0], row_item_pairs(histories, num_items)).sum())
 

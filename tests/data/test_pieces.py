@@ -10,9 +10,10 @@ import pytest
 
 from genrec.config import DataConfig
 from genrec.data import events, make_dataset, prepare_dataset, readers
+from genrec.data.account import REPEATS, TableAccount
 from genrec.data.events import as_categories, encode
 from genrec.data.readers import read_table
-from genrec.data.schema import without_duplicates
+from genrec.data.schema import without_repeats
 from genrec.errors import DataError
 
 Row = tuple[str, str, int | None, str]
@@ -27,7 +28,7 @@ def random_rows(count: int, seed: int) -> list[Row]:
             f"user {random.integers(15)}",
             f"{random.integers(12):04d}",
             None if number % 8 == 0 else int(random.integers(1_000, 1_009)),
-            f"shop {number}",
+            f"shop {random.integers(2)}",
         )
         for number in range(count)
     ]
@@ -46,9 +47,9 @@ def plainly(rows: list[Row], k: int) -> list[Row]:
     """What stays of rows, in the order of the prepared table."""
     seen, kept = set(), []
     for row in rows:
-        if row[2] is None or row[:3] not in seen:
+        if row[2] is None or row not in seen:
             kept.append(row)
-        seen.add(row[:3])
+        seen.add(row)
     while True:
         users, items = Counter(row[0] for row in kept), Counter(row[1] for row in kept)
         left = [row for row in kept if users[row[0]] >= k and items[row[1]] >= k]
@@ -142,13 +143,15 @@ def test_an_empty_id_is_refused_with_its_row_in_the_whole_table(tmp_path):
 
 
 @pytest.mark.parametrize("coded", [False, True])
-def test_duplicates_among_rows_most_of_which_repeat(coded):
+def test_repeats_among_rows_most_of_which_repeat(coded):
     rows = random_rows(5_000, seed=4)
     frame = pl.DataFrame(rows, schema=NAMES, orient="row")
     seen, wanted = set(), []
     for row in rows:
-        if row[2] is None or row[:3] not in seen:
+        if row[2] is None or row not in seen:
             wanted.append(row)
-        seen.add(row[:3])
-    assert len(wanted) < 2_300
-    assert without_duplicates(as_categories(frame) if coded else frame).rows() == wanted
+        seen.add(row)
+    assert len(wanted) < 3_100
+    account = TableAccount("interactions")
+    assert without_repeats(as_categories(frame) if coded else frame, account).rows() == wanted
+    assert account.rows_left_out(REPEATS) == 5_000 - len(wanted)

@@ -5,7 +5,9 @@ from datetime import date, datetime, timezone
 import polars as pl
 import pytest
 
-from genrec.data.schema import rename_columns, tidy_interactions, tidy_items, without_duplicates
+from genrec.data.account import TableAccount
+from genrec.data.columns import rename_columns
+from genrec.data.schema import tidy_interactions, tidy_items, without_repeats
 from genrec.errors import DataError
 
 NOON = int(datetime(2024, 5, 31, 12, tzinfo=timezone.utc).timestamp())
@@ -167,7 +169,7 @@ def test_items_need_their_id():
         tidy_items(pl.DataFrame({"item_id": ["a", None]}), where="items.csv")
 
 
-def test_only_repeats_with_a_known_time_are_duplicates():
+def test_only_rows_with_a_known_time_are_repeats():
     rows = [("u", "i", 5), ("u", "i", 5), ("u", "i", 6), ("u", "j", None), ("u", "j", None), ("v", "i", 5)]
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
-    assert without_duplicates(frame).rows() == [rows[0], *rows[2:]]
+    assert without_repeats(frame, TableAccount("interactions")).rows() == [rows[0], *rows[2:]]

@@ -160,3 +160,39 @@ def test_targets_are_scored_in_the_order_of_the_data_set(skewed, tmp_path):
     ]
     lists = read_recommendations(write(tmp_path, rows[::-1]), skewed, "test")
     np.testing.assert_array_equal(lists.recommended[:, 0], targets.items)
+
+
+def from_full_histories(dataset, k=3):
+    """Lists of all items that a user never took, as a system makes them for production."""
+    full = dataset.full()
+    rows = []
+    for row, user in enumerate(full.users.tolist()):
+        new = [item for item in range(dataset.num_items) if item not in full[row].tolist()]
+        rows += [(dataset.user_ids[user], rank, dataset.item_ids[item]) for rank, item in enumerate(new[:k], start=1)]
+    return rows
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_lists_from_histories_that_hold_the_targets_are_noticed(skewed, tmp_path, caplog, part):
+    result = score_recommendations(write(tmp_path, from_full_histories(skewed)), skewed, part, CONFIG)
+    assert result.evaluation.metrics["recall@2"] == 0
+    wanted = f"no list has an item that is held out in the {part} part: all metrics are 0. Were the lists made from"
+    assert any(note.startswith(wanted) for note in result.notes)
+    assert wanted in caplog.text
+
+
+def test_one_hit_is_enough_not_to_doubt_where_lists_come_from(skewed, tmp_path):
+    histories, targets = skewed.evaluation("test")
+    user, item = skewed.user_ids[int(histories.users[0])], skewed.item_ids[int(targets[0][0])]
+    rows = [row for row in from_full_histories(skewed) if row[0] != user] + [
+        (user, 1, item),
+    ]
+    result = score_recommendations(write(tmp_path, rows), skewed, "test", CONFIG)
+    assert result.evaluation.metrics["recall@1"] == 1 / len(histories)
+    assert not any("no list has" in note for note in result.notes)
+
+
+def test_lists_of_unknown_items_alone_are_not_taken_for_lists_from_full_histories(small, tmp_path):
+    result = score_recommendations(write(tmp_path, [("u1", 1, "z1"), ("u2", 1, "z2")]), small, "test", CONFIG)
+    assert [note for note in result.notes if "no list has" in note] == []
+    assert any("2 recommendations are of items outside the catalogue" in note for note in result.notes)
