@@ -1,0 +1,103 @@
+"""README, quickstart and your-own-data: every block runs, in order, in a folder as a reader has it."""
+
+import shlex
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from docs_world import SUBSTITUTES, make_world, planned_by_make
+from documents import ROOT, Block, Command, blocks_of, commands_of
+
+from genrec.cli import main
+from genrec.config import load_recipe
+from genrec.data.readers import read_table
+from genrec.pipeline.resolve import resolve_recipe
+
+GUIDES = ("README.md", "docs/quickstart.md", "docs/your-own-data.md")
+# What a page shows and this test does not run, with the reason.
+NOT_RUN = {"make test": "it runs these tests"}
+# What the comment after a command promises of a finished run: the stages that it runs; others are fresh or not reached.
+PROMISES = {
+    "lists and measures anew, trains nothing": {"baselines", "evaluation", "generation", "report"},
+    "from the tokenizer on": {"tokenizer", "model", "evaluation", "generation", "report"},
+    "trains anew": {"model", "evaluation", "generation", "report"},
+    "stops there": set(),
+}
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_block_of_a_guide_runs(guide, tmp_path, monkeypatch, capsys):
+    make_world(tmp_path, monkeypatch)
+    for block in blocks_of(ROOT / guide):
+        RUNNERS[block.language](block, capsys)
+
+
+def run_commands(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in commands_of(block):
+        line = shlex.join(command.words)
+        if line in NOT_RUN:
+            continue
+        planned = planned_by_make(command.words[1]) if command.program == "make" else [line]
+        assert planned, f"{command.place}: {line} runs nothing of genrec"
+        promises = command.program == "genrec" and command.comment
+        if promises:
+            restore_runs()
+        for arguments in map(shlex.split, planned):
+            assert arguments[0] == "genrec", f"{command.place}: {line} is not run; is it for NOT_RUN?"
+            code = main(arguments[1:])
+            shown = capsys.readouterr()
+            assert code == 0, f"{command.place}: {line}\n{shown.err}"
+        if promises:
+            check_promise(command, shown.err)
+
+
+def restore_runs() -> None:
+    """Commands that say what they do to a finished run all begin with the same one."""
+    runs, saved = Path("runs"), Path("finished-runs")
+    if saved.exists():
+        shutil.rmtree(runs)
+    shutil.copytree(*((saved, runs) if saved.exists() else (runs, saved)))
+
+
+def check_promise(command: Command, log: str) -> None:
+    steps = [line.partition("] ")[2] for line in log.splitlines() if line.startswith("[")]
+    ran = {step.partition(":")[0] for step in steps if not step.partition(": ")[2].startswith(("fresh", "not needed"))}
+    assert ran == PROMISES[command.comment], f"{command.place}: {command.words}"
+
+
+def run_python(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block.text, block.place, "exec"), {})
+    assert capsys.readouterr().out.strip(), f"{block.place} prints nothing"
+
+
+def check_recipe(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("shown.yaml")
+    path.write_text(block.text, encoding="utf-8")
+    resolve_recipe(load_recipe(path))
+
+
+def check_table(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("shown.csv")
+    path.write_text(block.text, encoding="utf-8")
+    kind = "interactions" if block.text.startswith("user_id") else "items"
+    table = read_table(path, kind)
+    assert table.height == block.text.count("\n") - 1
+    assert set(block.text.splitlines()[0].split(",")) <= set(table.columns)
+
+
+def check_listing(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder and what is in it: names, then two spaces, then words."""
+    folder, *lines = block.text.splitlines()
+    names = [name for line in lines for name in line.strip().split("  ")[0].split()]
+    assert names
+    assert [name for name in names if not (Path(folder) / name).exists()] == []
+
+
+RUNNERS = {
+    "bash": run_commands,
+    "python": run_python,
+    "yaml": check_recipe,
+    "csv": check_table,
+    "text": check_listing,
+}
