@@ -17,15 +17,7 @@ from documents import ROOT, blocks_of
 from genrec.data import public
 from genrec.data.sources import Mirror, PublicSource, RemoteTable
 
-# Everything that is not what a reader has. The commands themselves are not changed.
-SUBSTITUTES = {
-    "MovieLens-100K": "80 users and 150 films in the same files, from a local mirror, with a hash of their own",
-    "log.csv, items.csv": "the rows that the page shows, and 70 users and 100 items in the same columns",
-    "sold-out.txt": "two ids of items.csv",
-    "configs/*.yaml": "the same files with the settings of CUTS",
-    "make quickstart": "the commands of genrec that `make -n quickstart` plans, without the installation",
-    "genrec": "genrec.cli.main, in the process of the tests",
-}
+GUIDES = ("README.md", "docs/quickstart.md", "docs/your-own-data.md")
 CUTS: Mapping[str, Mapping[str, Any]] = {
     "training": {"epochs": 1, "eval_users": 20},
     "evaluation": {"bootstrap_samples": 20},
@@ -38,33 +30,18 @@ FIRST_DAY = 1_714_564_800
 YOUR_PAGE = ROOT / "docs" / "your-own-data.md"
 
 
-def make_world(folder: Path, patch: pytest.MonkeyPatch) -> Path:
-    """Make a folder as a reader has it, and be in it.
-
-    Args:
-        folder: An empty folder.
-        patch: Undoes what is changed of the process.
-    """
-    write_recipes(folder / "configs")
-    write_tables(folder)
-    patch.setenv("GENREC_MIRROR", str(folder / "mirror"))
-    patch.setattr(public, "find_source", lambda name: stand_in(name, folder / "mirror"))
-    patch.chdir(folder)
-    return folder
-
-
-def write_recipes(folder: Path) -> None:
-    """The recipes of the repository, with CUTS."""
-    folder.mkdir()
+def cut_recipes(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """``configs/``: the recipes of the repository, with CUTS."""
+    (folder / "configs").mkdir()
     for path in (ROOT / "configs").glob("*.yaml"):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         for section, cuts in CUTS.items():
             values.setdefault(section, {}).update(cuts)
-        (folder / path.name).write_text(yaml.safe_dump(values), encoding="utf-8")
+        (folder / "configs" / path.name).write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
-def write_tables(folder: Path) -> None:
-    """``log.csv`` and ``items.csv`` begin with what the page shows; ``sold-out.txt`` names two of the items."""
+def write_tables(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """``log.csv`` and ``items.csv``: what the page shows, then 70 users and 100 items; two items are sold out."""
     log, items = (block.text for block in blocks_of(YOUR_PAGE, "csv"))
     rows = [f"sku-9{n:03d},{name},{('kitchen', 'outdoor', 'garden')[n % 3]}" for n, name in enumerate(NAMES)]
     ids = [row.split(",")[0] for row in (*items.splitlines()[1:], *rows)]
@@ -87,29 +64,25 @@ def walks(users: list[str], items: list[str], start: int) -> list[tuple[str, str
     return events
 
 
-def stand_in(name: str, mirror: Path) -> PublicSource:
-    """MovieLens-100K in small: the files of the real archive."""
-    assert name == "ml-100k", f"{name} has no stand-in"
-    path = mirror / "ml-100k.zip"
-    if not path.is_file():
-        mirror.mkdir()
-        users = [str(number) for number in range(1, 81)]
-        titles = [f"{item}|{NAMES[n % 100]} ({1950 + n // 3})|01-Jan-1995||" for n, item in enumerate(FILMS)]
-        files = {
-            "u.data": [f"{u}\t{i}\t{1 + s % 5}\t{s}" for u, i, s in walks(users, FILMS, 880_000_000)],
-            "u.item": [
-                f"{title}|{'|'.join(str(int(g == n % 19)) for g in range(19))}" for n, title in enumerate(titles)
-            ],
-            "u.user": [f"{user}|{20 + int(user)}|F|writer|12345" for user in users],
-        }
-        with zipfile.ZipFile(path, "w") as archive:
-            for member, lines in files.items():
-                archive.writestr(f"ml-100k/{member}", "\n".join(lines) + "\n")
+def publish_films(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """MovieLens-100K: 80 users and 150 films in the files of the real archive, from a mirror, with its own hash."""
+    path = folder / "mirror" / "ml-100k.zip"
+    path.parent.mkdir()
+    users = [str(number) for number in range(1, 81)]
+    titles = [f"{item}|{NAMES[n % 100]} ({1950 + n // 3})|01-Jan-1995||" for n, item in enumerate(FILMS)]
+    files = {
+        "data": [f"{u}\t{i}\t{1 + s % 5}\t{s}" for u, i, s in walks(users, FILMS, 880_000_000)],
+        "item": [f"{title}|{'|'.join(str(int(g == n % 19)) for g in range(19))}" for n, title in enumerate(titles)],
+        "user": [f"{user}|{20 + int(user)}|F|writer|12345" for user in users],
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, lines in files.items():
+            archive.writestr(f"ml-100k/u.{member}", "\n".join(lines) + "\n")
     digest = sha256(path.read_bytes()).hexdigest()
-    tables = [
-        RemoteTable(f"https://localhost/{path.name}", f"ml-100k/u.{end}", digest) for end in ("data", "item", "user")
-    ]
-    return PublicSource("ml-100k", "Terms of use.\n", (Mirror(*tables),))
+    mirror = Mirror(*(RemoteTable(f"https://localhost/{path.name}", f"ml-100k/u.{end}", digest) for end in files))
+    sources = {"ml-100k": PublicSource("ml-100k", "Terms of use.\n", (mirror,))}
+    patch.setenv("GENREC_MIRROR", str(path.parent))
+    patch.setattr(public, "find_source", sources.__getitem__)
 
 
 def planned_by_make(target: str) -> list[str]:

@@ -74,7 +74,7 @@ def all_blocks(*languages: str) -> list[Block]:
 
 
 def commands_of(block: Block) -> list[Command]:
-    """The command lines of a block: continued lines joined, several on a line parted, those of ``bash -c`` taken out."""
+    """The command lines of a block: continued lines joined, several on a line parted, ``bash -c`` looked into."""
     commands = []
     for line in block.text.replace("\\\n", " ").splitlines():
         words, _, comment = line.partition(" #") if not line.startswith("#") else ("", "", line)
