@@ -69,6 +69,7 @@ def restore_runs() -> None:
 
 
 def check_promise(command: Command, log: str) -> None:
+    assert command.comment in PROMISES, f"{command.place}: which stages run where it says {command.comment!r}?"
     steps = [line.partition("] ")[2] for line in log.splitlines() if line.startswith("[")]
     ran = {step.partition(":")[0] for step in steps if not step.partition(": ")[2].startswith(("fresh", "not needed"))}
     assert ran == PROMISES[command.comment], f"{command.place}: {command.words}"

@@ -132,9 +132,10 @@ def check_paths(place: str, words: Sequence[str]) -> None:
 
 def check_genrec(command: Command, arguments: list[str]) -> None:
     """Parse as the command line does, and resolve what ``--set`` sets."""
-    name, *rest = [word for word in arguments if word not in COMMON or word == arguments[0]]
+    name, *rest = arguments
     if name in (*COMMON, "VERB"):
         return
+    rest = [word for word in rest if word not in COMMON]
     assert name in VERBS, f"{command.place}: there is no verb {name}"
     options = {option for parameter in VERBS[name].params for option in options_of(parameter)}
     used = {word.partition("=")[0] for word in rest if word.startswith("--")}

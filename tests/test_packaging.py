@@ -36,7 +36,7 @@ SECURITY_FIXES = [
     ("torch", "2.13", "CVE-2025-3000: torch.jit.script corrupts memory"),
     ("transformers", "5.3", "CVE-2026-4372: config.json runs code from the hub without trust_remote_code"),
     ("transformers", "5.5", "CVE-2026-5241: config.json switches trust_remote_code on"),
-    ("transformers", "5.10", "CVE-2026-9856: a path that leaves its folder"),
+    ("transformers", "5.10", "CVE-2026-9856: a tokenizer that is saved again writes outside its folder"),
 ]
 DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 
