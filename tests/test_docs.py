@@ -1,9 +1,12 @@
 """README, quickstart and your-own-data: every block runs, in order, in a folder as a reader has it."""
 
+import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 from docs_world import GUIDES, cut_recipes, planned_by_make, publish_films, write_tables
 from documents import ROOT, Block, Command, blocks_of, commands_of
@@ -32,13 +35,30 @@ PROMISES = {
 }
 
 
-@pytest.mark.parametrize("guide", GUIDES)
-def test_every_block_of_a_guide_runs(guide, tmp_path, monkeypatch, capsys):
+@pytest.fixture(params=GUIDES)
+def guide(request, tmp_path, monkeypatch):
+    """A page, read in a folder that has the reader's files."""
     for substitute in SUBSTITUTES.values():
         substitute(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
-    for block in blocks_of(ROOT / guide):
+    return ROOT / request.param
+
+
+def test_every_block_of_a_guide_runs(guide, capsys):
+    for block in blocks_of(guide):
         RUNNERS[block.language](block, capsys)
+    check_lists(guide)
+
+
+def check_lists(guide: Path) -> None:
+    """A table of lists that a page shows has the columns and ranks of the file that it speaks of."""
+    shown = re.findall(r"^\| user_id \|.*\n\|[-| ]+\n((?:\|.*\n)+)", guide.read_text(encoding="utf-8"), re.M)
+    for rows in shown:
+        written = pl.read_parquet("runs/my-data/recommendations.parquet").head(rows.count("\n"))
+        cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()]
+        assert f"| {' | '.join(written.columns)} |" in guide.read_text(encoding="utf-8")
+        assert [int(cell[1]) for cell in cells] == written["rank"].to_list()
+        assert all(float(cell[3]) <= 0 for cell in cells)
 
 
 def run_commands(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,8 +96,11 @@ def check_promise(command: Command, log: str) -> None:
 
 
 def run_python(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block.text, block.place, "exec"), {})
-    assert capsys.readouterr().out.strip(), f"{block.place} prints nothing"
+    """The examples end with ``lists``, of ten items for each of two histories, and print them."""
+    names: dict[str, Any] = {}
+    exec(compile(block.text, block.place, "exec"), names)
+    assert [len(ids) for ids in names["lists"].ids] == [10, 10]
+    assert names["lists"].titles[0][0] in capsys.readouterr().out
 
 
 def check_recipe(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
