@@ -5,29 +5,16 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from genrec.pipeline.environment import GIBIBYTE, memory_bytes, processor, usable_cores
 
 SUPPORTED = ((3, 10), (3, 13))
-REQUIRED = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "polars",
-    "pyarrow",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "faiss-cpu",
-    "vector-quantize-pytorch",
-    "safetensors",
-    "pydantic",
-    "typer",
-)
 EXTRAS = {
     "tracking": ("tensorboard", "training curves in TensorBoard"),
     "sentence": ("sentence_transformers", "item vectors from sentence models"),
@@ -87,13 +74,46 @@ def _python() -> Finding:
 
 
 def _packages() -> list[Finding]:
-    versions, findings = [], []
-    for name in REQUIRED:
-        try:
-            versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            findings.append(Finding(name, "not installed", "pip install -c constraints.txt -e .", serious=True))
-    return [Finding("packages", ", ".join(versions)), *findings]
+    wanted = _requirements()
+    if not wanted:
+        advice = "to have versions checked: pip install -c constraints.txt -e ."
+        return [Finding("packages", "not known, genrec is not installed", advice)]
+    found = ", ".join(f"{requirement.name} {_installed(requirement)}" for requirement in wanted)
+    lacking = [
+        Finding(name, text, "pip install -c constraints.txt -e .", serious=True) for name, text in _lacks(wanted)
+    ]
+    return [Finding("packages", found), *lacking]
+
+
+def _requirements(extra: str = "") -> list[Requirement]:
+    """What an installed genrec asks for on this machine: always, or for one of its extras; nothing if not installed."""
+    try:
+        lines = metadata.requires("genrec") or []
+    except metadata.PackageNotFoundError:
+        return []
+    wanted = [Requirement(line) for line in lines]
+    return [item for item in wanted if _applies(item, extra) and not (extra and _applies(item, ""))]
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _installed(requirement: Requirement) -> str:
+    try:
+        return metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _lacks(wanted: Sequence[Requirement]) -> list[tuple[str, str]]:
+    """Names of the packages that are absent or too old, and what is there."""
+    versions = [(requirement, _installed(requirement)) for requirement in wanted]
+    return [
+        (requirement.name, f"{version}, needs {requirement.specifier}" if version else "not installed")
+        for requirement, version in versions
+        if not version or not requirement.specifier.contains(version, prereleases=True)
+    ]
 
 
 def _threads() -> Finding:
@@ -140,7 +160,10 @@ def _permission(place: Path) -> Finding:
 def _extras() -> list[Finding]:
     findings = []
     for extra, (module, purpose) in EXTRAS.items():
-        there = importlib.util.find_spec(module) is not None
-        advice = "" if there else f"if wanted: pip install -c constraints.txt -e '.[{extra}]'"
-        findings.append(Finding(f"extra {extra}", f"{'installed' if there else 'not installed'} ({purpose})", advice))
+        install = f"pip install -c constraints.txt -e '.[{extra}]'"
+        if importlib.util.find_spec(module) is None:
+            findings.append(Finding(f"extra {extra}", f"not installed ({purpose})", f"if wanted: {install}"))
+            continue
+        lacking = ", ".join(f"{name} {text}" for name, text in _lacks(_requirements(extra)))
+        findings.append(Finding(f"extra {extra}", lacking or f"installed ({purpose})", install if lacking else ""))
     return findings

@@ -168,7 +168,10 @@ def personal(people) -> Path:
 def test_the_data_set_holds_the_users_columns_and_is_the_same_otherwise(people):
     plain, known = tiny_home() / "run" / "dataset", people / "dataset"
     ours, theirs = (json.loads((path / "manifest.json").read_text()) for path in (known, plain))
-    assert {name for name in ours["files"] if ours["files"][name] != theirs["files"][name]} == {"account.json", "users.parquet"}
+    assert {name for name in ours["files"] if ours["files"][name] != theirs["files"][name]} == {
+        "account.json",
+        "users.parquet",
+    }
     assert set(ours["inputs"]) - set(theirs["inputs"]) == {"users"}
     users = pl.read_parquet(known / "users.parquet")
     assert users.columns == ["user_id", "taste", "age", "score"]

@@ -121,7 +121,7 @@ def _run(
     """Run all layers; the first makes the bias of all where it is given int64 positions ``[S]`` and what is hidden."""
     x = stack.dropout(x)
     for block in stack.block:
-        x, bias, _ = block(
+        x, bias, *_ = block(
             x,
             attention_mask=hidden,
             position_bias=bias,
