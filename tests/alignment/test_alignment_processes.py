@@ -82,8 +82,8 @@ def logged(iteration: Path) -> np.ndarray:
 
 
 def assert_equal_runs(found: Path, expected: Path) -> None:
-    iterations = sorted(path.name for path in expected.iterdir())
-    assert sorted(path.name for path in found.iterdir()) == iterations
+    iterations = sorted(path.name for path in expected.glob("iteration-*"))
+    assert sorted(path.name for path in found.glob("iteration-*")) == iterations
     for name in iterations:
         one = logged(expected / name)
         assert len(one) > 4

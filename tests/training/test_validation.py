@@ -102,7 +102,7 @@ def test_a_sample_of_users_is_drawn_by_seed(monkeypatch: pytest.MonkeyPatch):
     assert asked[0] != asked[2]
 
 
-@pytest.mark.parametrize("metric", ["ndcg", "loss", "ndcg@0", "coverage@10", "recall@10 "])
+@pytest.mark.parametrize("metric", ["ndcg", "loss", "coverage@10"])
 def test_a_metric_that_cannot_select_is_refused(metric: str):
     with pytest.raises(ConfigError, match=r"training\.metric = .* cannot select a model") as caught:
         decoding_validation(Data(), settings(metric=metric), DecodingConfig())
