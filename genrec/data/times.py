@@ -19,6 +19,7 @@ MILLISECONDS_FROM, MICROSECONDS_FROM, NANOSECONDS_FROM = 10**11, 10**14, 10**17
 BEYOND = 2.0**63
 UNITS = ((NANOSECONDS_FROM, 10**9), (MICROSECONDS_FROM, 10**6), (MILLISECONDS_FROM, 10**3))
 UNIT_NAMES = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
+TIME_SHAPE = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}:\d{2}(?:\.\d+)?\s*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)?)?$"
 TIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
 # Dates written as one number: what they are called, how they are written, the first and the last that are likely.
 PACKED_DATES = (
@@ -177,7 +178,8 @@ def _from_text(values: pl.Series, where: str) -> pl.Series:
     if numbers.null_count() == text.null_count():
         whole = text.cast(pl.Int64, strict=False)
         return whole if whole.null_count() == text.null_count() else numbers
-    days = text.str.to_date("%Y-%m-%d", strict=False)
+    # To polars 2024-05-3 and 12:00:4 are times, too; here they are the rest of a value in a file that was cut short.
+    days = text.set(~text.str.contains(TIME_SHAPE).fill_null(True), None).str.to_date("%Y-%m-%d", strict=False)
     if days.null_count() == text.null_count():
         return days.alias(values.name)
     # BigQuery writes the zone as a word.
@@ -191,6 +193,7 @@ def _from_text(values: pl.Series, where: str) -> pl.Series:
     ]
     dates = pl.lit(days.cast(pl.Datetime(finest))).dt.replace_time_zone("UTC")
     times = pl.DataFrame({"text": zoned}).select(pl.coalesce(*formats, dates).alias(values.name)).to_series()
+    times = times.set(~zoned.str.contains(TIME_SHAPE).fill_null(True), None)
     no_date = times.is_null() & text.is_not_null()
     refuse(values, no_date & numbers.is_null(), "timestamp is not a time", EXPECTED, where)
     refuse(values, no_date, "timestamp mixes numbers and dates", EXPECTED, where, "use one of them in all rows")

@@ -11,6 +11,7 @@ import pytest
 from genrec.config import DataConfig
 from genrec.data import make_dataset
 from genrec.data.account import TableAccount
+from genrec.data.schema import tidy_interactions
 from genrec.data.times import read_positions, read_times
 from genrec.errors import DataError
 
@@ -265,3 +266,10 @@ def test_empty_ratings_in_quotes_are_no_ratings(tmp_path):
     frame = log(rating=["5", "", None])
     dataset = make_dataset(frame, None, DataConfig(k_core=0), tmp_path / "out")
     assert dataset.interactions["rating"].to_list() == [5.0, None, None]
+
+
+@pytest.mark.parametrize("cut", ["2024-05-31T12:00:0", "2024-05-31T12:00", "2024-05-3", "2024-05-31T12:00:00+0"])
+def test_the_rest_of_a_time_is_no_time(cut):
+    table = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": ["2024-05-31T12:00:00", cut]})
+    with pytest.raises(DataError, match="timestamp is not a time"):
+        tidy_interactions(table, where="log.csv")
