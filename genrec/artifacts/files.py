@@ -8,11 +8,10 @@ import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from errno import EACCES, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from typing import Any
 
-from genrec.errors import ArtifactError, ConfigError
+from genrec.errors import ArtifactError, ConfigError, GenrecError, explain
 
 # Names of what is being written, next to its target of the first group's name.
 TEMPORARY = re.compile(r"\.(.+)\.genrec-[0-9a-f]{8}\.(?:part|old)")
@@ -121,20 +120,21 @@ def parse_json(content: bytes, path: Path) -> Any:
 
 @contextmanager
 def reporting_write_errors(target: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write into an :class:`ArtifactError` that names the target."""
+    """Turn the operating system's refusals to write into an :class:`ArtifactError` that names the target.
+
+    Also those that a library wrapped into an error of its own; what is missing is not about the target, and passes.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno == ENOSPC:
-            raise ArtifactError(
-                f"the disk is full while writing {target}", fix="free some space and run the same command again"
-            ) from error
-        wrong_place = isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError)
-        if wrong_place or error.errno in (EACCES, EPERM, EROFS):
-            raise ArtifactError(
-                f"{target} cannot be written: {error.strerror}", fix="choose another --out or change its permissions"
-            ) from error
+    except (GenrecError, FileNotFoundError):
         raise
+    except Exception as error:
+        known = explain(error)
+        if not isinstance(known, ArtifactError):
+            raise
+        full = known.what.startswith("the disk is full")
+        what = f"{known.what} while writing {target}" if full else f"{target} cannot be written: {known.what}"
+        raise ArtifactError(what, where=known.where, fix=known.fix) from error
 
 
 def sync(path: Path) -> None:

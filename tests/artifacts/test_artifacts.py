@@ -200,9 +200,14 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_other_errors_of_the_system_pass_through(tmp_path):
-    with pytest.raises(OSError, match="odd"), reporting_write_errors(tmp_path):
+def test_all_refusals_of_the_system_name_the_target_but_what_is_missing(tmp_path):
+    with (
+        pytest.raises(ArtifactError, match=r"cannot be written: .*Input/output error"),
+        reporting_write_errors(tmp_path),
+    ):
         raise OSError(errno.EIO, "odd")
+    with pytest.raises(FileNotFoundError), reporting_write_errors(tmp_path):
+        (tmp_path / "input.csv").read_text()
 
 
 def test_json_is_written_as_numbers_or_null(tmp_path):
