@@ -94,8 +94,9 @@ def test_the_parts_of_a_score_stand_beside_the_whole(tmp_path, capsys):
     recipe = write_recipe(tmp_path, tiny_home() / "data")
     assert main(["run", str(recipe), "--out", str(out), "--until", "evaluation", *options]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
-    assert list(metrics["baselines"]) == ["depth, codes only", "depth, item vectors only", "popularity"]
-    parts = [metrics["baselines"][f"depth, {part}"] for part in ("codes only", "item vectors only")]
+    assert list(metrics["baselines"]) == ["popularity"]
+    assert list(metrics["variants"]) == ["depth, codes only", "depth, item vectors only"]
+    parts = [metrics["variants"][f"depth, {part}"] for part in ("codes only", "item vectors only")]
     assert [part["settings"]["decoding"]["item_weight"] for part in parts] == [0, 0]
     assert [part["protocol"]["num_beams"] for part in parts] == [10, None]
     assert len({part["metrics"]["mrr@10"] for part in (*parts, metrics)}) == 3

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from genrec.artifacts import MARK
 from genrec.config import EvaluationConfig, Section
@@ -40,6 +41,7 @@ class Protocol(Section):
     collision_rate: Share | None = None
     selection: str | None = None
     seeds: tuple[Seed, ...] = ()
+    stopped: str | None = Field(None, description="why and where training ended before its budget; null if it did not")
 
     def in_words(self) -> list[tuple[str, str]]:
         """Name and value of every condition, for people."""
@@ -57,6 +59,7 @@ class Protocol(Section):
             ("Collision rate", collisions),
             ("Model selection", self.selection),
             ("Seeds", ", ".join(map(str, self.seeds)) or None),
+            ("Training", self.stopped),
         ]
         return [(name, value) for name, value in rows if value is not None]
 
@@ -145,26 +148,36 @@ def score_lists(
     return Result(system, evaluation, confidence, slices, protocol, samples, settings or {}, tuple(notes))
 
 
-def metrics_json(result: Result, baselines: Sequence[Result] = ()) -> dict[str, Any]:
-    """The content of ``metrics.json``: a result, and the baselines beside it.
+def metrics_json(result: Result, baselines: Sequence[Result] = (), variants: Sequence[Result] = ()) -> dict[str, Any]:
+    """The content of ``metrics.json``: a result, the baselines, and variants of the system itself.
 
     Args:
         result: The system of the run.
         baselines: Others on the same users; each gets ``difference``, per metric the mean of result minus baseline with
             its paired bootstrap interval ``[mean, low, high]``.
+        variants: The system with a part of it left out, or before it was aligned; they get a difference, too.
 
     Raises:
         DataError: If a baseline was measured on other users.
     """
-    beside = {}
-    for baseline in baselines:
-        differences = paired_difference(
-            result.evaluation, baseline.evaluation, samples=result.samples, seed=BOOTSTRAP_SEED
-        )
-        beside[baseline.system] = baseline.as_json() | {
-            "difference": {name: [part.mean, part.low, part.high] for name, part in differences.items()}
-        }
-    return {"generator": MARK} | result.as_json() | {"baselines": beside}
+    groups = {
+        name: {other.system: _compared(result, other) for other in others}
+        for name, others in (("baselines", baselines), ("variants", variants))
+    }
+    unfinished = [
+        f"{other.system} was {other.protocol.stopped}: its figures are not those of a finished training"
+        for other in (result, *baselines, *variants)
+        if other.protocol.stopped
+    ]
+    values = result.as_json()
+    return {"generator": MARK} | values | groups | {"notes": [*values["notes"], *unfinished]}
+
+
+def _compared(result: Result, other: Result) -> dict[str, Any]:
+    differences = paired_difference(result.evaluation, other.evaluation, samples=result.samples, seed=BOOTSTRAP_SEED)
+    return other.as_json() | {
+        "difference": {name: [part.mean, part.low, part.high] for name, part in differences.items()}
+    }
 
 
 def _repeated_targets(histories: Histories, targets: Histories, num_items: int) -> int:

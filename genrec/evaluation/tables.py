@@ -15,7 +15,8 @@ from genrec.terminal.text import visible
 
 RANKED = ("recall", "ndcg", "mrr")
 DEFAULT_METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "mrr@10", "coverage@10")
-SYSTEMS = {"popularity": "Popularity", "itemknn": "Item-kNN", "sasrec": "SASRec"}
+SYSTEMS = {"popularity": "Popularity", "itemknn": "Item-kNN", "transition": "Transitions", "sasrec": "SASRec"}
+DAGGER = "†"
 NAMES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "coverage": "Coverage", "gini": "Gini"}
 
 
@@ -29,6 +30,7 @@ class Row:
         mean: Metric to mean over runs.
         deviation: Metric to sample standard deviation over runs; empty for a single run.
         interval: Metric to bootstrap interval over users; only for a single run.
+        stopped: Why and where a training ended before its budget; None if all were finished.
     """
 
     system: str
@@ -36,6 +38,12 @@ class Row:
     mean: dict[str, float]
     deviation: dict[str, float] = field(default_factory=dict)
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    stopped: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name with a dagger where a training was not finished."""
+        return f"{self.system} {DAGGER}" if self.stopped else self.system
 
     def text(self, metric: str, digits: int = 4, plus_minus: str = " ± ") -> str:
         """The number as it is printed: ``0.0831`` or ``0.0831 ± 0.0004``, ``-`` where there is none."""
@@ -56,6 +64,11 @@ class ResultsTable:
 
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def footnotes(self) -> list[str]:
+        """One line for each system whose training was not finished."""
+        return [f"{DAGGER} {row.system}: {row.stopped}" for row in self.rows if row.stopped]
 
     def best(self, metric: str, place: int = 0) -> str | None:
         """The system that is best (or next, at ``place`` 1, ...) in a metric where more is better.
@@ -90,32 +103,36 @@ def results_table(
             if runs and all(run["metrics"].get(name) is not None for run in runs)
         }
         mean = {name: float(np.mean(numbers)) for name, numbers in values.items()}
+        stops = [run.get("protocol", {}).get("stopped") for run in runs]
+        stopped = next(filter(None, stops), None)
         if len(runs) > 1:
             deviation = {name: float(np.std(numbers, ddof=1)) for name, numbers in values.items()}
-            rows.append(Row(system, len(runs), mean, deviation))
+            rows.append(Row(system, len(runs), mean, deviation, stopped=stopped))
         else:
             found = runs[0].get("confidence", {}).get("intervals", {}) if runs else {}
             interval = {name: (found[name][0], found[name][1]) for name in mean if name in found}
-            rows.append(Row(system, len(runs), mean, interval=interval))
+            rows.append(Row(system, len(runs), mean, interval=interval, stopped=stopped))
     return ResultsTable(tuple(name for name in metrics if any(name in row.mean for row in rows)), tuple(rows))
 
 
 def with_system_names(run: Mapping[str, Any]) -> dict[str, Any]:
     """A run with its baselines under the names that people know: ``Item-kNN`` for ``itemknn``."""
-    return {**run, "baselines": {SYSTEMS.get(name, name): part for name, part in run.get("baselines", {}).items()}}
+    named = {SYSTEMS.get(name, name): part for name, part in run.get("baselines", {}).items()}
+    return {**run, "baselines": named, "variants": run.get("variants", {})}
 
 
 def side_by_side(
     runs: Sequence[Mapping[str, Any]], name: str, metrics: Sequence[str] = DEFAULT_METRICS
 ) -> ResultsTable:
-    """The table of a run and its baselines, from one ``metrics.json`` per seed; the run's system stands last.
+    """The table of a run, its baselines and variants, from one ``metrics.json`` per seed; the run's system is last.
 
     Args:
         runs: As made by :func:`genrec.evaluation.protocol.metrics_json`.
         name: What to call the run's system.
         metrics: Wanted columns.
     """
-    named = [with_system_names(run)["baselines"] for run in runs]
+    named = [with_system_names(run) for run in runs]
+    named = [run["baselines"] | run["variants"] for run in named]
     systems = dict.fromkeys(system for baselines in named for system in baselines)
     results = {system: [baselines[system] for baselines in named if system in baselines] for system in systems}
     return results_table(results | {name: list(runs)}, metrics)
@@ -151,6 +168,7 @@ def to_json(table: ResultsTable) -> str:
             "mean": row.mean,
             "sd": row.deviation,
             "interval": {name: list(ends) for name, ends in row.interval.items()},
+            "stopped": row.stopped,
         }
         for row in table.rows
     ]
@@ -165,8 +183,9 @@ def to_markdown(table: ResultsTable) -> str:
     ]
     for row in table.rows:
         cells = [_marked(table, row, metric, row.text(metric), ("**", "**")) for metric in table.metrics]
-        lines.append(f"| {escape_markdown(row.system)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| {escape_markdown(row.label)} | " + " | ".join(cells) + " |")
+    notes = [f"\n{escape_markdown(note)}" for note in table.footnotes]
+    return "\n".join([*lines, *notes]) + "\n"
 
 
 def to_latex(table: ResultsTable) -> str:
@@ -183,8 +202,9 @@ def to_latex(table: ResultsTable) -> str:
             cell = row.text(metric, plus_minus=r" $\pm$ ")
             cell = _marked(table, row, metric, cell, (r"\textbf{", "}"))
             cells.append(_marked(table, row, metric, cell, (r"\underline{", "}"), place=1))
-        lines.append(" & ".join([escape_latex(row.system), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        lines.append(" & ".join([escape_latex(row.label), *cells]) + r" \\")
+    notes = [escape_latex(note) for note in table.footnotes]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *notes]) + "\n"
 
 
 FORMATS: dict[str, Callable[[ResultsTable], str]] = {
@@ -214,8 +234,8 @@ def escape_markdown(text: str) -> str:
 
 def escape_latex(text: str) -> str:
     """Text that stays text in LaTeX."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return re.sub(r"[\\&%$#_{}~^]", lambda match: special.get(match[0], "\\" + match[0]), text)
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", DAGGER: r"\dag{}"}
+    return re.sub(r"[\\&%$#_{}~^†]", lambda match: special.get(match[0], "\\" + match[0]), text)
 
 
 def _marked(table: ResultsTable, row: Row, metric: str, cell: str, marks: tuple[str, str], place: int = 0) -> str:

@@ -169,7 +169,7 @@ def make_evaluation(work: Work) -> str:
     protocol = protocol_of(work.folder / work.model_name, work.trained, dataset, "test", recipe.decoding)
     settings = work.plan.settings["recommender"]
     result = score_lists(recipe.recommender.name, lists, dataset, protocol, recipe.evaluation, settings=settings)
-    write_json(work.folder / METRICS_FILE, metrics_json(result, [*_beside(work), *_baseline_results(work)]))
+    write_json(work.folder / METRICS_FILE, metrics_json(result, _baseline_results(work), _variants(work)))
     shown = [name for name in ("recall@10", "ndcg@10") if name in result.evaluation.metrics]
     return ", ".join(f"{name} {result.evaluation.metrics[name]:.4f}" for name in shown) or "measured"
 
@@ -272,8 +272,8 @@ def _learned_baseline(work: Work) -> TrainedModel:
     return open_model(folder)
 
 
-def _beside(work: Work) -> list[Result]:
-    """The same model before it was aligned, and by each part of its score alone, to stand beside the whole."""
+def _variants(work: Work) -> list[Result]:
+    """The same model before it was aligned, and by each part of its score alone."""
     recipe, results = work.recipe, []
     if aligns(recipe):
         trained = open_model(work.folder / "model", verify=False)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from genrec.artifacts import (
     MANIFEST,
+    read_json,
     read_manifest,
     remove_work_folder,
     reserve_file,
@@ -20,7 +22,7 @@ from genrec.artifacts import (
     verify_artifact,
     write_json,
 )
-from genrec.artifacts.reading import computing
+from genrec.artifacts.reading import computing, reading
 from genrec.artifacts.targets import check_folder_target, check_work_folder, paths_named
 from genrec.config import (
     DecodingConfig,
@@ -50,7 +52,15 @@ from genrec.models.extras import ExtraSettings
 from genrec.models.registry import embed_command
 from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import STAGE as MODEL_STAGE
-from genrec.pipeline.model_folder import TOKENIZER_FOLDER, Companions, TrainedModel, open_model, save_model, to_device
+from genrec.pipeline.model_folder import (
+    TOKENIZER_FOLDER,
+    TRAINING_FILE,
+    Companions,
+    TrainedModel,
+    open_model,
+    save_model,
+    to_device,
+)
 from genrec.pipeline.resolve import check_vectors, uses_features, uses_texts
 from genrec.tokenizers import ItemIndex, ItemTokenizer, fit_tokenizer
 from genrec.tokenizers.collisions import count_collisions
@@ -341,7 +351,17 @@ def protocol_of(
         collision_rate=rate,
         selection=f"best {config['training']['metric']} on validation",
         seeds=(config["training"]["seed"],),
+        stopped=_stopped_early(folder, config["training"]),
     )
+
+
+def _stopped_early(folder: Path, training: Mapping[str, Any]) -> str | None:
+    """Where the clock ended a training, in words; None if it reached the end of its budget or did not improve."""
+    with reading(folder / TRAINING_FILE):
+        result = read_json(folder / TRAINING_FILE)
+        if result["stopped"] != "time":
+            return None
+        return f"stopped by time at {result['epochs']:.1f} of {training['epochs']} epochs"
 
 
 def measure_model(

@@ -27,6 +27,8 @@ def print_results(console: Console, runs: Sequence[Mapping[str, Any]], system: s
     table = results_as_table(side_by_side(runs, system, DEFAULT_METRICS))
     table.title = f"{runs[0]['split']} part, {runs[0]['users']:,} users"
     console.print(table)
+    for footnote in side_by_side(runs, system, DEFAULT_METRICS).footnotes:
+        console.print(Text(footnote, style="yellow"))
     conditions = Protocol.model_validate(runs[0]["protocol"]).in_words()
     console.print(Text("; ".join(f"{name.lower()}: {value}" for name, value in conditions), style="dim"))
     for note in runs[0].get("notes", ()):
@@ -47,7 +49,7 @@ def results_as_table(results: ResultsTable) -> Table:
             Text(row.text(metric), style="bold" if len(results.rows) > 1 and results.best(metric) == row.system else "")
             for metric in results.metrics
         ]
-        table.add_row(Text(row.system, style="bold cyan" if last else ""), *cells)
+        table.add_row(Text(row.label, style="bold cyan" if last else ""), *cells)
     return table
 
 

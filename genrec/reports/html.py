@@ -46,7 +46,7 @@ def render_report(content: ReportContent) -> str:
     )
     environment.filters["minus"] = lambda text: text.replace("-", "\u2212")
     first = with_system_names(content.runs[0])
-    systems = {content.system: first, **first["baselines"]}
+    systems = {content.system: first, **first["baselines"], **first["variants"]}
     table = side_by_side(content.runs, content.system, DEFAULT_METRICS)
     k = headline_k(first["metrics"])
     page = environment.get_template("report.html.jinja").render(
@@ -103,17 +103,21 @@ def summary_sentence(content: ReportContent, k: int) -> str:
         sentence = f"{content.system} lists the held-out item among its first {k} for {found} of {users} ({value})."
     else:
         sentence = f"{content.system} lists {found} of the held-out items of {users} among its first {k} ({value})."
-    others = [row for row in table.rows[:-1] if row.mean.get(ndcg)]
+    named = with_system_names(first)
+    others = [row for row in table.rows[:-1] if row.system in named["baselines"] and row.mean.get(ndcg)]
     if not others:
         return sentence
     best = max(others, key=lambda row: row.mean[ndcg])
     ratio = ours.mean[ndcg] / best.mean[ndcg]
     compared = f"{abs(ratio - 1):.1%} {'more' if ratio >= 1 else 'less'} NDCG@{k} than"
     compared = f"That is {compared if ratio < 2 else f'{ratio:.1f} times the NDCG@{k} of'} {best.system}"
-    paired = _differences(with_system_names(first), ndcg).get(best.system)
+    paired = _differences(named, ndcg).get(best.system)
     by_chance = len(content.runs) == 1 and paired is not None and paired[1] <= 0 <= paired[2]
     doubt = "; the choice of users could explain the difference" if by_chance else ""
-    return f"{sentence} {compared}, the strongest baseline beside it{doubt}."
+    unfinished = [f"{row.system} was {row.stopped}" for row in (ours, best) if row.stopped]
+    if unfinished:
+        doubt = f"; {' and '.join(unfinished)}, so the difference says nothing of the methods"
+    return f"{sentence} {compared}, the strongest baseline{doubt}."
 
 
 def _tiles(content: ReportContent, k: int) -> list[tuple[str, str]]:
@@ -125,7 +129,15 @@ def _tiles(content: ReportContent, k: int) -> list[tuple[str, str]]:
 
 
 def _differences(run: Mapping[str, Any], metric: str) -> dict[str, tuple[float, float, float]]:
-    parts = {name: baseline.get("difference", {}).get(metric) for name, baseline in run.get("baselines", {}).items()}
+    """Paired differences to what was trained to its end; an unfinished training shows nothing of a method."""
+    if run.get("protocol", {}).get("stopped"):
+        return {}
+    others = {**run.get("baselines", {}), **run.get("variants", {})}
+    parts = {
+        name: other.get("difference", {}).get(metric)
+        for name, other in others.items()
+        if not other.get("protocol", {}).get("stopped")
+    }
     return {name: tuple(part) for name, part in parts.items() if part}
 
 
@@ -145,7 +157,7 @@ def _by_k(content: ReportContent) -> list[Figure]:
     ks = sorted(int(name.split("@")[1]) for name in run["metrics"] if name.startswith("recall@"))
     if len(ks) < 2:
         return []
-    systems = {content.system: run, **run["baselines"]}
+    systems = {content.system: run, **run["baselines"], **run["variants"]}
     lines = [
         Line(name, tuple((k, part["metrics"][f"recall@{k}"]) for k in ks if f"recall@{k}" in part["metrics"]), index)
         for index, (name, part) in enumerate(systems.items())

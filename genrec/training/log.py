@@ -89,7 +89,9 @@ class Display:
     def __init__(self, console: Console, metric: str) -> None:
         self.console, self.metric = console, metric
         self.epochs, self.total, self.first, self.shown = 0, 0, 0, 0.0
-        self.loss = self.best = self.remaining = ""
+        self.best = self.remaining = ""
+        # Sum of losses and number of users since the last line.
+        self.losses, self.users = 0.0, 0
         self.started = time.monotonic()
         self.bar: Progress | None = None
         self.task = TaskID(0)
@@ -124,6 +126,16 @@ class Display:
         self.remaining = clock(max(0.0, left if seconds_left is None else min(left, seconds_left)))
         self._show(step)
 
+    def add_loss(self, loss: float, users: int) -> None:
+        """Count the mean loss of some users; what is shown is the mean since the last line."""
+        self.losses += loss * users
+        self.users += users
+
+    @property
+    def loss(self) -> str:
+        """The mean loss since the last line, in words."""
+        return f"  loss {self.losses / self.users:.4f}" if self.users else ""
+
     def stage(self, step: int, validating: bool) -> None:
         """Say whether the run trains or validates."""
         if self.bar is not None:
@@ -139,6 +151,7 @@ class Display:
             )
             elapsed = clock(time.monotonic() - self.started)
             self.say(f"epoch {epoch:.4g}/{self.epochs}{self.loss}{value}  {elapsed} gone, {self.remaining or '?'} left")
+        self.losses, self.users = 0.0, 0
 
     def _show(self, step: int) -> None:
         if self.bar is not None:

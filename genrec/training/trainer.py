@@ -229,12 +229,12 @@ class RecommenderTrainer(Trainer):
             "seconds": round(self.run.seconds, 3),
             "users_per_second": round((users - self._logged[1]) / busy, 1),
         }
+        self.run.display.add_loss(logs["loss"], users - self._logged[1])
         self._logged, self._idle = (now, users), 0.0
         told = self._told_by_the_model()
         self.run.log.write(record | told)
         # What follows runs elsewhere takes single numbers only.
         record |= {name: value for name, value in told.items() if isinstance(value, float)}
-        self.run.display.loss = f"  loss {record['loss']:.4f}"
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, record)
 
     def _told_by_the_model(self) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_a_run_aligns_where_the_recipe_says_so(tmp_path, capsys):
     assert "model: fresh" in shown
     assert "aligned: dpo" in shown
     metrics = json.loads((run / "metrics.json").read_text())
-    assert "before alignment" in metrics["baselines"]
+    assert "before alignment" in metrics["variants"]
     assert main(["run", str(recipe), "--out", str(run), "--until", "aligned"]) == 0
     assert main(["run", str(recipe), "--out", str(run)]) == 0
     page = (run / "report.html").read_text()

@@ -151,7 +151,7 @@ def test_the_summary_says_what_was_found_and_against_whom(run):
     sure = summary_sentence(with_difference(run, value / 5, 0.01, 0.5), 10).replace("\u00a0", " ")
     assert sure == (
         f"depth lists the held-out item among its first 10 for {found} of 57 users (NDCG@10 {value:.4f}). That is "
-        "25.0% more NDCG@10 than Popularity, the strongest baseline beside it."
+        "25.0% more NDCG@10 than Popularity, the strongest baseline."
     )
     far = summary_sentence(with_difference(run, value / 2, 0.01, 0.5), 10)
     assert "That is 2.0 times the NDCG@10 of Popularity" in far

@@ -17,6 +17,7 @@ from genrec.data.histories import pad_histories
 from genrec.errors import ConfigError, DataError, MemoryExhaustedError, NonFiniteLossError
 from genrec.training import train_recommender
 from genrec.training.batches import cut_windows, update_rows
+from genrec.training.log import Display
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -293,3 +294,16 @@ def test_learns_what_can_be_learned(train):
     result = train(data=data, epochs=15, eval_epochs=3, validate=accuracy, learning_rate=0.1)
     assert np.diff([record["validation"]["quality"] for record in result.history])[:3].min() > 0
     assert result.best_metric > -1.5 > -math.log(NUM_ITEMS)
+
+
+def test_the_loss_of_a_line_is_the_mean_since_the_line_before():
+    lines: list[str] = []
+    display = Display(Console(quiet=True), "ndcg@10")
+    display.say = lines.append  # type: ignore[method-assign]
+    display.begin(epochs=2, total=10, step=0)
+    display.add_loss(4.0, 30)
+    display.add_loss(1.0, 10)
+    display.report(5, 1.0, None)
+    display.add_loss(2.0, 10)
+    display.report(10, 2.0, None)
+    assert ["loss 3.2500" in lines[0], "loss 2.0000" in lines[1]] == [True, True]
