@@ -22,7 +22,7 @@ from genrec.data.readers import read_item_ids, read_table
 from genrec.decoding import Block, Names, Shards, Written, commit_blocks, generate_blocks, schema_of
 from genrec.decoding.explain import writes_identifiers
 from genrec.decoding.generate import BLOCK_USERS, count_blocks
-from genrec.decoding.output import check_format, is_lists
+from genrec.decoding.output import check_format
 from genrec.decoding.searcher import items_per_sequence
 from genrec.errors import ConfigError
 from genrec.recommender import Recommender, Unknown
@@ -204,7 +204,7 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
         raise ConfigError("one of --histories and --dataset is needed", expected="exactly one of them")
     processes = Processes.from_environment()
     with (
-        reserve_file(out, reads=[model, *request.paths], known=is_lists, lock=processes.rank == 0) as place,
+        reserve_file(out, reads=[model, *request.paths], lock=processes.rank == 0) as place,
         _together(processes) as wait,
     ):
         check_format(out, explained=request.explain)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genrec.artifacts import MANIFEST, read_json, write_file, write_json
+from genrec.artifacts import MANIFEST, open_work_folder, read_json, write_file, write_json
 from genrec.artifacts.results import work_folder
 from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
 from genrec.data import Dataset
@@ -105,7 +105,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=3e-3, help=f"at width {BASE_WIDTH}")
     parser.add_argument("--validation-users", type=int, default=2000, help="whose lists are measured, once, at the end")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    open_work_folder(arguments.out)
+    return arguments
 
 
 def tokenizer_of(run: Path, dataset: Dataset, arguments: argparse.Namespace) -> Path:

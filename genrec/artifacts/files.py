@@ -77,7 +77,7 @@ def temporary_names(target: Path) -> list[Path]:
 def write_json(target: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; non-finite numbers become null."""
     with write_file(target) as temporary:
-        temporary.write_text(json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(plain_json(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -146,11 +146,12 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _without_nan(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """A value as JSON can hold it: keys are text, numbers of NumPy are plain, those that are not finite are null."""
     if isinstance(value, Mapping):
-        return {str(key): _without_nan(inner) for key, inner in value.items()}
+        return {str(key): plain_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
+        return [plain_json(inner) for inner in value]
     if hasattr(value, "item"):
         value = value.item()
     return None if (isinstance(value, float) and value != value) or value in (float("inf"), float("-inf")) else value

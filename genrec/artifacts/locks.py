@@ -8,13 +8,12 @@ away what is left of a dead process.
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from genrec.artifacts.files import TEMPORARY, reporting_write_errors, temporary_names
 from genrec.artifacts.folders import recover_folder
-from genrec.artifacts.marks import is_generated
 from genrec.artifacts.targets import WORK_MARKER, check_file_target, check_folder_target, check_work_folder
 from genrec.errors import ArtifactError
 
@@ -49,23 +48,17 @@ def reserve_folder(target: Path, stage: str, *, reads: Iterable[Path | None] = (
 
 
 @contextmanager
-def reserve_file(
-    target: Path,
-    *,
-    reads: Iterable[Path | None] = (),
-    known: Callable[[Path], bool] = is_generated,
-    lock: bool = True,
-) -> Iterator[Path]:
+def reserve_file(target: Path, *, reads: Iterable[Path | None] = (), lock: bool = True) -> Iterator[Path]:
     """Check a file target (:func:`~genrec.artifacts.targets.check_file_target`) and keep other writers out.
 
-    Arguments, what is yielded and what is raised: :func:`reserve_folder` and the check.
+    Arguments, what is yielded and what is raised: :func:`reserve_folder`.
     """
     reads = list(reads)
-    place = check_file_target(target, reads=reads, known=known)
+    place = check_file_target(target, reads=reads)
     with _locked(place) if lock else nullcontext():
         if lock:
             _clear(temporary_names(place))
-        check_file_target(target, reads=reads, known=known)
+        check_file_target(target, reads=reads)
         yield place
 
 

@@ -12,7 +12,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -75,15 +75,12 @@ def check_folder_target(target: Path, stage: str, *, reads: Iterable[Path | None
     return place
 
 
-def check_file_target(
-    target: Path, *, reads: Iterable[Path | None] = (), known: Callable[[Path], bool] = is_generated
-) -> Path:
+def check_file_target(target: Path, *, reads: Iterable[Path | None] = ()) -> Path:
     """Refuse a place where a result file must not be written.
 
     Args:
         target: The file to create or replace.
         reads: Files and folders that the work reads.
-        known: Whether genrec wrote the file that is there; by default where it has the mark of :mod:`marks`.
 
     Returns:
         The place with links followed.
@@ -96,7 +93,7 @@ def check_file_target(
         raise _refusal(target, "is a folder", "a file", f"write a file in it, such as {target / 'NAME'}")
     if place.exists() and not place.is_file():
         raise _refusal(target, f"is {_kind_of(place)}", "a new file, or one that genrec wrote")
-    if place.is_file() and not known(place) and not _OVERWRITE.get():
+    if place.is_file() and not is_generated(place) and not _OVERWRITE.get():
         raise _refusal(
             target,
             "is a file that genrec did not write",

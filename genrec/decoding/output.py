@@ -3,7 +3,6 @@
 Lists are made as Parquet, and written as other formats at the end where the file's name asks for it.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genrec.artifacts.marks import is_generated
 from genrec.data.parquet import scan_parquet
 from genrec.decoding.generate import Block
 from genrec.errors import ConfigError
@@ -59,22 +57,6 @@ def check_format(path: Path, *, explained: bool = False) -> None:
             expected="a name that ends with .parquet or .jsonl",
             fix=f"write {path.with_suffix('.parquet').name}, or leave out --explain",
         )
-
-
-def is_lists(path: Path) -> bool:
-    """Whether a file is lists that genrec wrote: by its mark, or in text by the names of the columns."""
-    if is_generated(path):
-        return True
-    with path.open("rb") as stream:
-        first = stream.readline(1 << 16)
-    names = [name for name, _ in LISTS]
-    if first.strip() in [separator.join(names).encode() for separator in SEPARATORS.values()]:
-        return True
-    try:
-        row = json.loads(first)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(row, dict) and list(row)[: len(names)] == names
 
 
 def convert_lists(parquet: Path, target: Path, ending: str) -> None:

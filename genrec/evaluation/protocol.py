@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from genrec.artifacts import MARK
 from genrec.config import EvaluationConfig, Section
 from genrec.config.ranges import Beams, CountOrZero, Few, HistoryLength, Seed, Share
 from genrec.data.histories import Histories
@@ -170,7 +169,7 @@ def metrics_json(result: Result, baselines: Sequence[Result] = (), variants: Seq
         if other.protocol.stopped
     ]
     values = result.as_json()
-    return {"generator": MARK} | values | groups | {"notes": [*values["notes"], *unfinished]}
+    return values | groups | {"notes": [*values["notes"], *unfinished]}
 
 
 def _compared(result: Result, other: Result) -> dict[str, Any]:

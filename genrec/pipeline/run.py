@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from genrec.artifacts import MARK, fingerprint, overwriting, read_json, reserve_work_folder, write_file, write_json
+from genrec.artifacts import fingerprint, overwriting, read_json, reserve_work_folder, write_file
+from genrec.artifacts.marks import stamped, write_result
 from genrec.artifacts.targets import (
     check_file_target,
     check_folder_target,
@@ -93,7 +94,7 @@ def run_recipe(
         runner = _Runner(work, force)
         runner.check(wanted)
         _write_recipe(recipe, folder / CONFIG_FILE, source)
-        write_json(folder / ENVIRONMENT_FILE, {"generator": MARK, **describe_machine()})
+        write_result(folder / ENVIRONMENT_FILE, describe_machine())
         runner.run(wanted)
     if until is None:
         show_run(work, results or Terminal())
@@ -113,7 +114,7 @@ def _write_recipe(recipe: Recipe, path: Path, source: Path | None) -> None:
         )
     check_file_target(path)
     with write_file(path) as temporary:
-        temporary.write_text(f"# {MARK}\n{yaml.safe_dump(values, sort_keys=False)}", encoding="utf-8")
+        temporary.write_text(stamped(yaml.safe_dump(values, sort_keys=False), "# {}"), encoding="utf-8")
 
 
 def show_run(work: Work, console: Console) -> None:

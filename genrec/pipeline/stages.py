@@ -16,9 +16,8 @@ from genrec.artifacts import (
     read_json,
     read_manifest,
     write_file,
-    write_json,
 )
-from genrec.artifacts.marks import is_as_stamped
+from genrec.artifacts.marks import is_as_stamped, write_result
 from genrec.config import DecodingConfig, Recipe, RecommenderConfig
 from genrec.data import prepare_dataset
 from genrec.data.prepare import SHAPING_KEYS, input_fingerprints
@@ -153,7 +152,7 @@ def make_baselines(work: Work) -> str:
             lists[name], _ = fitted.recommend(histories, top_k=work.list_length, exclude_seen=exclude_seen)
     with write_file(work.folder / BASELINE_LISTS_FILE) as path:
         save_file({name: np.ascontiguousarray(values) for name, values in lists.items()}, path, {"generator": MARK})
-    write_json(work.folder / SETTINGS_FILE, {"generator": MARK, **settings})
+    write_result(work.folder / SETTINGS_FILE, settings)
     return ", ".join(names)
 
 
@@ -169,7 +168,7 @@ def make_evaluation(work: Work) -> str:
     protocol = protocol_of(work.folder / work.model_name, work.trained, dataset, "test", recipe.decoding)
     settings = work.plan.settings["recommender"]
     result = score_lists(recipe.recommender.name, lists, dataset, protocol, recipe.evaluation, settings=settings)
-    write_json(work.folder / METRICS_FILE, metrics_json(result, _baseline_results(work), _variants(work)))
+    write_result(work.folder / METRICS_FILE, metrics_json(result, _baseline_results(work), _variants(work)))
     shown = [name for name in ("recall@10", "ndcg@10") if name in result.evaluation.metrics]
     return ", ".join(f"{name} {result.evaluation.metrics[name]:.4f}" for name in shown) or "measured"
 

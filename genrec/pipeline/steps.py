@@ -20,8 +20,8 @@ from genrec.artifacts import (
     reserve_file,
     reserve_folder,
     verify_artifact,
-    write_json,
 )
+from genrec.artifacts.marks import write_result
 from genrec.artifacts.reading import computing, reading
 from genrec.artifacts.targets import check_folder_target, check_work_folder, paths_named
 from genrec.config import (
@@ -444,7 +444,7 @@ def measure(
         else:
             result = score_recommendations(Path(str(lists)), prepared, part, config)
         values = metrics_json(result)
-        write_json(place, values)
+        write_result(place, values)
     return values
 
 

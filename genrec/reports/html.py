@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from genrec.artifacts import write_file
+from genrec.artifacts import stamped, write_file
 from genrec.evaluation.protocol import Protocol
 from genrec.evaluation.tables import DEFAULT_METRICS, ResultsTable, metric_name, side_by_side, with_system_names
 from genrec.reports.alignment import alignment_facts, alignment_figures, alignment_sentence
@@ -32,7 +32,7 @@ def write_report(path: Path, content: ReportContent) -> None:
     """
     page = render_report(content)
     with write_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(stamped(page), encoding="utf-8")
 
 
 def render_report(content: ReportContent) -> str:

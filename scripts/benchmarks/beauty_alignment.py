@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, write_file, write_json
+from genrec.artifacts import MANIFEST, fingerprint, open_work_folder, read_json, read_manifest, write_file, write_json
 from genrec.artifacts.results import work_folder
 from genrec.config import AlignmentConfig, EvaluationConfig, load_recipe
 from genrec.data import Dataset
@@ -100,6 +100,7 @@ def main() -> None:
     )
     parser.add_argument("--no-test", action="store_true", help="leave the test part alone")
     arguments = parser.parse_args()
+    open_work_folder(arguments.out)
     if len(arguments.model) not in (1, len(arguments.seeds)):
         parser.error("give one --model, or one for each of --seeds")
     logging.basicConfig(format="%(message)s")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from genrec.artifacts import open_work_folder
 from genrec.artifacts.results import work_folder
 
 ROWS = 1_000_000
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="longest training")
     parser.add_argument("--make", action="store_true", help="only write the tables")
     arguments = parser.parse_args()
+    open_work_folder(arguments.folder)
     if arguments.make:
         make_tables(arguments.folder, arguments.users, arguments.items, arguments.interactions)
         return

@@ -17,9 +17,11 @@ from typing import Final, Literal
 import numpy as np
 import polars as pl
 
+from genrec.artifacts import open_work_folder
 from genrec.artifacts.results import work_folder
 from genrec.config import DataConfig
 from genrec.data import make_dataset
+from genrec.data.parquet import read_parquet
 
 PARTS: Final[tuple[Literal["validation", "test"], ...]] = ("validation", "test")
 
@@ -32,8 +34,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=work_folder, required=True)
     arguments = parser.parse_args()
-    items = pl.read_parquet(arguments.dataset / "items.parquet")
-    events = pl.read_parquet(arguments.dataset / "interactions.parquet")
+    open_work_folder(arguments.out)
+    items = read_parquet(arguments.dataset / "items.parquet")
+    events = read_parquet(arguments.dataset / "interactions.parquet")
     drawn = np.random.default_rng(arguments.seed).random(items.height) < arguments.share
     kept = without_earlier(events, items["item_id"].filter(drawn))
     dataset = make_dataset(kept, items, DataConfig(k_core=0), arguments.out / "dataset")

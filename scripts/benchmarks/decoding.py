@@ -38,7 +38,8 @@ from decoding_figures.trained import trained_figures
 from rich.console import Console
 from rich.table import Table
 
-from genrec.artifacts.results import result_file, write_result
+from genrec.artifacts.marks import write_result
+from genrec.artifacts.results import result_file
 
 BEAMS = (50, 20)
 PARTS = ("guarantees", "constraint", "serving", *COMPARED)

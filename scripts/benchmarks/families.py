@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from shelf import RESULT_FILE, Inputs, average, spread, tokenizer_recipe
 
-from genrec.artifacts import MANIFEST, read_json, write_file, write_json
+from genrec.artifacts import MANIFEST, open_work_folder, read_json, write_file, write_json
 from genrec.artifacts.results import work_folder
 from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, TrainingConfig
 from genrec.data import Dataset
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4.0, help="of training, per run")
     parser.add_argument("--history", type=int, default=20, help="items that are read")
     arguments = parser.parse_args()
+    open_work_folder(arguments.out)
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
     inputs = Inputs(Dataset.load(arguments.dataset, verify=True), arguments.features, arguments.out)

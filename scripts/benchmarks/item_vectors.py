@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec.artifacts.results import result_file, write_result
+from genrec.artifacts.marks import write_result
+from genrec.artifacts.results import result_file
 from genrec.config import parse_settings
 from genrec.data import Dataset, Histories
 from genrec.features import encoder_class

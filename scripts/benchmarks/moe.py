@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from genrec.artifacts.results import result_file, write_result
+from genrec.artifacts.marks import write_result
+from genrec.artifacts.results import result_file
 from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts
 
 Way = Callable[[MixtureOfExperts, Tensor], Tensor]

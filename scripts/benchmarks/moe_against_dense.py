@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.artifacts import MANIFEST, read_json
-from genrec.artifacts.results import result_file, work_folder, write_result
+from genrec.artifacts import MANIFEST, open_work_folder, read_json
+from genrec.artifacts.marks import write_result
+from genrec.artifacts.results import result_file, work_folder
 from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
 from genrec.data import Dataset
 from genrec.data.histories import pad_histories
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="a recipe of identifiers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     arguments = parser.parse_args()
+    open_work_folder(arguments.out)
     dataset = Dataset.load(arguments.run / "dataset", verify=True)
     companions = Companions(arguments.out / "tokenizer", arguments.run / "features")
     if not (arguments.out / "tokenizer" / MANIFEST).is_file():

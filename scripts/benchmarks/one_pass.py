@@ -33,7 +33,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from genrec.artifacts.results import result_file, write_result
+from genrec.artifacts.marks import write_result
+from genrec.artifacts.results import result_file
 from genrec.config import DataConfig, RecommenderConfig
 from genrec.data import Dataset, Histories, pad_histories, prepare_dataset
 from genrec.models.decoder import Decoder

@@ -25,7 +25,8 @@ import torch
 from rich.console import Console
 
 from genrec.artifacts import environment
-from genrec.artifacts.results import result_file, write_result
+from genrec.artifacts.marks import write_result
+from genrec.artifacts.results import result_file
 from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig
 from genrec.data import Histories
 from genrec.models.registry import build_recommender, recommender_class

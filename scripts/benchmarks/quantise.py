@@ -27,7 +27,7 @@ import faiss
 import numpy as np
 import polars as pl
 
-from genrec.artifacts import write_artifact, write_json
+from genrec.artifacts import open_work_folder, write_artifact, write_json
 from genrec.artifacts.results import work_folder
 from genrec.config import DataConfig, TokenizerConfig
 from genrec.data import Dataset, make_dataset
@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--work", type=work_folder, help="keep the made-up catalogue and the tokenizer here")
     arguments = parser.parse_args()
+    if arguments.work:
+        open_work_folder(arguments.work)
     if arguments.measurement == "faiss":
         result = beside_faiss(ItemFeatures.load(arguments.features))
     elif arguments.measurement == "catalogue":

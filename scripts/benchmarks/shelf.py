@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from genrec.artifacts import MANIFEST, fingerprint, read_json, read_manifest, write_file, write_json
+from genrec.artifacts import MANIFEST, fingerprint, open_work_folder, read_json, read_manifest, write_file, write_json
 from genrec.artifacts.results import work_folder
 from genrec.config import (
     DecodingConfig,
@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--validation-users", type=int, default=1000)
     arguments = parser.parse_args()
+    open_work_folder(arguments.out)
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
     inputs = Inputs(Dataset.load(arguments.dataset, verify=True), arguments.features, arguments.out)

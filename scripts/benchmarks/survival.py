@@ -38,7 +38,8 @@ from rich.console import Console
 
 from genrec.alignment.align import align_recommender
 from genrec.artifacts import git_commit, verify_artifact
-from genrec.artifacts.results import result_file, write_result
+from genrec.artifacts.marks import write_result
+from genrec.artifacts.results import result_file
 from genrec.config import (
     AlignmentConfig,
     DataConfig,

@@ -23,11 +23,12 @@ import polars as pl
 import torch
 from scipy import sparse
 
-from genrec.artifacts import write_file, write_json
+from genrec.artifacts import open_work_folder, write_file, write_json
 from genrec.artifacts.results import work_folder
 from genrec.config import DataConfig, DecodingConfig, EvaluationConfig, load_recipe
 from genrec.data import Dataset, make_dataset
 from genrec.data.histories import Histories, pad_histories
+from genrec.data.parquet import read_parquet
 from genrec.decoding import generate_lists
 from genrec.evaluation.baselines import Baseline, fit_baseline
 from genrec.evaluation.protocol import Protocol, score_lists
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--item-weights", type=float, nargs="*", default=[8.0], help="of neighbourhoods beside codes")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="SECTION.KEY=VALUE")
     arguments = parser.parse_args()
+    open_work_folder(arguments.out)
     joined = arguments.out / "joined"
     join_domains(arguments.train, joined)
     recipe = load_recipe(RECIPE, [f"data.path={joined}", TITLES, *arguments.changes])
@@ -144,12 +146,10 @@ def join_domains(folders: Sequence[Path], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     named = [(folder.name, folder) for folder in folders]
     items = [
-        pl.read_parquet(folder / "items.parquet").select(prefixed(name, "item_id"), "title") for name, folder in named
+        read_parquet(folder / "items.parquet").select(prefixed(name, "item_id"), "title") for name, folder in named
     ]
     interactions = [
-        pl.read_parquet(folder / "interactions.parquet").with_columns(
-            prefixed(name, "user_id"), prefixed(name, "item_id")
-        )
+        read_parquet(folder / "interactions.parquet").with_columns(prefixed(name, "user_id"), prefixed(name, "item_id"))
         for name, folder in named
     ]
     pl.concat(items).write_parquet(out / "items.parquet")
@@ -209,7 +209,7 @@ def ways_of(model: RecGPT, decoding: DecodingConfig, item_weights: Sequence[floa
 
 def tables_of(domain: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Interactions and items of a domain."""
-    return pl.read_parquet(domain / "interactions.parquet"), pl.read_parquet(domain / "items.parquet")
+    return read_parquet(domain / "interactions.parquet"), read_parquet(domain / "items.parquet")
 
 
 def measured(system: str, lists: np.ndarray, dataset: Dataset, protocol: Protocol) -> dict[str, Any]:

@@ -253,16 +253,30 @@ def test_a_file_is_replaced_only_if_genrec_wrote_it(verb, home, capsys):
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
-def test_lists_as_text_are_known_by_their_columns(ending, home, capsys):
+def test_lists_as_text_have_no_place_for_a_mark(ending, home, capsys):
     out = home / f"lists{ending}"
     command = [*command_of("generate", home), "--out", str(out)]
     assert main(command) == 0
     first = out.read_bytes()
-    assert main(command) == 0
-    assert out.read_bytes() == first
-    (home / f"log{ending}").write_text("user_id,item_id,rank\nu1,a,1\n")
-    assert main([*command[:-1], str(home / f"log{ending}")]) == 2
+    assert main(command) == 2
     assert "is a file that genrec did not write" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert out.read_bytes() == first
+
+
+def test_an_edited_result_is_the_users(home, capsys):
+    out = home / "metrics.json"
+    command = [*command_of("evaluate", home), "--out", str(out)]
+    assert main(command) == 0
+    edited = out.read_text().replace('"notes": [', '"notes": ["my remark", ', 1)
+    out.write_text(edited)
+    assert main(command) == 2
+    assert out.read_text() == edited
+    (home / "notes.json").write_text('{"generator": "generated-by-genrec"}')
+    (home / "notes.txt").write_text("about generated-by-genrec")
+    for name in ("notes.json", "notes.txt"):
+        with pytest.raises(ConfigError, match="genrec did not write"):
+            check_file_target(home / name)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +448,9 @@ def test_overwriting_ends_with_its_block(tmp_path):
 def test_scripts_refuse_the_same(home, capsys):
     from argparse import ArgumentParser
 
-    from genrec.artifacts.results import result_file, work_folder, write_result
+    from genrec.artifacts import open_work_folder
+    from genrec.artifacts.marks import write_result
+    from genrec.artifacts.results import result_file, work_folder
 
     parser = ArgumentParser()
     parser.add_argument("--json", type=result_file)
@@ -450,5 +466,6 @@ def test_scripts_refuse_the_same(home, capsys):
     write_result(figures, {"ratio": 2.0})
     assert parser.parse_args(["--json", str(figures)]).json == figures
     work = parser.parse_args(["--out", str(home / "work")]).out
-    (work / "notes.txt").write_text("mine")
+    assert not work.exists()
+    (open_work_folder(work) / "notes.txt").write_text("mine")
     assert parser.parse_args(["--out", str(work)]).out == work

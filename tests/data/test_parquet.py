@@ -3,6 +3,7 @@
 import ast
 import os
 import random
+import re
 from pathlib import Path
 
 import polars as pl
@@ -70,6 +71,8 @@ def test_polars_gets_paths_in_one_place_only():
             ):
                 found.append((path.relative_to(PACKAGE).as_posix(), name))
     assert {place for place, _ in found} == READERS
+    scripts = (PACKAGE.parent / "scripts").rglob("*.py")
+    assert [path for path in scripts if re.search(r"\bpl\.(?:scan|read)_", path.read_text(encoding="utf-8"))] == []
     assert {name for place, name in found if place == "data/parquet.py"} == {"scan_parquet"}
 
 

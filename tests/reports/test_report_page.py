@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import pytest
 
 from genrec.artifacts import write_json
+from genrec.artifacts.marks import without_stamp
 from genrec.errors import ArtifactError
 from genrec.reports.content import ReportContent
 from genrec.reports.html import headline_k, render_report, summary_sentence, write_report
@@ -172,7 +173,7 @@ def test_the_summary_of_other_splits_counts_items(run):
 
 def test_writing_replaces_the_page_or_says_why_not(content, tmp_path, monkeypatch):
     write_report(tmp_path / "report.html", content)
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_report(content)
+    assert without_stamp((tmp_path / "report.html").read_text(encoding="utf-8")) == render_report(content) + "\n"
     before = (tmp_path / "report.html").read_bytes()
     full_disk = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr("genrec.artifacts.files.os.replace", Mock(side_effect=full_disk))
