@@ -205,13 +205,12 @@ class _Runner:
         return fingerprint({"stage": stage.name, "settings": stage.settings(self.work), "inputs": read})
 
     def remaining(self, stages: Sequence[Stage]) -> str:
-        """How long the stages took when they ran before, as words, or the time that training may take."""
+        """How long the stages took when they ran before, as words."""
         needed = [stage.name for stage in stages if stage.needed(self.work.recipe)]
         known = [self.ledger.records[name].seconds for name in needed if name in self.ledger.records]
         if len(known) == len(needed):
             return f"; about {clock(sum(known))} left in all"
-        minutes = self.work.recipe.training.max_minutes
-        return f"; at most {clock(60 * minutes)} of training" if minutes and stages[0].name == "model" else ""
+        return ""
 
     def say(self, text: str) -> None:
         self.work.console.print(text, markup=False, highlight=False, soft_wrap=True)
