@@ -148,7 +148,7 @@ def _tidy(frame: pl.DataFrame, where: str) -> pl.DataFrame:
             f"there is no column {missing[0]!r}",
             where=where,
             expected=f"the columns {', '.join(COLUMNS)}; there are {', '.join(frame.columns)}",
-            fix="rename the columns of the file",
+            fix="one row per user and item: rename the columns, and number each user's rows from 1, best first",
         )
     if frame.height == 0:
         raise DataError("there are no recommendations", where=where, expected="at least one row")
