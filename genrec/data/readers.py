@@ -32,6 +32,8 @@ Kind = Literal["interactions", "items", "users"]
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv", ".tab")
 PIECE_ROWS = 5_000_000
+# What Excel reads, and some programs write, before the header to name the separator.
+SEPARATOR_LINE = re.compile(rb'\A"?sep=[,;\t]"?(?=\r?\n|\r)')
 TRUNCATED = "make the file again: it is damaged or was not written to its end"
 # What other programs write in addition: numbers of rows, and lines that they could not read.
 HELPERS = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__|__null_dask_index__|_corrupt_record")
@@ -318,7 +320,8 @@ def _id_names(kind: Kind, columns: Mapping[str, str]) -> tuple[str, ...]:
 def _read_text(data: bytes, suffix: str, kind: Kind, where: str, account: TableAccount) -> pl.DataFrame:
     if suffix in CSV_SUFFIXES:
         # Everything as text: ids such as 0012 stay as they are, and wrong values are named with their rows later.
-        data = utf8_bytes(data, where)
+        # The line of a spreadsheet becomes an empty one, so that lines keep their numbers.
+        data = SEPARATOR_LINE.sub(b"", utf8_bytes(data, where))
         return read_separated(data, separator_of(data) if suffix == ".csv" else "\t", where, account)
     if suffix in (".inter", ".item", ".user"):
         return read_recbole(data, where, account)
