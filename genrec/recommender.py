@@ -202,8 +202,8 @@ class Recommender:
 
         Raises:
             DataError: If the table cannot be used or names unknown items.
-            ConfigError: If ``k`` is not a whole number from 1 to 100,000, a filter is no list of item ids, or ``decoding``
-                is no :class:`~genrec.config.DecodingConfig`.
+            ConfigError: If ``k`` is not a whole number from 1 to 100,000, a filter is no list of item ids, or
+                ``decoding`` is no :class:`~genrec.config.DecodingConfig`.
         """
         k = list_length(k)
         if not isinstance(decoding, DecodingConfig | None):
@@ -353,11 +353,10 @@ class Recommender:
 
     def _from_list_column(self, frame: pl.DataFrame, unknown: Unknown) -> tuple[list[str], Histories]:
         _check_list_column(frame)
-        if "user_id" in frame.columns:
-            frame = frame.with_columns(checked_ids(frame, "user_id", "the histories"))
-        if "user_id" in frame.columns and frame["user_id"].is_duplicated().any():
+        users = checked_ids(frame, "user_id", "the histories") if "user_id" in frame.columns else None
+        if users is not None and users.is_duplicated().any():
             raise DataError(
-                f"user {frame['user_id'].filter(frame['user_id'].is_duplicated())[0]!r} stands in several rows",
+                f"user {users.filter(users.is_duplicated())[0]!r} stands in several rows",
                 where="the histories",
                 expected="one row per user where item_id holds lists",
                 fix="join the lists of each user, or give one row per interaction",
@@ -369,7 +368,7 @@ class Recommender:
         timed = [name for name in ("timestamp", "order") if name in lists.columns]
         if timed:
             histories = self._in_order(lists.select("item_id", *timed), timed)
-        return frame["user_id"].cast(pl.String).to_list() if "user_id" in frame.columns else names, histories
+        return names if users is None else users.cast(pl.String).to_list(), histories
 
     def _in_order(self, lists: pl.DataFrame, timed: Sequence[str]) -> Histories:
         """Histories of rows of lists, each of which has a time or a position for every item."""
@@ -462,6 +461,4 @@ def _check_list_column(frame: pl.DataFrame) -> None:
     """Refuse empty ids in a table of one list per user."""
     lists = frame["item_id"].cast(pl.List(frame.schema["item_id"].inner))  # type: ignore[attr-defined]
     bad = lists.list.eval(pl.element().is_null()).list.any().fill_null(False)
-    if "user_id" in frame.columns:
-        bad |= frame["user_id"].is_null()
-    refuse(lists, bad, "a history has an empty id", "an id in every place, and a user_id in every row", "the histories")
+    refuse(lists, bad, "a history has an empty id", "an id in every place", "the histories")

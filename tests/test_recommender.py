@@ -441,7 +441,7 @@ def test_it_is_the_only_name_that_the_package_exports_lazily():
 
 @pytest.mark.parametrize("user", [{"a": 1}, True, "", None, b"u"])
 def test_users_of_lists_have_ids_too(recommender, user):
-    with pytest.raises(DataError, match="user_id is|empty id"):
+    with pytest.raises(DataError, match=r"user_id is"):
         recommender.recommend(pl.DataFrame({"user_id": [user], "item_id": [["i00"]]}))
 
 
@@ -455,7 +455,7 @@ def test_lists_and_their_times_are_of_one_length(recommender, items, times):
 
 @pytest.mark.parametrize("decoding", [5, "beam", {"num_beams": 2}])
 def test_decoding_is_settings(recommender, decoding):
-    with pytest.raises(ConfigError, match="decoding = .* cannot be used"):
+    with pytest.raises(ConfigError, match=r"decoding = .* cannot be used"):
         recommender.recommend(LISTS, decoding=decoding)
 
 

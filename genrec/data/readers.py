@@ -157,10 +157,7 @@ def to_frame(
 
 def _in_polars(table: Any) -> pl.DataFrame:
     try:
-        if isinstance(table, pl.DataFrame | pl.LazyFrame):
-            frame = table.lazy().collect()
-        else:
-            frame = _converted(table)
+        frame = _converted(table)
         objects = [name for name, kind in frame.schema.items() if kind == pl.Object]
         if objects:
             raise TypeError(f"the column {objects[0]!r} holds Python objects: convert it to text")
@@ -175,6 +172,8 @@ def _in_polars(table: Any) -> pl.DataFrame:
 def _converted(table: Any) -> pl.DataFrame:
     if table is None:
         raise TypeError("nothing is given")
+    if isinstance(table, pl.DataFrame | pl.LazyFrame):
+        return table.lazy().collect()
     if isinstance(table, Mapping) and any(hasattr(part, "with_format") for part in table.values()):
         raise TypeError(f"it holds several data sets, {', '.join(map(str, table))}: give one of them")
     if hasattr(table, "with_format") and hasattr(table, "features"):

@@ -12,8 +12,8 @@ from genrec.data.ids import check_id_types, tidy_ids
 from genrec.data.times import read_positions, read_times, refuse
 from genrec.errors import DataError, first_rows
 
-# Columns of our own while rows are compared and sorted: times that are finer than seconds, numbers of rows, how many are
-# alike. Names of a user's columns never end with a space.
+# Columns of our own while rows are compared and sorted: times finer than seconds, numbers of rows, how many are alike.
+# Names of a user's columns never end with a space.
 EXACT, ROW, COUNT = "exact ", "row ", "count "
 
 

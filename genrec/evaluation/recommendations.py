@@ -159,7 +159,9 @@ def _tidy(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     rank = pl.col("rank").cast(pl.Float64, strict=False)
     if not frame.schema["rank"].is_numeric():
         frame = frame.with_columns(pl.col("rank").cast(pl.String))
-    odd = frame.filter(pl.col("rank").is_not_null() & ~((rank == rank.round()) & rank.is_between(1, MOST_RANKS)).fill_null(False))
+    odd = frame.filter(
+        pl.col("rank").is_not_null() & ~((rank == rank.round()) & rank.is_between(1, MOST_RANKS)).fill_null(False)
+    )
     _refuse(odd, "the rank {} is not a whole number from 1 on", where, expected="1, 2, ... k per user", show="rank")
     frame = frame.with_columns(
         rank.cast(pl.Int64).alias("rank"), pl.col("user_id").cast(pl.String), pl.col("item_id").cast(pl.String)

@@ -200,7 +200,7 @@ def test_lists_of_unknown_items_alone_are_not_taken_for_lists_from_full_historie
 
 @pytest.mark.parametrize("rank", [float("nan"), float("inf"), 1e300, 2.0**31, 0, -1, 1.5, "first", [1], {"a": 1}, True])
 def test_what_is_no_rank_is_refused(small, tmp_path, rank):
-    with pytest.raises(DataError, match="rank is |rank .* is not a whole number from 1 on"):
+    with pytest.raises(DataError, match=r"rank is |rank .* is not a whole number from 1 on"):
         read_recommendations(write(tmp_path, [("u1", rank, "d")]), small, "test")
 
 
