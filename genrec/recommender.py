@@ -21,13 +21,13 @@ import polars as pl
 from genrec.config import DecodingConfig
 from genrec.config.ranges import LONGEST_LIST
 from genrec.data import Dataset
-from genrec.data.account import IDS
+from genrec.data.account import IDS, REPEATS, TableAccount
 from genrec.data.events import Events, in_sequence
 from genrec.data.histories import Histories
 from genrec.data.ids import id_texts
 from genrec.data.profiles import Profiles, with_columns
 from genrec.data.readers import to_frame
-from genrec.data.schema import tidy_interactions, tidy_users
+from genrec.data.schema import checked_ids, tidy_interactions, tidy_users
 from genrec.data.times import refuse
 from genrec.decoding import generate_lists
 from genrec.errors import ConfigError, DataError
@@ -202,9 +202,16 @@ class Recommender:
 
         Raises:
             DataError: If the table cannot be used or names unknown items.
-            ConfigError: If ``k`` is not a whole number from 1 to 100,000, or a filter is no list of item ids.
+            ConfigError: If ``k`` is not a whole number from 1 to 100,000, a filter is no list of item ids, or
+                ``decoding`` is no :class:`~genrec.config.DecodingConfig`.
         """
         k = list_length(k)
+        if not isinstance(decoding, DecodingConfig | None):
+            raise ConfigError(
+                f"decoding = {decoding!r} cannot be used",
+                expected="genrec.config.DecodingConfig, or None",
+                fix="write, for example, recommender.decoding.model_copy(update={'num_beams': 20})",
+            )
         names, dense = self.dense_histories(histories, unknown, users=users)
         items, scores = generate_lists(
             self.model,
@@ -323,7 +330,12 @@ class Recommender:
         frame = to_frame(table)
         if "item_id" in frame.columns and isinstance(frame.schema["item_id"], pl.List | pl.Array):
             return self._from_list_column(frame, unknown)
-        frame = tidy_interactions(frame, where="the histories").with_columns(pl.col(IDS).cast(pl.String))
+        account = TableAccount("interactions", "the histories")
+        frame = tidy_interactions(frame, where=account.source, account=account, drop_repeats=True)
+        frame = frame.with_columns(pl.col(IDS).cast(pl.String))
+        repeats = account.rows_left_out(REPEATS)
+        if repeats:
+            logger.warning("the histories: %d rows repeat an earlier one exactly: dropped", repeats)
         users = frame["user_id"].unique(maintain_order=True)
         self._handle_unknown(frame["item_id"].unique(maintain_order=True).to_list(), unknown, "the histories")
         catalogue = pl.DataFrame({"item_id": self.item_ids}, schema={"item_id": pl.String})
@@ -341,9 +353,10 @@ class Recommender:
 
     def _from_list_column(self, frame: pl.DataFrame, unknown: Unknown) -> tuple[list[str], Histories]:
         _check_list_column(frame)
-        if "user_id" in frame.columns and frame["user_id"].is_duplicated().any():
+        users = checked_ids(frame, "user_id", "the histories") if "user_id" in frame.columns else None
+        if users is not None and users.is_duplicated().any():
             raise DataError(
-                f"user {frame['user_id'].filter(frame['user_id'].is_duplicated())[0]!r} stands in several rows",
+                f"user {users.filter(users.is_duplicated())[0]!r} stands in several rows",
                 where="the histories",
                 expected="one row per user where item_id holds lists",
                 fix="join the lists of each user, or give one row per interaction",
@@ -355,13 +368,13 @@ class Recommender:
         timed = [name for name in ("timestamp", "order") if name in lists.columns]
         if timed:
             histories = self._in_order(lists.select("item_id", *timed), timed)
-        return frame["user_id"].cast(pl.String).to_list() if "user_id" in frame.columns else names, histories
+        return names if users is None else users.cast(pl.String).to_list(), histories
 
     def _in_order(self, lists: pl.DataFrame, timed: Sequence[str]) -> Histories:
         """Histories of rows of lists, each of which has a time or a position for every item."""
         for name in timed:
             listed = lists.schema[name] == pl.List
-            uneven = lists[name].list.len() != lists["item_id"].list.len() if listed else pl.Series([True])
+            uneven = _counts(lists[name]) != _counts(lists["item_id"]) if listed else pl.Series([True])
             if uneven.any():
                 raise DataError(
                     f"{name} has not one value for each item of item_id",
@@ -440,10 +453,12 @@ def _note_without_items(users: int, of: int, unknown: Unknown) -> None:
         logger.warning("%d of %d users have no item that the model knows: each gets the list of a new user", users, of)
 
 
+def _counts(lists: pl.Series) -> pl.Series:
+    return lists.list.len().fill_null(0)
+
+
 def _check_list_column(frame: pl.DataFrame) -> None:
     """Refuse empty ids in a table of one list per user."""
     lists = frame["item_id"].cast(pl.List(frame.schema["item_id"].inner))  # type: ignore[attr-defined]
     bad = lists.list.eval(pl.element().is_null()).list.any().fill_null(False)
-    if "user_id" in frame.columns:
-        bad |= frame["user_id"].is_null()
-    refuse(lists, bad, "a history has an empty id", "an id in every place, and a user_id in every row", "the histories")
+    refuse(lists, bad, "a history has an empty id", "an id in every place", "the histories")

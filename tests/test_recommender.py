@@ -216,7 +216,9 @@ def test_a_table_of_events_without_rows_is_refused(recommender, histories):
 def test_lists_with_empty_ids_are_refused(recommender, row):
     schema = {"user_id": pl.String, "item_id": pl.List(pl.String)}
     table = pl.DataFrame([row], schema={name: schema[name] for name in row})
-    with pytest.raises(DataError, match=r"a history has an empty id: \[[\s\S]*the histories, row 1"):
+    with pytest.raises(
+        DataError, match=r"(a history has an empty id: \[|user_id is empty: None)[\s\S]*the histories, row 1"
+    ):
         recommender.recommend(table, unknown="warn")
 
 
@@ -437,3 +439,30 @@ def test_it_is_the_only_name_that_the_package_exports_lazily():
     assert genrec.Recommender is Recommender
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = genrec.Nothing
+
+
+@pytest.mark.parametrize("user", [{"a": 1}, True, "", None, b"u"])
+def test_users_of_lists_have_ids_too(recommender, user):
+    with pytest.raises(DataError, match=r"user_id is"):
+        recommender.recommend(pl.DataFrame({"user_id": [user], "item_id": [["i00"]]}))
+
+
+@pytest.mark.parametrize(
+    ("items", "times"), [([["i00"], ["i01"]], [[1], None]), ([["i00"], None], [[1], [1]]), ([["i00"]], [[]])]
+)
+def test_lists_and_their_times_are_of_one_length(recommender, items, times):
+    with pytest.raises(DataError, match="timestamp has not one value for each item"):
+        recommender.recommend(pl.DataFrame({"item_id": items, "timestamp": times}))
+
+
+@pytest.mark.parametrize("decoding", [5, "beam", {"num_beams": 2}])
+def test_decoding_is_settings(recommender, decoding):
+    with pytest.raises(ConfigError, match=r"decoding = .* cannot be used"):
+        recommender.recommend(LISTS, decoding=decoding)
+
+
+def test_repeated_rows_are_one_event_as_in_prepared_data(recommender, caplog):
+    table = as_rows(LISTS)
+    wanted = by_user(recommender.recommend(table))
+    assert by_user(recommender.recommend(pl.concat([table, table.head(3)]))) == wanted
+    assert "3 rows repeat an earlier one exactly: dropped" in caplog.text

@@ -26,6 +26,8 @@ reviewtime unixreviewtime createdtime creationtime servertime localtime visittim
 purchasetime ordertime sessiontime requesttime logtime
 """
 TIME_ENDINGS = re.compile(r"[A-Za-z][\s_.-](?i:at|ts|timestamp|date|datetime)$|[a-z](?:At|Timestamp|Date|DateTime)$")
+# Other verbs have no setting for it.
+WITH_SETTINGS = "where data are prepared say which column it is"
 POSITION_NAMES = "position sequence seq step sequencenumber seqno eventnumber eventno"
 RATING_NAMES = "rating ratings stars score overall"
 
@@ -160,7 +162,7 @@ def require_columns(frame: pl.DataFrame, names: Sequence[str], where: str) -> No
             f"there is no column {name!r}" + (f"; the nearest is {near[0]!r}" if near else ""),
             where=where,
             expected=f"columns {', '.join(names)}; found {', '.join(frame.columns) or 'none'}",
-            fix=f"rename it, or say which column it is: columns: {{{name}: {near[0] if near else 'YOUR_COLUMN'}}}",
+            fix=f"rename it, or {WITH_SETTINGS}: columns: {{{name}: {near[0] if near else 'YOUR_COLUMN'}}}",
         )
 
 
@@ -202,6 +204,6 @@ def _not_ours(ours: str, alike: Sequence[str], where: str) -> DataError:
         f"there is no column {ours!r}, but {_shown(alike)}: what it says of the order of events would be lost",
         where=where,
         expected="times in a column 'timestamp', positions in a column 'order'",
-        fix=f"rename it to {ours}, or say which column it is: columns: {{{ours}: {alike[0]}}}; if it is none, "
+        fix=f"rename it to {ours}, or {WITH_SETTINGS}: columns: {{{ours}: {alike[0]}}}; if it is none, "
         f'say so, columns: {{{ours}: ""}}, or rename it to something else',
     )

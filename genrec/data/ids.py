@@ -121,6 +121,20 @@ def tidy_ids(values: pl.Series, where: str, *, first_row: int = 1, findings: IdF
     return values.cast(pl.String).replace(distinct.filter(odd), tidy.filter(odd))
 
 
+def check_id_types(frame: pl.DataFrame, names: Iterable[str], where: str) -> None:
+    """Refuse columns of tidy ids that are neither text nor categories, nor without a value.
+
+    Raises:
+        DataError: Naming the column and its type.
+    """
+    for name in names:
+        dtype = frame.schema[name]
+        if not isinstance(dtype, pl.String | pl.Categorical | pl.Null):
+            raise DataError(
+                f"{name} is {dtype}", where=where, expected="text or whole numbers", fix=f"convert {name} to text"
+            )
+
+
 def id_text(value: object, where: str = "") -> str:
     """One id as text, by the rule of :func:`tidy_ids`.
 

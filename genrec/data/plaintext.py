@@ -63,9 +63,10 @@ def _refuse_nul(data: bytes, where: str, first_line: int) -> None:
     if b"\x00" not in data:
         return
     line = data.count(b"\n", 0, data.index(b"\x00")) + first_line
-    # ASCII in two bytes each.
-    wide = data[:2000].count(b"\x00") * 3 > len(data[:2000])
-    encoding = "utf-16be" if data[:1] == b"\x00" else "utf-16le"
+    # ASCII in two bytes each: every other byte; zeros at the end of a damaged file are in all places.
+    first, second = (data[start:2000:2].count(b"\x00") for start in (0, 1))
+    wide = abs(first - second) * 3 > len(data[:2000])
+    encoding = "utf-16be" if first > second else "utf-16le"
     raise DataError(
         "the file holds NUL bytes" + (": it is UTF-16" if wide else ""),
         where=f"{where}, line {line}",

@@ -205,7 +205,7 @@ def _in_memory(given: dict[Kind, Any], columns: Mapping[str, str]) -> dict[Kind,
     check_mapping(columns)
     tables = {}
     for kind, table in given.items():
-        if table is not None:
+        if table is not None or kind == "interactions":
             account = TableAccount(kind, kind)
             tables[kind] = _Table(to_frame(table, mapping_of(kind, columns), account=account), account)
     return tables

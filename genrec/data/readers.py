@@ -17,7 +17,7 @@ from genrec.artifacts import file_sha256
 from genrec.data.account import TableAccount
 from genrec.data.columns import rename_columns
 from genrec.data.folders import partitions_of, parts_of, suffix_of
-from genrec.data.ids import ID_COLUMNS, INVISIBLE, IdFindings, id_text, tidy_ids
+from genrec.data.ids import ID_COLUMNS, INVISIBLE, IdFindings, check_id_types, id_text, tidy_ids
 from genrec.data.joining import joined
 from genrec.data.jsonlines import read_json_lines
 from genrec.data.parquet import parquet_pieces
@@ -32,6 +32,8 @@ Kind = Literal["interactions", "items", "users"]
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv", ".tab")
 PIECE_ROWS = 5_000_000
+# What Excel reads, and some programs write, before the header to name the separator.
+SEPARATOR_LINE = re.compile(rb'\A"?sep=[,;\t]"?(?=\r?\n|\r)')
 TRUNCATED = "make the file again: it is damaged or was not written to its end"
 # What other programs write in addition: numbers of rows, and lines that they could not read.
 HELPERS = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__|__null_dask_index__|_corrupt_record")
@@ -112,12 +114,20 @@ def read_item_ids(path: Path) -> list[str]:
         frame = read_table(path, "items")
         if "item_id" not in frame.columns:
             raise DataError("there is no column 'item_id'", where=str(path), expected="item_id; or a .txt file of ids")
-        return frame["item_id"].cast(pl.String).drop_nulls().to_list()
-    try:
-        lines = utf8_bytes(path.read_bytes(), str(path)).decode("utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"the list of items cannot be read: {error}", where=str(path), fix="check the path") from error
-    return [line for line in map(id_text, lines) if line]
+        check_id_types(frame, ["item_id"], str(path))
+        ids = frame["item_id"].cast(pl.String).drop_nulls().to_list()
+        if len(ids) < frame.height:
+            logger.warning("%s: %d of %d rows have no item_id: left out", path, frame.height - len(ids), frame.height)
+    else:
+        try:
+            lines = utf8_bytes(path.read_bytes(), str(path)).decode("utf-8").splitlines()
+        except OSError as error:
+            message = f"the list of items cannot be read: {error}"
+            raise DataError(message, where=str(path), fix="check the path") from error
+        ids = [line for line in map(id_text, lines) if line]
+    if not ids:
+        logger.warning("%s: there is no item in the list", path)
+    return ids
 
 
 def to_frame(
@@ -146,22 +156,32 @@ def to_frame(
 
 
 def _in_polars(table: Any) -> pl.DataFrame:
-    if isinstance(table, pl.DataFrame | pl.LazyFrame):
-        return table.lazy().collect()
     try:
-        if isinstance(table, Mapping) and any(hasattr(part, "with_format") for part in table.values()):
-            raise TypeError(f"it holds several data sets, {', '.join(map(str, table))}: give one of them")
-        if hasattr(table, "with_format") and hasattr(table, "features"):
-            return pl.DataFrame(pl.from_arrow(table.with_format("arrow")[:]))
-        if hasattr(table, "reset_index") and any(name is not None for name in table.index.names):
-            # polars leaves out the index of pandas; where it has names it holds columns.
-            table = table.reset_index()
-        return pl.DataFrame(table)
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        frame = _converted(table)
+        objects = [name for name, kind in frame.schema.items() if kind == pl.Object]
+        if objects:
+            raise TypeError(f"the column {objects[0]!r} holds Python objects: convert it to text")
+    except (TypeError, ValueError, NotImplementedError, pl.exceptions.PolarsError) as error:
         raise DataError(
             f"a {type(table).__name__} is not a table: {error}",
             expected="a polars or pandas DataFrame, a datasets.Dataset or an Arrow table",
         ) from error
+    return frame
+
+
+def _converted(table: Any) -> pl.DataFrame:
+    if table is None:
+        raise TypeError("nothing is given")
+    if isinstance(table, pl.DataFrame | pl.LazyFrame):
+        return table.lazy().collect()
+    if isinstance(table, Mapping) and any(hasattr(part, "with_format") for part in table.values()):
+        raise TypeError(f"it holds several data sets, {', '.join(map(str, table))}: give one of them")
+    if hasattr(table, "with_format") and hasattr(table, "features"):
+        return pl.DataFrame(pl.from_arrow(table.with_format("arrow")[:]))
+    if hasattr(table, "reset_index") and any(name is not None for name in table.index.names):
+        # polars leaves out the index of pandas; where it has names it holds columns.
+        table = table.reset_index()
+    return pl.DataFrame(table)
 
 
 def find_table(folder: Path, kind: Kind) -> Path | None:
@@ -299,7 +319,8 @@ def _id_names(kind: Kind, columns: Mapping[str, str]) -> tuple[str, ...]:
 def _read_text(data: bytes, suffix: str, kind: Kind, where: str, account: TableAccount) -> pl.DataFrame:
     if suffix in CSV_SUFFIXES:
         # Everything as text: ids such as 0012 stay as they are, and wrong values are named with their rows later.
-        data = utf8_bytes(data, where)
+        # The line of a spreadsheet becomes an empty one, so that lines keep their numbers.
+        data = SEPARATOR_LINE.sub(b"", utf8_bytes(data, where))
         return read_separated(data, separator_of(data) if suffix == ".csv" else "\t", where, account)
     if suffix in (".inter", ".item", ".user"):
         return read_recbole(data, where, account)

@@ -8,12 +8,13 @@ import polars as pl
 
 from genrec.data.account import IDS, REPEATS, TableAccount, examples_of
 from genrec.data.columns import check_names, require_columns
-from genrec.data.ids import tidy_ids
+from genrec.data.ids import check_id_types, tidy_ids
 from genrec.data.times import read_positions, read_times, refuse
 from genrec.errors import DataError, first_rows
 
-# Times that are finer than seconds, while rows are compared and sorted.
-EXACT = "__exact"
+# Columns of our own while rows are compared and sorted: times finer than seconds, numbers of rows, how many are alike.
+# Names of a user's columns never end with a space.
+EXACT, ROW, COUNT = "exact ", "row ", "count "
 
 
 def tidy_interactions(
@@ -40,7 +41,7 @@ def tidy_interactions(
     require_columns(frame, IDS, where)
     _require_rows(frame, where)
     check_names(frame.columns, account, where)
-    first = {name: _ids(frame, name, where) for name in IDS}
+    first = {name: checked_ids(frame, name, where) for name in IDS}
     exact = None
     if "timestamp" not in frame.columns:
         first["timestamp"] = pl.repeat(None, frame.height, dtype=pl.Int64, eager=True).alias("timestamp")
@@ -94,26 +95,40 @@ def without_repeats(frame: pl.DataFrame, account: TableAccount) -> pl.DataFrame:
     repeated = pl.Series(np.unique(ranked[1:][ranked[1:] == ranked[:-1]]))
     if not len(repeated):
         return frame
-    suspects = frame.with_row_index("__row").filter(timed & hashes.is_in(repeated.implode()))
-    first = suspects.select(pl.struct(pl.exclude("__row")).is_first_distinct()).to_series()
+    suspects = frame.with_row_index(ROW).filter(timed & hashes.is_in(repeated.implode()))
+    first = suspects.select(pl.struct(pl.exclude(ROW)).is_first_distinct()).to_series()
     _note_differences(suspects.filter(first), key, account)
     rows = suspects.filter(~first)
-    shown = rows.head(2).select(pl.format("row {}", pl.col("__row") + 1)).to_series().to_list()
+    shown = rows.head(2).select(pl.format("row {}", pl.col(ROW) + 1)).to_series().to_list()
     texts = examples_of(rows.select(*IDS, "timestamp"))
     account.leave_out(REPEATS, rows.height, [f"{row}: {text}" for row, text in zip(shown, texts, strict=False)])
     kept = np.ones(frame.height, dtype=bool)
-    kept[rows["__row"].to_numpy()] = False
+    kept[rows[ROW].to_numpy()] = False
     return frame.filter(pl.Series(kept))
+
+
+def checked_ids(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
+    """A column of ids as tidy text or categories, none of them empty.
+
+    Raises:
+        DataError: If the column is of another type, or a row has no id.
+    """
+    values = tidy_ids(frame[name], where)
+    check_id_types(values.to_frame(), [name], where)
+    empty = values.to_frame().select((pl.col(name) == "").fill_null(True)).to_series()
+    fix = "remove these rows, or give them an id"
+    refuse(frame[name], empty, f"{name} is empty", "an id in every row", where, fix=fix)
+    return values
 
 
 def _note_differences(frame: pl.DataFrame, key: list[str], account: TableAccount) -> None:
     """Note rows of one user, item and time, and position where there is one, that differ in other columns."""
     key = [*key, *(name for name in ("order",) if name in frame.columns)]
-    others = [name for name in frame.columns if name not in (*key, "timestamp", "__row")]
-    counts = frame.group_by(key).agg(pl.len().alias("__len"), pl.col(others).n_unique()).filter(pl.col("__len") > 1)
+    others = [name for name in frame.columns if name not in (*key, "timestamp", ROW)]
+    counts = frame.group_by(key).agg(pl.len().alias(COUNT), pl.col(others).n_unique()).filter(pl.col(COUNT) > 1)
     if counts.height:
         differing = [repr(name) for name in others if (counts[name] > 1).any()]
-        rows = int(counts["__len"].sum()) - counts.height
+        rows = int(counts[COUNT].sum()) - counts.height
         account.note(
             f"{rows} rows have the user, item and time of another, but differ in {', '.join(differing)}: all are kept"
         )
@@ -123,7 +138,7 @@ def _one_row_each(frame: pl.DataFrame, kind: str, where: str, account: TableAcco
     key = f"{kind}_id"
     require_columns(frame, (key,), where)
     _require_rows(frame, where)
-    ids = _ids(frame, key, where).cast(pl.String)
+    ids = checked_ids(frame, key, where).cast(pl.String)
     others = [frame[name] for name in frame.columns if name != key]
     tidy = pl.DataFrame([ids, *others])
     if ids.n_unique() == tidy.height:
@@ -150,22 +165,14 @@ def _require_rows(frame: pl.DataFrame, where: str) -> None:
         raise DataError("the table has no rows", where=where, expected="at least one row", fix="check the file")
 
 
-def _ids(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
-    values = tidy_ids(frame[name], where)
-    if not isinstance(values.dtype, pl.String | pl.Categorical):
-        raise DataError(
-            f"{name} is {values.dtype}", where=where, expected="text or whole numbers", fix=f"convert {name} to text"
-        )
-    empty = values.to_frame().select((pl.col(name) == "").fill_null(True)).to_series()
-    fix = "remove these rows, or give them an id"
-    refuse(frame[name], empty, f"{name} is empty", "an id in every row", where, fix=fix)
-    return values
-
-
 def _floats(values: pl.Series, where: str) -> pl.Series:
+    if isinstance(values.dtype, pl.Categorical | pl.Enum):
+        values = values.cast(pl.String)
     if values.dtype == pl.String:
         text = values.str.strip_chars()
         values = text.set(text == "", None)
+    elif not (values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null)):
+        raise DataError(f"rating is {values.dtype}", where=where, expected="numbers", fix="convert the column")
     numbers = values.cast(pl.Float64, strict=False)
     bad = (numbers.is_null() & values.is_not_null()) | numbers.is_nan().fill_null(False)
     refuse(values, bad, "rating is not a number", "numbers, or empty where there is none", where)

@@ -124,8 +124,9 @@ def _named(frame: pl.DataFrame, names: list[str], account: TableAccount) -> pl.D
 
 
 def separator_of(data: bytes) -> str:
-    """The most frequent of comma, semicolon and tab outside quotes in the first line."""
-    line = re.sub(rb'"[^"]*"', b"", data.split(b"\n", 1)[0].split(b"\r", 1)[0])
+    """The most frequent of comma, semicolon and tab outside quotes in the first line that is not empty."""
+    head = data[:HEADER_BYTES].lstrip(b"\r\n")
+    line = re.sub(rb'"[^"]*"', b"", head.split(b"\n", 1)[0].split(b"\r", 1)[0])
     return max(SEPARATORS, key=lambda mark: line.count(mark.encode()))
 
 

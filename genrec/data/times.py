@@ -23,6 +23,8 @@ TIME_SHAPE = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}:\d{2}(?:\.\d+)?\s*(?:[Zz]|[+
 TIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
 # Dates written as one number: what they are called, how they are written, the first and the last that are likely.
 PACKED_DATES = (
+    ("YYYY", "%Y%m%d", 1_970, 2_100),
+    ("YYYYMM", "%Y%m%d", 197_001, 210_012),
     ("YYYYMMDD", "%Y%m%d", 19_000_101, 21_001_231),
     ("YYYYMMDDHHMM", "%Y%m%d%H%M", 190_001_010_000, 210_012_312_359),
     ("YYYYMMDDHHMMSS", "%Y%m%d%H%M%S", 19_000_101_000_000, 21_001_231_235_959),
@@ -224,7 +226,8 @@ def _note_packed_dates(values: pl.Series, account: TableAccount) -> None:
         if "H" in form:
             dates = digits.str.to_datetime(form, strict=False, time_unit="us")
         else:
-            dates = digits.str.to_date(form, strict=False)
+            # What is left out of a date is its first month or day.
+            dates = (digits + "0101").str.head(8).str.to_date(form, strict=False)
         if not dates.null_count():
             unit = account.columns[values.name]
             account.note(

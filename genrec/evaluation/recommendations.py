@@ -10,6 +10,7 @@ import polars as pl
 
 from genrec.config import EvaluationConfig
 from genrec.data.histories import Histories
+from genrec.data.ids import check_id_types
 from genrec.data.readers import read_table
 from genrec.errors import DataError, first_rows
 from genrec.evaluation.metrics import checked_ks, row_item_pairs
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 COLUMNS = ("user_id", "rank", "item_id")
+MOST_RANKS = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,15 +148,20 @@ def _tidy(frame: pl.DataFrame, where: str) -> pl.DataFrame:
             f"there is no column {missing[0]!r}",
             where=where,
             expected=f"the columns {', '.join(COLUMNS)}; there are {', '.join(frame.columns)}",
-            fix="rename the columns of the file",
+            fix="one row per user and item: rename the columns, and number each user's rows from 1, best first",
         )
     if frame.height == 0:
         raise DataError("there are no recommendations", where=where, expected="at least one row")
+    check_id_types(frame, ("user_id", "item_id"), where)
+    if frame.schema["rank"].is_nested():
+        raise DataError(f"rank is {frame.schema['rank']}", where=where, expected="1, 2, ... k per user")
     frame = frame.select(COLUMNS).with_row_index("row", offset=1)
     rank = pl.col("rank").cast(pl.Float64, strict=False)
     if not frame.schema["rank"].is_numeric():
         frame = frame.with_columns(pl.col("rank").cast(pl.String))
-    odd = frame.filter(pl.col("rank").is_not_null() & ((rank.is_null()) | (rank != rank.round()) | (rank < 1)))
+    odd = frame.filter(
+        pl.col("rank").is_not_null() & ~((rank == rank.round()) & rank.is_between(1, MOST_RANKS)).fill_null(False)
+    )
     _refuse(odd, "the rank {} is not a whole number from 1 on", where, expected="1, 2, ... k per user", show="rank")
     frame = frame.with_columns(
         rank.cast(pl.Int64).alias("rank"), pl.col("user_id").cast(pl.String), pl.col("item_id").cast(pl.String)

@@ -315,3 +315,36 @@ def test_numbers_beyond_64_bits_are_carried_as_text(tmp_path):
         '{"user_id": "u", "item_id": "b", "session": 5.5}\n'
     )
     assert read_table(tmp_path / "mixed.jsonl", "interactions")["session"].to_list() == ["9007199254740993", "5.5"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"), [([["5"], ["6"]], "List"), ([True, False], "Boolean"), ([b"5", b"6"], "Binary")]
+)
+def test_a_list_of_items_that_are_no_ids_is_refused(tmp_path, values, kind):
+    pl.DataFrame({"item_id": values}).write_parquet(tmp_path / "block.parquet")
+    with pytest.raises(DataError, match=f"item_id is {kind}"):
+        read_item_ids(tmp_path / "block.parquet")
+
+
+def test_rows_without_an_id_in_a_list_of_items_are_counted(tmp_path, caplog):
+    pl.DataFrame({"item_id": [5.0, None, float("nan")]}).write_parquet(tmp_path / "block.parquet")
+    assert read_item_ids(tmp_path / "block.parquet") == ["5"]
+    assert "2 of 3 rows have no item_id" in caplog.text
+    for name, text in (("block.csv", "item_id\n"), ("block.txt", "\n \n")):
+        (tmp_path / name).write_text(text)
+        assert read_item_ids(tmp_path / name) == []
+        assert f"{name}: there is no item in the list" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (None, "nothing is given"),
+        (pl.DataFrame({"item_id": ["a"], "z": pl.Series([object()], dtype=pl.Object)}), "'z' holds Python objects"),
+        (pd.DataFrame({"item_id": ["a"], "z": [1j]}), "not a table"),
+        (pd.DataFrame({"item_id": ["a", "b"], "z": [object(), 1]}), "not a table"),
+    ],
+)
+def test_what_is_no_table_is_refused(table, said):
+    with pytest.raises(DataError, match=said):
+        to_frame(table)

@@ -9,6 +9,7 @@ import zipfile
 import polars as pl
 import pytest
 
+from genrec.data.plaintext import utf8_bytes
 from genrec.data.readers import read_item_ids, read_table
 from genrec.errors import DataError
 
@@ -126,3 +127,17 @@ def test_the_line_is_counted_over_all_pieces(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr("genrec.data.jsonlines.CHUNK_BYTES", chunk)
     data = (LINES * 3).encode() + '{"user_id": "u", "item_id": "é"}\n'.encode("latin-1")
     assert "log.jsonl, line 7" in refusal(tmp_path / "log.jsonl", data, "interactions")
+
+
+@pytest.mark.parametrize("text", ["user_id,item_id\nu,a\n", "u,a\n" * 40])
+@pytest.mark.parametrize("zeros", [1, 3, 100, 5000])
+def test_zeros_at_the_end_are_no_other_encoding(text, zeros):
+    with pytest.raises(DataError, match="NUL bytes\n") as caught:
+        utf8_bytes(text.encode() + bytes(zeros), "log.csv")
+    assert "damaged" in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16le", "utf-16be"])
+def test_wide_characters_without_a_mark_are_named(encoding):
+    with pytest.raises(DataError, match=f"iconv -f {encoding} "):
+        utf8_bytes("user_id,item_id\nu,a\n".encode(encoding), "log.csv")

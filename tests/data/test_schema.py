@@ -1,6 +1,6 @@
 """Good tables come out in one form; bad ones are refused with the rows, the value and the cure."""
 
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 
 import polars as pl
 import pytest
@@ -173,3 +173,35 @@ def test_only_rows_with_a_known_time_are_repeats():
     rows = [("u", "i", 5), ("u", "i", 5), ("u", "i", 6), ("u", "j", None), ("u", "j", None), ("v", "i", 5)]
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     assert without_repeats(frame, TableAccount("interactions")).rows() == [rows[0], *rows[2:]]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pl.Series(["5", "4.5", None], dtype=pl.Categorical),
+        pl.Series(["5", "4.5", ""], dtype=pl.Enum(["", "4.5", "5"])),
+        pl.Series([" 5", "4.5 ", " "]),
+        pl.Series(["5", "4.5", None]).cast(pl.Decimal(10, 2)),
+    ],
+)
+def test_ratings_of_any_type_that_holds_numbers(values):
+    assert tidy(interactions(rating=values))["rating"].to_list() == [5.0, 4.5, None]
+
+
+@pytest.mark.parametrize("value", [[1.0], {"a": 1}, b"5", date(2024, 5, 31), timedelta(1), datetime(2024, 5, 31)])
+def test_ratings_that_are_no_numbers_are_refused(value):
+    assert "rating is " in refusal(interactions(rating=[value, value]))
+
+
+@pytest.mark.parametrize("name", ["__exact", "__row", "__len", "exact", "row", "count", "hash", "user"])
+@pytest.mark.parametrize("unit", [1, 1000])
+def test_columns_of_any_name_are_carried_and_decide_nothing(name, unit):
+    """Two different times of one user and item are no repeats, whatever another column says; nor is its order read."""
+    frame = pl.DataFrame(
+        {"user_id": "u", "item_id": "a", "timestamp": [NOON * unit + 1, NOON * unit, NOON * unit + 1], name: [7, 7, 7]}
+    )
+    account = TableAccount("interactions")
+    found = tidy_interactions(frame, where="log.csv", account=account, drop_repeats=True)
+    assert sorted(found["timestamp"].to_list()) == sorted([NOON, NOON + 1] if unit == 1 else [NOON, NOON])
+    assert found[name].to_list() == [7, 7]
+    assert account.rows_left_out("exact repeats") == 1

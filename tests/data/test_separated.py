@@ -229,3 +229,14 @@ def test_rows_that_the_parser_loses_are_noticed(monkeypatch):
     monkeypatch.setattr(separated.pl, "read_csv", lambda *given, **options: parse(*given, **options)[:-1])
     with pytest.raises(DataError, match="2 rows were counted, 1 read"):
         read_separated(b"user_id,item_id\nu,a\nu,b\n", ",", "log.csv", TableAccount("interactions"))
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "sep=,", ""])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_line_that_names_the_separator_to_a_spreadsheet_is_no_header(tmp_path, first, end):
+    path = tmp_path / "log.csv"
+    path.write_text(end.join([first, "user_id;item_id", "u;a", "u;b", ""]), newline="")
+    assert read_table(path, "interactions").rows() == [("u", "a"), ("u", "b")]
+    path.write_text(end.join([first, "user_id;item_id", "u;a", "u;b;c", "u;d", ""]), newline="")
+    with pytest.raises(DataError, match="line 4"):
+        read_table(path, "interactions")

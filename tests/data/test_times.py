@@ -83,6 +83,8 @@ def test_utc_may_be_written_as_a_word(text):
 @pytest.mark.parametrize(
     ("values", "name"),
     [
+        ([2024, None, 2023], "YYYY"),
+        (["202405", "202412"], "YYYYMM"),
         ([20240531, 20240601], "YYYYMMDD"),
         (["20240531", "20240601"], "YYYYMMDD"),
         ([20240531.0, None, 20240601.0], "YYYYMMDD"),
@@ -95,7 +97,9 @@ def test_dates_in_digits_are_noticed(values, name):
     assert f"looks like a date as {name}, but is read as " in note
 
 
-@pytest.mark.parametrize("values", [[20241331, 20240601], [20240531, 5], [NOON], [NOON * 1000]])
+@pytest.mark.parametrize(
+    "values", [[2024, 5], [202413, 202401], [20241331, 20240601], [20240531, 5], [NOON], [NOON * 1000]]
+)
 def test_other_numbers_are_no_dates_in_digits(values):
     assert read(values)[1].notes == []
 

@@ -196,3 +196,17 @@ def test_lists_of_unknown_items_alone_are_not_taken_for_lists_from_full_historie
     result = score_recommendations(write(tmp_path, [("u1", 1, "z1"), ("u2", 1, "z2")]), small, "test", CONFIG)
     assert [note for note in result.notes if "no list has" in note] == []
     assert any("2 recommendations are of items outside the catalogue" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("rank", [float("nan"), float("inf"), 1e300, 2.0**31, 0, -1, 1.5, "first", [1], {"a": 1}, True])
+def test_what_is_no_rank_is_refused(small, tmp_path, rank):
+    with pytest.raises(DataError, match=r"rank is |rank .* is not a whole number from 1 on"):
+        read_recommendations(write(tmp_path, [("u1", rank, "d")]), small, "test")
+
+
+@pytest.mark.parametrize("item", [["d", "e"], {"a": "d"}, b"d", True])
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+def test_what_is_no_id_is_refused(small, tmp_path, item, column):
+    rows = [(item, 1, "d") if column == "user_id" else ("u1", 1, item)]
+    with pytest.raises(DataError, match=f"{column} is "):
+        read_recommendations(write(tmp_path, rows), small, "test")
