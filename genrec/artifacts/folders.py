@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import versions
-from genrec.artifacts.contents import is_sealed
+from genrec.artifacts.contents import is_sealed, unlisted_entries
 from genrec.artifacts.files import file_sha256, reporting_write_errors, sync, temporary_name, temporary_names
-from genrec.artifacts.manifest import MANIFEST, FileRecord, Manifest, write_manifest
+from genrec.artifacts.manifest import MANIFEST, FileRecord, Manifest, read_manifest, write_manifest
 from genrec.artifacts.targets import check_folder_target, overwriting
 from genrec.errors import ConfigError
 
@@ -136,17 +136,37 @@ def _put_in_place(temporary: Path, place: Path) -> None:
         # Fails, and loses nothing, if anything but an empty folder has come there in the meantime.
         os.rename(temporary, place)
     elif _exchange(temporary, place):
-        pass
+        if added := _added(temporary):
+            _exchange(temporary, place)
+            raise _came_late(place, added)
     else:
         aside = temporary_name(place, "old")
         os.rename(place, aside)
         try:
+            if added := _added(aside):
+                raise _came_late(place, added)
             os.rename(temporary, place)
-        except OSError:
+        except BaseException:
             os.rename(aside, place)
             raise
         shutil.rmtree(aside, ignore_errors=True)
     sync(place.parent)
+
+
+def _added(replaced: Path) -> list[str]:
+    """What came into a folder between the last look at it and its replacement."""
+    if (replaced / MANIFEST).is_file():
+        return unlisted_entries(replaced, read_manifest(replaced))
+    return sorted(entry.name for entry in replaced.iterdir())
+
+
+def _came_late(place: Path, added: list[str]) -> ConfigError:
+    return ConfigError(
+        f"{added[0]!r} came into {place} while this command worked",
+        where="--out",
+        expected="a folder with nothing added",
+        fix="move it out of the folder, and run the same command again",
+    )
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tiny_run import copy_run, tiny_home
 
 RECIPE = "tiny.yaml"
-TOKENIZER = "tokenizer: {name: random, num_levels: 2, codebook_size: 8}\n"
+TOKENIZER = "tokenizer: {name: random, num_levels: 2}\n"
 MODEL_SETTINGS = (
     "recommender.name=sasrec",
     "recommender.hidden_size=8",
