@@ -32,7 +32,8 @@ class MetricsLog:
         """
         if not os.path.lexists(self.path):
             return
-        lines = self.path.read_bytes().split(b"\n") if self.path.is_file() else [b"", b""]
+        plain = self.path.is_file() and not self.path.is_symlink()
+        lines = self.path.read_bytes().split(b"\n") if plain else [b"", b""]
         last = lines.pop()
         if not all(map(_is_record, lines)) or not (_is_record(last) or _is_cut(last)):
             raise ConfigError(

@@ -524,3 +524,13 @@ def test_a_refused_run_leaves_an_empty_folder_as_it_was(home):
         assert main(["run", str(home / RECIPE), "--out", str(home / name), "--set", "data.path=nowhere"]) == 3
     assert list((home / "empty").iterdir()) == []
     assert not (home / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["stages.json", "metrics.jsonl", "env.json", "config.yaml", "report.html"])
+def test_a_run_of_somebody_else_writes_nothing_through_links(name, home, capsys):
+    (home / "mine.jsonl").write_text('{"step": 9}\n')
+    (home / "run" / name).unlink()
+    (home / "run" / name).symlink_to(home / "mine.jsonl")
+    assert main(["run", str(home / RECIPE), "--out", str(home / "run"), "--set", "training.epochs=1"]) == 2
+    assert name in capsys.readouterr().err
+    assert (home / "mine.jsonl").read_text() == '{"step": 9}\n'
