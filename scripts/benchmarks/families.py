@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from shelf import RESULT_FILE, Inputs, average, spread, tokenizer_recipe
 
 from genrec.artifacts import MANIFEST, read_json, write_file, write_json
 from genrec.artifacts.results import work_folder
@@ -37,6 +36,7 @@ from genrec.evaluation.protocol import Result, score_lists
 from genrec.models.setrec import SETRec, best_semantic_weight
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions, TrainedModel, open_model
 from genrec.pipeline.steps import TrainingPlan, protocol_of, tokenize_items, train_model
+from shelf import RESULT_FILE, Inputs, average, spread, tokenizer_recipe
 
 SIZES = {"hidden_size": 64, "num_layers": 2, "num_heads": 2}
 T5 = {"head_size": 32, "feed_forward_size": 256, "dropout": 0.1}
