@@ -11,7 +11,6 @@ from genrec.artifacts.files import (
 from genrec.artifacts.folders import ArtifactFolder, write_artifact
 from genrec.artifacts.locks import (
     open_work_folder,
-    remove_work_folder,
     reserve_file,
     reserve_folder,
     reserve_work_folder,
@@ -25,6 +24,7 @@ from genrec.artifacts.manifest import (
     write_manifest,
 )
 from genrec.artifacts.marks import MARK, stamped
+from genrec.artifacts.removal import remove_work_folder
 from genrec.artifacts.targets import overwriting
 from genrec.artifacts.versions import environment, git_commit
 

@@ -6,15 +6,19 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from genrec.errors import ArtifactError, ConfigError, GenrecError, explain
 
 # Names of what is being written, next to its target of the first group's name.
 TEMPORARY = re.compile(r"\.(.+)\.genrec-[0-9a-f]{8}\.(?:part|old)")
+
+_CHECKS: ContextVar[Mapping[Path, Callable[[], object]]] = ContextVar("checks", default=MappingProxyType({}))
 
 
 def fingerprint(value: Any) -> str:
@@ -55,11 +59,29 @@ def write_file(target: Path) -> Iterator[Path]:
             # Some libraries write files that only their owner can read.
             temporary.chmod(mode)
             sync(temporary)
-            os.replace(temporary, target)
+            replace_file(temporary, target)
             sync(target.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a finished file to its target, after another look at what is there (:func:`rechecking`)."""
+    check = _CHECKS.get().get(target)
+    if check is not None:
+        check()
+    os.replace(source, target)
+
+
+@contextmanager
+def rechecking(target: Path, check: Callable[[], object]) -> Iterator[None]:
+    """While entered, ``check`` is called before anything takes the target's place: work may take hours."""
+    token = _CHECKS.set({**_CHECKS.get(), target: check})
+    try:
+        yield
+    finally:
+        _CHECKS.reset(token)
 
 
 def temporary_name(target: Path, ending: str = "part") -> Path:

@@ -3,7 +3,7 @@
 A stage writes into a temporary folder next to its target; every file is hashed and fsynced, ``manifest.json`` comes
 last. A new folder is renamed into place; an older one is exchanged with it in one step of the kernel, so that at every
 instant one of the two is there. Where the file system cannot exchange, the older one is renamed out of the way first,
-and :func:`recover_folder` brings it back if the process dies between the two renames.
+and :func:`recover` brings it back if the process dies between the two renames.
 """
 
 import ctypes
@@ -12,15 +12,15 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import versions
-from genrec.artifacts.contents import is_sealed
+from genrec.artifacts.contents import is_sealed, unlisted_entries
 from genrec.artifacts.files import file_sha256, reporting_write_errors, sync, temporary_name, temporary_names
-from genrec.artifacts.manifest import MANIFEST, FileRecord, Manifest, write_manifest
+from genrec.artifacts.manifest import MANIFEST, FileRecord, Manifest, read_manifest, write_manifest
 from genrec.artifacts.targets import check_folder_target, overwriting
 from genrec.errors import ConfigError
 
@@ -76,10 +76,10 @@ def write_artifact(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def recover_folder(place: Path) -> None:
-    """Bring back a folder that a killed process had renamed out of the way, and remove what else it left.
+def recover(place: Path) -> None:
+    """Bring back a folder that a killed process had renamed out of the way, and remove what else it left there.
 
-    Only for whoever holds the lock of the folder.
+    Only while the lock of the place is held.
     """
     leftovers = temporary_names(place)
     old = [path for path in leftovers if path.suffix == ".old" and is_sealed(path)]
@@ -88,6 +88,9 @@ def recover_folder(place: Path) -> None:
     for path in leftovers:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def discard_folder(place: Path, stage: str) -> None:
@@ -136,17 +139,37 @@ def _put_in_place(temporary: Path, place: Path) -> None:
         # Fails, and loses nothing, if anything but an empty folder has come there in the meantime.
         os.rename(temporary, place)
     elif _exchange(temporary, place):
-        pass
+        if added := _added(temporary):
+            _exchange(temporary, place)
+            raise _came_late(place, added)
     else:
         aside = temporary_name(place, "old")
         os.rename(place, aside)
         try:
+            if added := _added(aside):
+                raise _came_late(place, added)
             os.rename(temporary, place)
-        except OSError:
+        except BaseException:
             os.rename(aside, place)
             raise
         shutil.rmtree(aside, ignore_errors=True)
     sync(place.parent)
+
+
+def _added(replaced: Path) -> list[str]:
+    """What came into a folder between the last look at it and its replacement."""
+    if (replaced / MANIFEST).is_file():
+        return unlisted_entries(replaced, read_manifest(replaced))
+    return sorted(entry.name for entry in replaced.iterdir())
+
+
+def _came_late(place: Path, added: list[str]) -> ConfigError:
+    return ConfigError(
+        f"{added[0]!r} came into {place} while this command worked",
+        where="--out",
+        expected="a folder with nothing added",
+        fix="move it out of the folder, and run the same command again",
+    )
 
 
 def _exchange(one: Path, other: Path) -> bool:

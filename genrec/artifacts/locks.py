@@ -7,15 +7,15 @@ away what is left of a dead process.
 
 import fcntl
 import os
-import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from genrec.artifacts.files import TEMPORARY, reporting_write_errors, temporary_names
-from genrec.artifacts.folders import recover_folder
+from genrec.artifacts.files import TEMPORARY, rechecking, reporting_write_errors
+from genrec.artifacts.folders import recover
 from genrec.artifacts.targets import WORK_MARKER, check_file_target, check_folder_target, check_work_folder
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, ConfigError
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def reserve_folder(target: Path, stage: str, *, reads: Iterable[Path | None] = (
     seen = _identity(place)
     with _locked(place) if lock else nullcontext():
         if lock:
-            recover_folder(place)
+            recover(place)
         if _identity(place) != seen:
             # Brought back just now, or finished by another process between the check and the lock.
             check_folder_target(target, stage, reads=reads)
@@ -57,9 +57,10 @@ def reserve_file(target: Path, *, reads: Iterable[Path | None] = (), lock: bool 
     place = check_file_target(target, reads=reads)
     with _locked(place) if lock else nullcontext():
         if lock:
-            _clear(temporary_names(place))
+            recover(place)
         check_file_target(target, reads=reads)
-        yield place
+        with rechecking(place, lambda: check_file_target(target, reads=reads)):
+            yield place
 
 
 @contextmanager
@@ -68,15 +69,22 @@ def reserve_work_folder(folder: Path, *, reads: Iterable[Path | None] = ()) -> I
 
     Arguments, what is yielded and what is raised: :func:`reserve_folder`.
     """
-    place = open_work_folder(folder, reads=reads)
+    reads = list(reads)
+    place = check_work_folder(folder, reads=reads)
+    foreign = place.exists() and not (place / WORK_MARKER).exists()
+    open_work_folder(place, reads=reads)
     with _locked(place):
-        _clear(path for path in place.iterdir() if TEMPORARY.fullmatch(path.name))
+        for name in {found[1] for path in place.iterdir() if (found := TEMPORARY.fullmatch(path.name))}:
+            recover(place / name)
         try:
             yield place
         finally:
-            # A command that was refused leaves nothing.
+            # A command that was refused leaves nothing new.
             if [path.name for path in place.iterdir()] == [WORK_MARKER]:
-                shutil.rmtree(place, ignore_errors=True)
+                with suppress(OSError):
+                    (place / WORK_MARKER).unlink()
+                    if not foreign:
+                        place.rmdir()
 
 
 def open_work_folder(folder: Path, *, reads: Iterable[Path | None] = ()) -> Path:
@@ -91,12 +99,6 @@ def open_work_folder(folder: Path, *, reads: Iterable[Path | None] = ()) -> Path
         place.mkdir(parents=True, exist_ok=True)
         (place / WORK_MARKER).touch()
     return place
-
-
-def remove_work_folder(folder: Path) -> None:
-    """Remove a folder that :func:`open_work_folder` made; any other is left as it is."""
-    if (folder / WORK_MARKER).is_file() and not folder.is_symlink():
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -115,6 +117,7 @@ def _locked(place: Path) -> Iterator[None]:
 
 def _acquire(path: Path, place: Path) -> int:
     while True:
+        _check_lock(path)
         with reporting_write_errors(place):
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
@@ -134,6 +137,20 @@ def _acquire(path: Path, place: Path) -> int:
         os.close(handle)
 
 
+def _check_lock(path: Path) -> None:
+    """Refuse a file of somebody else's in the place of the lock: the lock is removed at the end."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return
+    if not stat.S_ISREG(found.st_mode) or found.st_size:
+        raise ConfigError(
+            f"{path} is not a lock of genrec",
+            expected="nothing there, or the empty file that a command makes while it writes",
+            fix="move it away, or give another --out",
+        )
+
+
 def _identity(place: Path) -> tuple[int, int] | None:
     """Which folder is at a place: its device and inode."""
     try:
@@ -141,12 +158,3 @@ def _identity(place: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _clear(leftovers: Iterable[Path]) -> None:
-    for path in leftovers:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                path.unlink()

@@ -7,6 +7,7 @@
 * A file is replaced only if genrec wrote it, or with ``--overwrite``.
 * Whatever is read, contains what is read, or is inside a finished folder of genrec is never a target; neither are
   devices, links to nothing, the working folder and its parents.
+* Files and folders are compared by what they are, not by name: links of any kind, bind mounts and letter case.
 * A link to a folder or file is followed: what it points to is the target.
 """
 
@@ -26,6 +27,8 @@ from genrec.errors import ArtifactError, ConfigError
 # In folders that hold work in progress next to other things: runs, checkpoints, iterations.
 WORK_MARKER = ".genrec"
 OTHER_OUT = "give another --out"
+# Bytes. File systems allow 255, and what is written next to a target has its name and an ending.
+LONGEST_NAME = 200
 
 _OVERWRITE: ContextVar[bool] = ContextVar("overwrite", default=False)
 
@@ -67,8 +70,8 @@ def check_folder_target(target: Path, stage: str, *, reads: Iterable[Path | None
     if os.path.ismount(place):
         raise _refusal(target, "is a mount point", "a folder below it", f"write {target / stage}")
     working = _working_folder()
-    if working is not None and (place == working or place in working.parents):
-        what = "is the working folder" if place == working else "contains the working folder"
+    if working is not None and any(_same(place, folder) for folder in (working, *working.parents)):
+        what = "is the working folder" if _same(place, working) else "contains the working folder"
         raise _refusal(target, what, "a folder below it", f"write {target / stage}")
     if any(place.iterdir()):
         _check_replaceable(target, place, stage)
@@ -116,10 +119,10 @@ def check_work_folder(folder: Path, *, reads: Iterable[Path | None] = ()) -> Pat
     Raises:
         ConfigError: With what is there.
     """
-    place = real_place(folder)
+    place = _target_place(folder)
     _check_ancestors(folder, place)
     for read in filter(None, reads):
-        if real_place(read) == place:
+        if _same(real_place(read), place):
             raise _refusal(folder, "is read by this command", "another folder")
     if place.exists() and not place.is_dir():
         raise _refusal(folder, f"is {_kind_of(place)}", "a new or empty folder, or one of an earlier run")
@@ -163,19 +166,40 @@ def real_place(path: Path) -> Path:
     return place
 
 
+def _target_place(target: Path) -> Path:
+    """The target's place, if a file or folder can be made and found again there."""
+    parts = target.parts
+    for number in (number for number, part in enumerate(parts) if part == ".."):
+        above = Path(*parts[:number])
+        if not above.exists():
+            raise _refusal(target, f"leads through {above}, which does not exist", "a path through folders that exist")
+    place = real_place(target)
+    if len(os.fsencode(place.name)) > LONGEST_NAME:
+        raise _refusal(target, f"has a name of {len(os.fsencode(place.name))} bytes", f"at most {LONGEST_NAME}")
+    return place
+
+
 def _checked_place(target: Path, reads: Iterable[Path | None]) -> Path:
     """The target's place, after a look at what it would do to what is read and to the folders above it."""
-    place = real_place(target)
+    place = _target_place(target)
     for given in filter(None, reads):
         read = real_place(given)
-        if read == place:
+        if _same(read, place):
             raise _refusal(target, "is read by this command", "another place than its input")
-        if place in read.parents:
+        if any(_same(place, parent) for parent in read.parents):
             raise _refusal(target, f"contains {given}, which this command reads", "a place outside of its parents")
-        if read in place.parents and read.is_dir():
+        if read.is_dir() and any(_same(read, parent) for parent in place.parents):
             raise _refusal(target, f"is inside {given}, which this command reads", "a place outside of it")
     _check_ancestors(target, place)
     return place
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths are one file or folder, also by a hard link, a bind mount or other letter case."""
+    try:
+        return one == other or os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def _check_ancestors(target: Path, place: Path) -> None:

@@ -3,8 +3,9 @@
 import logging
 import os
 import shutil
-import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -21,6 +22,7 @@ from genrec.artifacts import (
     write_json,
 )
 from genrec.artifacts.contents import is_sealed
+from genrec.artifacts.files import temporary_name
 from genrec.data.arrow import write_parquet
 from genrec.data.download import DownloadError, check_sha256, download, nothing_delivered
 from genrec.data.readers import Kind, read_table
@@ -61,12 +63,9 @@ def fetch_source(name: str, out: Path) -> Path:
 def _fetch(source: PublicSource, out: Path, asked: Path) -> Path:
     logger.info("%s: terms of use\n%s", source.name, source.terms)
     recorded = _recorded_hashes(out)
-    with reporting_write_errors(out):
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        downloads = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent)
-    with reporting_write_errors(out), downloads as folder:
-        mirror, files, hashes = _first_delivery(source, Path(folder), recorded)
-        tables = _tables(source, mirror, files, Path(folder))
+    with reporting_write_errors(out), _downloads(out) as folder:
+        mirror, files, hashes = _first_delivery(source, folder, recorded)
+        tables = _tables(source, mirror, files, folder)
         with write_artifact(out, STAGE, config={"name": source.name}, inputs=hashes) as target:
             for name, table in tables.items():
                 write_parquet(table, target.path / f"{name}.parquet")
@@ -76,12 +75,24 @@ def _fetch(source: PublicSource, out: Path, asked: Path) -> Path:
     return asked
 
 
+@contextmanager
+def _downloads(out: Path) -> Iterator[Path]:
+    """A folder next to the target; what a killed process leaves of it is cleared away by the next one."""
+    folder = temporary_name(out.absolute())
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def cached_source(name: str) -> Path:
     """Fetch a public data set on first use into ``$GENREC_CACHE`` (default: ``~/.cache/genrec``)."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genrec"
-    # The cache is genrec's own: a damaged copy is fetched again.
-    with overwriting():
-        return fetch_source(name, Path(os.environ.get("GENREC_CACHE") or default) / find_source(name).name)
+    folder = Path(os.environ.get("GENREC_CACHE") or default) / find_source(name).name
+    # A damaged copy is fetched again; a folder of another stage in its place is somebody's work.
+    with overwriting(is_sealed(folder) and read_manifest(folder).stage == STAGE):
+        return fetch_source(name, folder)
 
 
 def _is_there(source: PublicSource, out: Path) -> bool:

@@ -29,6 +29,7 @@ from genrec.artifacts import (
     write_file,
     write_json,
 )
+from genrec.artifacts.files import replace_file
 from genrec.decoding.generate import Block, count_blocks
 from genrec.decoding.output import PARQUET, Names, Written, block_table, convert_lists, write_group
 from genrec.errors import ArtifactError
@@ -157,7 +158,7 @@ class Shards:
             with write_file(joined) as temporary:
                 convert_lists(parquet, temporary, ending)
         with reporting_write_errors(self.target):
-            os.replace(joined, self.target)
+            replace_file(joined, self.target)
         remove_work_folder(self.folder)
         written.warn()
         return written

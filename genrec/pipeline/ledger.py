@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from genrec.artifacts import MANIFEST, file_sha256, read_json, verify_artifact, write_json
 from genrec.artifacts.targets import check_file_target, is_overwriting
@@ -26,7 +26,7 @@ class StageRecord(BaseModel):
 
     key: str
     outputs: dict[str, str]
-    seconds: float
+    seconds: float = Field(ge=0, le=1e9)
     summary: str = ""
 
 
@@ -86,6 +86,20 @@ class Ledger:
                 f"{path} was changed since genrec wrote it",
                 expected="the file as the stage left it, or no file",
                 fix=f"move it away, or replace it with --force {stage}",
+            )
+
+    def check(self) -> None:
+        """Refuse a ledger that could not be replaced, or that is a link: it would be written somewhere else.
+
+        Raises:
+            ConfigError: With what is there.
+        """
+        path = self.folder / LEDGER_FILE
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise ConfigError(
+                f"{path} is {'a link' if path.is_symlink() else 'no file'}",
+                expected="the file that an earlier run left, or nothing",
+                fix="move it away, or give another --out",
             )
 
     def begin(self, stage: str) -> None:

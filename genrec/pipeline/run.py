@@ -145,6 +145,7 @@ class _Runner:
         Raises:
             ConfigError: Naming it.
         """
+        self.ledger.check()
         check_file_target(self.work.folder / ENVIRONMENT_FILE)
         MetricsLog(self.work.folder / LOG_FILE).check()
         needed = [stage for stage in wanted if stage.needed(self.work.recipe)]

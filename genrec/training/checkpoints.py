@@ -6,9 +6,8 @@ Layout of ``checkpoint-STEP/``: ``model.safetensors``, ``optimizer.safetensors``
 """
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 
 from genrec.artifacts import MANIFEST, read_json, verify_artifact, write_artifact, write_json
 from genrec.artifacts.files import TEMPORARY
-from genrec.artifacts.folders import recover_folder
+from genrec.artifacts.folders import recover
+from genrec.artifacts.removal import remove_checkpoint
 from genrec.errors import ArtifactError, ConfigError
 
 STAGE = "checkpoint"
@@ -119,10 +119,14 @@ class CheckpointStore:
         return None, skipped
 
     def discard_after(self, step: int) -> None:
-        """Delete the checkpoints after ``step``: damaged ones must not count as the newest when others are deleted."""
+        """Delete the checkpoints after ``step``: damaged ones must not count as the newest when others are deleted.
+
+        Raises:
+            ArtifactError: If one holds a file that genrec did not write; it is left whole.
+        """
         for later in self.steps():
             if later > step:
-                shutil.rmtree(self.path(later))
+                remove_checkpoint(self.path(later))
 
     def state(self, step: int) -> dict[str, Any]:
         """The content of ``state.json`` of ``step``."""
@@ -152,7 +156,7 @@ class CheckpointStore:
         """Clear away what a kill while writing left behind."""
         left = {match[1] for path in self.folder.glob(".*") if (match := TEMPORARY.fullmatch(path.name))}
         for name in left:
-            recover_folder(self.folder / name)
+            recover(self.folder / name)
 
     def _refuse_foreign(self, path: Path) -> None:
         found = {inner.name for inner in path.iterdir()} if path.is_dir() else set()
@@ -169,7 +173,8 @@ class CheckpointStore:
         kept |= {self.state(step)["run"]["best_step"] for step in kept}
         for step in self.steps():
             if step not in kept:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+                with suppress(ArtifactError):
+                    remove_checkpoint(self.path(step))
 
     def _check_belongs(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
         others = [name for name, value in self.inputs.items() if inputs.get(name) != value]

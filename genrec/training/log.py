@@ -28,12 +28,14 @@ class MetricsLog:
         """Refuse a file that is no training log, before anything is written to it.
 
         Raises:
-            ConfigError: If a line other than the last one is no record.
+            ConfigError: If a line is no record; the last one may be the beginning of a record that a kill cut off.
         """
         if not os.path.lexists(self.path):
             return
-        lines = self.path.read_bytes().splitlines() if self.path.is_file() else [b"", b""]
-        if not all(map(_is_record, lines[:-1])):
+        plain = self.path.is_file() and not self.path.is_symlink()
+        lines = self.path.read_bytes().split(b"\n") if plain else [b"", b""]
+        last = lines.pop()
+        if not all(map(_is_record, lines)) or not (_is_record(last) or _is_cut(last)):
             raise ConfigError(
                 f"{self.path} is not a training log",
                 expected="a new file, or a log of one JSON record with a step per line",
@@ -76,6 +78,17 @@ def _is_record(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(record, dict) and "step" in record
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a line without its end may be what a kill left of a record."""
+    if not line.startswith(b'{"'[: len(line)]):
+        return False
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 class Display:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from genrec.artifacts import (
+    folders,
     open_work_folder,
     remove_work_folder,
     reserve_file,
@@ -19,6 +20,7 @@ from genrec.artifacts import (
     write_artifact,
     write_json,
 )
+from genrec.artifacts.removal import remove_checkpoint
 from genrec.errors import ArtifactError, ConfigError
 
 # Writes the folder again and dies before the LINE-th line that runs in the files that write.
@@ -95,6 +97,16 @@ def test_a_kill_between_two_renames_is_undone_by_the_next_command(tmp_path):
     with reserve_folder(tmp_path / "out", "features"):
         assert (tmp_path / "out" / "a.txt").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other.genrec-4567abcd.part", ".out.part", "out"]
+
+
+def test_a_stage_of_a_run_is_brought_back_too(tmp_path):
+    with reserve_work_folder(tmp_path / "run") as run:
+        write(run / "model", "trained for hours")
+        (run / "model").rename(run / ".model.genrec-0123abcd.old")
+        (run / ".dataset.genrec-0123abcd.part").mkdir()
+    with reserve_work_folder(tmp_path / "run") as run:
+        assert (run / "model" / "a.txt").read_text() == "trained for hours"
+        assert sorted(path.name for path in run.iterdir()) == [".genrec", "model"]
 
 
 def test_a_folder_that_is_brought_back_is_checked(tmp_path):
@@ -181,3 +193,65 @@ def test_a_folder_that_appears_in_the_meantime_is_not_replaced(tmp_path):
         write_late()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("way", ["exchange", "two renames"])
+def test_what_comes_into_a_folder_at_the_last_moment_is_kept(way, tmp_path, monkeypatch):
+    write(tmp_path / "out", "old")
+    exchange = folders._exchange
+
+    def late(one, other):
+        (tmp_path / "out" / "thesis.txt").write_text("years of work")
+        return way == "exchange" and exchange(one, other)
+
+    def once(one, other):
+        monkeypatch.setattr(folders, "_exchange", exchange)
+        return late(one, other)
+
+    monkeypatch.setattr(folders, "_exchange", once)
+    with pytest.raises(ConfigError, match=r"'thesis\.txt' came into"):
+        write(tmp_path / "out", "new")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "link"])
+def test_what_is_no_lock_is_neither_taken_nor_removed(kind, tmp_path):
+    path = tmp_path / ".out.lock"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        (tmp_path / "mine").touch()
+        path.symlink_to(tmp_path / "mine")
+    else:
+        path.write_text("combination of the safe")
+    with pytest.raises(ConfigError, match="is not a lock of genrec"), reserve_folder(tmp_path / "out", "features"):
+        pass
+    assert os.path.lexists(path)
+
+
+def test_checkpoints_with_notes_in_them_are_kept(tmp_path):
+    for number, note in ((1, False), (2, True)):
+        with write_artifact(tmp_path / f"checkpoint-{number}", "checkpoint") as folder:
+            (folder.path / "model.safetensors").write_bytes(b"x")
+        if note:
+            (tmp_path / f"checkpoint-{number}" / "notes.txt").write_text("mine")
+    remove_checkpoint(tmp_path / "checkpoint-1")
+    with pytest.raises(ArtifactError, match=r"holds 'notes\.txt'"):
+        remove_checkpoint(tmp_path / "checkpoint-2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2"]
+    assert len(list((tmp_path / "checkpoint-2").iterdir())) == 3
+
+
+def test_foreign_entries_of_every_kind_stay(tmp_path):
+    work = open_work_folder(tmp_path / "work")
+    for own in ("request.json", "commits-0.jsonl", "3.parquet", "3.77.part", "diagnosis-step-4-rank-0.json"):
+        (work / own).touch()
+    (work / "mine").mkdir()
+    (work / "mine" / "metrics.jsonl").touch()
+    (work / "checkpoint-3").mkdir()
+    (work / "checkpoint-3" / "model.safetensors").touch()
+    (work / "link").symlink_to(tmp_path)
+    remove_work_folder(work)
+    assert sorted(path.name for path in work.iterdir()) == [".genrec", "link", "mine"]
+    assert (work / "mine" / "metrics.jsonl").is_file()

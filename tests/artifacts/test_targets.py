@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from genrec.artifacts import overwriting, read_manifest, verify_artifact, write_artifact, write_json
+from genrec.artifacts import (
+    files,
+    open_work_folder,
+    overwriting,
+    read_manifest,
+    verify_artifact,
+    write_artifact,
+    write_json,
+)
 from genrec.artifacts.targets import check_file_target, check_folder_target
 from genrec.cli import main
 from genrec.errors import ConfigError
@@ -19,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tiny_run import copy_run, tiny_home
 
 RECIPE = "tiny.yaml"
-TOKENIZER = "tokenizer: {name: random, num_levels: 2, codebook_size: 8}\n"
+TOKENIZER = "tokenizer: {name: random, num_levels: 2}\n"
 MODEL_SETTINGS = (
     "recommender.name=sasrec",
     "recommender.hidden_size=8",
@@ -220,6 +228,8 @@ def test_no_verb_changes_what_genrec_did_not_write(target, overwrite, home, capf
         code = main([*command_of(verb, home), *options])
         shown = capfd.readouterr().err
         assert (verb, code) == (verb, 2), shown
+        # That verb asks for the ending of a picture first.
+        assert verb == "compare-tokenizers" or "where: --out" in shown, f"{verb} was refused otherwise: {shown}"
         assert "Traceback" not in shown
         assert content(home.parent) == before, verb
 
@@ -469,3 +479,78 @@ def test_scripts_refuse_the_same(home, capsys):
     assert not work.exists()
     (open_work_folder(work) / "notes.txt").write_text("mine")
     assert parser.parse_args(["--out", str(work)]).out == work
+
+
+def test_the_same_file_by_another_name_is_an_input(home):
+    os.link(home / "data" / "interactions.csv", home / "hard.csv")
+    with pytest.raises(ConfigError, match="is read by this command"), overwriting():
+        check_file_target(home / "hard.csv", reads=[home / "data" / "interactions.csv"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("absent/../out", "leads through absent"), ("n" * 201, "name of 201 bytes"), ("文" * 67, "name of 201 bytes")],
+)
+@pytest.mark.parametrize("verb", ["prepare", "run", "generate"])
+def test_names_that_end_the_work_late_are_refused_early(verb, name, message, home, capsys):
+    before = content(home)
+    assert main([*command_of(verb, home), "--out", name]) == 2
+    assert message in capsys.readouterr().err
+    assert content(home) == before
+
+
+@pytest.mark.parametrize(
+    "mine", ["my one line\n", "my one line", '{"recipe": "mine"}\n', '{"recipe": "mine"}', "{mine}\n"]
+)
+def test_a_file_of_one_line_is_no_training_log(mine, home, capsys):
+    (home / "trained.metrics.jsonl").write_text(mine)
+    assert main([*command_of("train", home), "--out", str(home / "trained")]) == 2
+    assert "is not a training log" in capsys.readouterr().err
+    assert (home / "trained.metrics.jsonl").read_text() == mine
+
+
+@pytest.mark.parametrize(
+    ("verb", "folder"), [("train", "out.checkpoints"), ("align", "out.iterations"), ("generate", ".out.parquet.parts")]
+)
+def test_files_put_into_folders_of_work_stay(verb, folder, home, caplog):
+    work = open_work_folder(home / folder)
+    (work / "thesis.txt").write_text("years of work")
+    out = home / f"out{SUFFIXES.get(verb, '')}"
+    assert main([*command_of(verb, home), "--out", str(out)]) == 0
+    assert sorted(path.name for path in work.iterdir()) == [".genrec", "thesis.txt"]
+    assert "holds 'thesis.txt', which genrec did not write" in caplog.text
+
+
+@pytest.mark.parametrize("verb", FILE_VERBS)
+def test_a_file_that_comes_while_a_verb_works_is_not_replaced(verb, home, monkeypatch, capsys):
+    out = home / f"late{SUFFIXES[verb]}"
+    replace = files.replace_file
+
+    def late(source, target):
+        if target == out:
+            out.write_text("mine")
+        replace(source, target)
+
+    monkeypatch.setattr("genrec.artifacts.files.replace_file", late)
+    monkeypatch.setattr("genrec.decoding.shards.replace_file", late)
+    assert main([*command_of(verb, home), "--out", str(out)]) == 2
+    assert "is a file that genrec did not write" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+
+
+def test_a_refused_run_leaves_an_empty_folder_as_it_was(home):
+    (home / "empty").mkdir()
+    for name in ("empty", "new"):
+        assert main(["run", str(home / RECIPE), "--out", str(home / name), "--set", "data.path=nowhere"]) == 3
+    assert list((home / "empty").iterdir()) == []
+    assert not (home / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["stages.json", "metrics.jsonl", "env.json", "config.yaml", "report.html"])
+def test_a_run_of_somebody_else_writes_nothing_through_links(name, home, capsys):
+    (home / "mine.jsonl").write_text('{"step": 9}\n')
+    (home / "run" / name).unlink()
+    (home / "run" / name).symlink_to(home / "mine.jsonl")
+    assert main(["run", str(home / RECIPE), "--out", str(home / "run"), "--set", "training.epochs=1"]) == 2
+    assert name in capsys.readouterr().err
+    assert (home / "mine.jsonl").read_text() == '{"step": 9}\n'
