@@ -39,8 +39,6 @@ logger = logging.getLogger(__name__)
 
 Unknown = Literal["error", "skip", "warn"]
 FILTER = "the list of items"
-# From here on not every whole number is a float.
-LARGEST_EXACT = 2**53
 
 
 @dataclass(frozen=True, eq=False)

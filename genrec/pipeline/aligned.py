@@ -15,7 +15,6 @@ from rich.console import Console
 from genrec.alignment.align import LOG_FILE, PAIRS_FILE, AlignmentResult, align_recommender, join_processes
 from genrec.alignment.plots import draw_curves
 from genrec.artifacts import (
-    MANIFEST,
     file_sha256,
     fingerprint,
     read_manifest,
@@ -30,7 +29,7 @@ from genrec.config import AlignmentConfig
 from genrec.data import Dataset
 from genrec.decoding import generate_lists
 from genrec.models import RecommenderModel
-from genrec.pipeline.model_folder import EXPERTS_FILE, STAGE, TrainedModel, open_model, quietly
+from genrec.pipeline.model_folder import STAGE, WRITTEN_ANEW, TrainedModel, open_model, quietly
 from genrec.training.world import World
 
 logger = logging.getLogger(__name__)
@@ -39,8 +38,6 @@ ALIGNMENT_FILE = "alignment.json"
 CURVES_FILE = "curves.png"
 EXAMPLES_FILE = "examples.json"
 SHOWN_USERS, SHOWN_ITEMS = 5, 10
-# Written anew, or about the model that was there before.
-NOT_COPIED = (MANIFEST, "config.json", "model.safetensors", "README.md", EXPERTS_FILE)
 
 
 def align_model(
@@ -162,7 +159,7 @@ def example_lists(model: RecommenderModel, trained: TrainedModel, dataset: Datas
 
 def _copy_parts(source: Path, target: Path) -> None:
     for path in source.iterdir():
-        if path.name not in NOT_COPIED:
+        if path.name not in WRITTEN_ANEW:
             copy_plain(path, target / path.name)
 
 

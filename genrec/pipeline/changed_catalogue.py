@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from genrec.artifacts import MANIFEST, read_manifest, stamped, write_artifact, write_file
+from genrec.artifacts.manifest import CARD
 from genrec.artifacts.marks import without_stamp
 from genrec.artifacts.reading import computing, copy_plain, reading
 from genrec.data.arrow import write_parquet
@@ -23,8 +24,6 @@ from genrec.pipeline.model_folder import (
 from genrec.tokenizers import ItemIndex
 from genrec.tokenizers.index import CODES_FILE, INDEX_FILE
 from genrec.tokenizers.trie.file import TRIE_FILE
-
-CARD_FILE = "README.md"
 
 
 def write_changed_model(
@@ -71,11 +70,11 @@ def write_changed_model(
 
 def add_to_card(model: Path, out: Path, note: str) -> None:
     """Copy the model card with a section more; a model that was not measured has none."""
-    if not (model / CARD_FILE).is_file():
+    if not (model / CARD).is_file():
         return
-    with reading(model / CARD_FILE):
-        card = without_stamp((model / CARD_FILE).read_text(encoding="utf-8"))
-    with write_file(out / CARD_FILE) as path:
+    with reading(model / CARD):
+        card = without_stamp((model / CARD).read_text(encoding="utf-8"))
+    with write_file(out / CARD) as path:
         path.write_text(stamped(f"{card}\n{note}\n"), encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ import torch
 from transformers.utils import logging as progress
 
 from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact, write_artifact, write_json
-from genrec.artifacts.manifest import check_files
+from genrec.artifacts.manifest import CARD, MANIFEST, check_files
 from genrec.artifacts.reading import copy_plain, plain_files, reading
 from genrec.config import DecodingConfig, parse_settings
 from genrec.data import Dataset
@@ -44,6 +44,8 @@ TRAINING_FILE = "training.json"
 EXPERTS_FILE = "experts.json"
 TOKENIZER_FOLDER = "tokenizer"
 ENCODER_FOLDER = "encoder"
+# What belongs to the weights of a model folder: another model made of it writes these anew.
+WRITTEN_ANEW = (MANIFEST, CARD, EXPERTS_FILE, "config.json", "model.safetensors")
 MAX_ENCODER_BYTES = 64 * 2**20
 MAX_COLUMN_BYTES = 64 * 2**20
 

@@ -10,6 +10,7 @@ import yaml
 from rich.console import Console
 
 from genrec.artifacts import fingerprint, overwriting, read_json, reserve_work_folder, write_file
+from genrec.artifacts.manifest import CARD
 from genrec.artifacts.marks import stamped, write_result
 from genrec.artifacts.targets import (
     check_file_target,
@@ -26,7 +27,6 @@ from genrec.pipeline.resolve import resolve_recipe
 from genrec.pipeline.stages import STAGES, Stage, examples
 from genrec.pipeline.steps import LOG_FILE
 from genrec.pipeline.work import (
-    CARD_FILE,
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     LEARNED_FOLDER,
@@ -162,7 +162,7 @@ class _Runner:
         for name in names:
             if name in FOLDERS:
                 check_folder_target(self.work.folder / name, FOLDERS[name])
-            elif Path(name).name != CARD_FILE:
+            elif Path(name).name != CARD:
                 self.ledger.check_output(stage.name, name)
 
     def run(self, wanted: Sequence[Stage]) -> None:

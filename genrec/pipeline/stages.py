@@ -17,6 +17,7 @@ from genrec.artifacts import (
     read_manifest,
     write_file,
 )
+from genrec.artifacts.manifest import CARD
 from genrec.artifacts.marks import is_as_stamped, write_result
 from genrec.config import DecodingConfig, Recipe, RecommenderConfig
 from genrec.data import prepare_dataset
@@ -44,7 +45,6 @@ from genrec.pipeline.steps import (
 )
 from genrec.pipeline.work import (
     BASELINE_LISTS_FILE,
-    CARD_FILE,
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     LEARNED_FOLDER,
@@ -197,7 +197,7 @@ def make_report(work: Work) -> str:
     """Write the report and the model card."""
     content = report_content(work)
     write_report(work.folder / REPORT_FILE, content)
-    card = work.folder / work.model_name / CARD_FILE
+    card = work.folder / work.model_name / CARD
     if card.is_file() and not is_as_stamped(card):
         logger.warning("%s was edited and is kept; delete it to get a new one", card)
         return REPORT_FILE
@@ -400,7 +400,7 @@ STAGES: tuple[Stage, ...] = (
         "report",
         make_report,
         settings=lambda work: work.recipe.evaluation.examples,
-        outputs=lambda work: [REPORT_FILE, f"{work.model_name}/{CARD_FILE}"],
+        outputs=lambda work: [REPORT_FILE, f"{work.model_name}/{CARD}"],
         after=lambda recipe: ["dataset", "tokenizer", "model", "aligned", "evaluation"],
     ),
 )

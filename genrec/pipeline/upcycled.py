@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from genrec.artifacts import MANIFEST, reserve_folder, write_artifact
+from genrec.artifacts import reserve_folder, write_artifact
 from genrec.artifacts.reading import copy_plain
 from genrec.config import load_recipe
 from genrec.models.upcycle import upcycle_recommender
-from genrec.pipeline.model_folder import EXPERTS_FILE, STAGE, open_model, quietly
-
-CARD_FILE = "README.md"
-NOT_COPIED = {MANIFEST, CARD_FILE, EXPERTS_FILE, "config.json", "model.safetensors"}
+from genrec.pipeline.model_folder import STAGE, WRITTEN_ANEW, open_model, quietly
 
 
 def upcycle_model(source: Path, overrides: Sequence[str], out: Path) -> None:
@@ -38,7 +35,7 @@ def _upcycle_model(source: Path, overrides: Sequence[str], out: Path) -> None:
     inputs = {**manifest.inputs, "model": manifest.fingerprint}
     with write_artifact(out, STAGE, config=config, inputs=inputs, seed=manifest.seed) as folder:
         for path in source.iterdir():
-            if path.name not in NOT_COPIED:
+            if path.name not in WRITTEN_ANEW:
                 copy_plain(path, folder.path / path.name)
         with quietly():
             model.save_pretrained(folder.path)

@@ -27,7 +27,6 @@ SETTINGS_FILE = "baselines/settings.json"
 RECOMMENDATIONS_FILE = "recommendations.parquet"
 REPORT_FILE = "report.html"
 LEARNED_FOLDER = f"baselines/{LEARNED_BASELINE}"
-CARD_FILE = "README.md"
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "env.json"
 # Changes of these keys of `training` continue an interrupted training; others begin anew.

@@ -49,8 +49,6 @@ ARROW_CLOCKS = {
     "us": (pa.timestamp("us", "Europe/Berlin"), lambda tick, part: datetime(2024, 5, 31, 12, 0, tick // 2, part)),
     "ns": (pa.timestamp("ns"), lambda tick, part: NOON * 10**9 + 300_000_000 * tick + part),
 }
-FORMS = ("csv", "csv", "tsv", "jsonl", "json", "parquet", "parquet")
-ENCODINGS = (*["utf-8"] * 9, "utf-8-sig", "utf-16", "latin-1")
 HEADERS = ("Timestamp", "Order", "TIMESTAMP")
 
 
