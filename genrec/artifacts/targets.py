@@ -175,7 +175,12 @@ def _target_place(target: Path) -> Path:
             raise _refusal(target, f"leads through {above}, which does not exist", "a path through folders that exist")
     place = real_place(target)
     if len(os.fsencode(place.name)) > LONGEST_NAME:
-        raise _refusal(target, f"has a name of {len(os.fsencode(place.name))} bytes", f"at most {LONGEST_NAME}")
+        raise ArtifactError(
+            f"{target} has a name of {len(os.fsencode(place.name))} bytes",
+            where="--out",
+            expected=f"at most {LONGEST_NAME}: temporary names are longer, and file systems end at 255",
+            fix=OTHER_OUT,
+        )
     return place
 
 
