@@ -354,7 +354,7 @@ class Recommender:
         users = checked_ids(frame, "user_id", "the histories") if "user_id" in frame.columns else None
         if users is not None and users.is_duplicated().any():
             raise DataError(
-                f"user {users.filter(users.is_duplicated())[0]!r} stands in several rows",
+                f"user {users.filter(users.is_duplicated())[0]!r} has several rows",
                 where="the histories",
                 expected="one row per user where item_id holds lists",
                 fix="join the lists of each user, or give one row per interaction",

@@ -236,7 +236,7 @@ def test_a_wrong_type_in_yaml_is_shown(run_refused):
 
 
 def test_a_key_that_stands_twice_is_refused(run_refused):
-    run_refused(2, "key 'training' stands twice", extra="training: {epochs: 1}\n")
+    run_refused(2, "key 'training' occurs twice", extra="training: {epochs: 1}\n")
 
 
 def test_a_yaml_bomb_is_refused(refused, tmp_path):

@@ -164,7 +164,7 @@ def test_python_objects_are_not_made_from_yaml(tmp_path):
 
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     message = refusal(write(tmp_path, "training: {seed: 1}\ntraining: {seed: 2}\n"))
-    assert "key 'training' stands twice" in message
+    assert "key 'training' occurs twice" in message
 
 
 def test_the_settings_of_a_family_are_checked_in_the_same_words():

@@ -304,7 +304,7 @@ def test_a_condition_that_cannot_be_used_names_the_columns(where, problem, recom
         ([{"item": "i00"}], "history 0 is {'item': 'i00'}"),
         (pl.DataFrame({"user": ["a"], "item_id": ["i00"]}), "there is no column 'user_id'; the nearest is 'user'"),
         (pd.DataFrame({"user_id": ["a"], "item_id": ["i00"], "timestamp": [-1]}), "timestamp is negative"),
-        (pl.DataFrame({"user_id": ["a", "a"], "item_id": [["i00"], ["i01"]]}), "user 'a' stands in several rows"),
+        (pl.DataFrame({"user_id": ["a", "a"], "item_id": [["i00"], ["i01"]]}), "user 'a' has several rows"),
     ],
 )
 def test_histories_that_cannot_be_meant_are_refused(histories, message, recommender):

@@ -8,6 +8,7 @@ doubled), and what was parsed must have as many rows.
 import csv
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -267,14 +268,7 @@ def _header(data: bytes, separator: str, where: str, quotes: bool) -> list[str]:
     except csv.Error as error:
         raise DataError(f"the header cannot be read: {error}", where=where, fix="check the first line") from error
     names = [name.strip(INVISIBLE) for name in row]
-    twice = [name for place, name in enumerate(names) if name in names[:place]]
-    if twice:
-        raise DataError(
-            f"the column {twice[0]!r} occurs twice",
-            where=f"{where}, line 1",
-            expected="every column once",
-            fix="rename or remove one of them",
-        )
+    refuse_repeated_names(names, where)
     others = [mark for mark in OTHER_SEPARATORS if mark in names[0]]
     if len(names) == 1 and others:
         raise DataError(
@@ -298,3 +292,19 @@ def _ragged(found: _Scan, where: str, separator: str) -> DataError:
         expected=f"values separated by {separator!r}, text with {separator!r} in double quotes, as many in every line",
         fix="make the file again: it was not written to its end" if cut else "correct these lines",
     )
+
+
+def refuse_repeated_names(names: Sequence[str], where: str) -> None:
+    """Refuse a header that names a column twice.
+
+    Raises:
+        DataError: Naming the column.
+    """
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    if twice:
+        raise DataError(
+            f"the column {twice[0]!r} occurs twice",
+            where=f"{where}, line 1",
+            expected="every column once",
+            fix="rename or remove one of them",
+        )

@@ -7,7 +7,7 @@ import polars as pl
 
 from genrec.data.account import TableAccount
 from genrec.data.plaintext import latin_text, utf8_bytes
-from genrec.data.separated import read_separated
+from genrec.data.separated import read_separated, refuse_repeated_names
 from genrec.errors import DataError, first_rows
 
 # In the order of the columns of u.item.
@@ -37,14 +37,7 @@ def read_recbole(data: bytes, where: str, account: TableAccount) -> pl.DataFrame
     frame = read_separated(utf8_bytes(data, where), "\t", where, account, quotes=False)
     types = [name.rpartition(":")[::2] if ":" in name else (name, "token") for name in frame.columns]
     names = [name for name, _ in types]
-    twice = [name for place, name in enumerate(names) if name in names[:place]]
-    if twice:
-        raise DataError(
-            f"the column {twice[0]!r} occurs twice",
-            where=f"{where}, line 1",
-            expected="every column once",
-            fix="rename or remove one of them",
-        )
+    refuse_repeated_names(names, where)
     frame.columns = names
     for name, kind in types:
         if kind == "float":
