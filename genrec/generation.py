@@ -19,7 +19,7 @@ from genrec.artifacts import environment, reserve_file
 from genrec.config import DecodingConfig, parse_settings
 from genrec.data import Dataset, Histories
 from genrec.data.readers import read_item_ids, read_table
-from genrec.decoding import Block, Names, Shards, Written, commit_blocks, generate_blocks, schema_of
+from genrec.decoding import UserBlock, Names, Shards, Written, commit_blocks, generate_blocks, schema_of
 from genrec.decoding.explain import writes_identifiers
 from genrec.decoding.generate import BLOCK_USERS, count_blocks
 from genrec.decoding.output import check_format
@@ -142,7 +142,7 @@ class Job:
         names = Names.of(histories.users, users, recommender.item_ids)
         return cls(recommender, histories, names, decoding, allowed, request.explain, catalogue)
 
-    def blocks(self, numbers: Sequence[int], *, progress: bool) -> Iterator[Block]:
+    def blocks(self, numbers: Sequence[int], *, progress: bool) -> Iterator[UserBlock]:
         """Lists of some blocks."""
         return generate_blocks(
             self.recommender.model,

@@ -14,7 +14,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 
 @dataclass(frozen=True)
-class Block:
+class CodeBlock:
     """One fenced block.
 
     Attributes:
@@ -61,19 +61,19 @@ class Command:
 
 
 @cache
-def blocks_of(page: Path, *languages: str) -> tuple[Block, ...]:
+def blocks_of(page: Path, *languages: str) -> tuple[CodeBlock, ...]:
     """The fenced blocks of a page in their order; of all languages if none is named."""
     text = page.read_text(encoding="utf-8")
-    found = (Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2]) for match in FENCE.finditer(text))
+    found = (CodeBlock(page, text.count("\n", 0, match.start()) + 1, match[1], match[2]) for match in FENCE.finditer(text))
     return tuple(block for block in found if not languages or block.language in languages)
 
 
-def all_blocks(*languages: str) -> list[Block]:
+def all_blocks(*languages: str) -> list[CodeBlock]:
     """The fenced blocks of all pages."""
     return [block for page in PAGES for block in blocks_of(page, *languages)]
 
 
-def commands_of(block: Block) -> list[Command]:
+def commands_of(block: CodeBlock) -> list[Command]:
     """The command lines of a block: continued lines joined, several on a line parted, ``bash -c`` looked into."""
     commands = []
     for line in block.text.replace("\\\n", " ").splitlines():

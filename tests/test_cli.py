@@ -18,7 +18,7 @@ from genrec import __version__
 from genrec.artifacts import read_manifest
 from genrec.cli import main
 from genrec.cli.app import THREAD_VARIABLES
-from genrec.cli.options import Stage
+from genrec.cli.options import StageName
 from genrec.errors import DataError
 from genrec.pipeline.stages import STAGES
 
@@ -151,7 +151,7 @@ def test_threads_are_limited_wherever_the_option_stands(arguments, monkeypatch, 
 
 
 def test_the_stages_of_the_command_line_are_those_of_the_pipeline():
-    assert [stage.value for stage in Stage] == [stage.name for stage in STAGES]
+    assert [stage.value for stage in StageName] == [stage.name for stage in STAGES]
 
 
 def test_doctor_finds_what_is_needed(capsys):

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 from docs_world import GUIDES, cut_recipes, planned_by_make, publish_films, write_tables
-from documents import ROOT, Block, Command, blocks_of, commands_of
+from documents import ROOT, CodeBlock, Command, blocks_of, commands_of
 
 from genrec.cli import main
 from genrec.config import load_recipe
@@ -61,7 +61,7 @@ def check_lists(guide: Path) -> None:
         assert all(float(cell[3]) <= 0 for cell in cells)
 
 
-def run_commands(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+def run_commands(block: CodeBlock, capsys: pytest.CaptureFixture[str]) -> None:
     for command in commands_of(block):
         line = shlex.join(command.words)
         if line in NOT_RUN:
@@ -95,7 +95,7 @@ def check_promise(command: Command, log: str) -> None:
     assert ran == PROMISES[command.comment], f"{command.place}: {command.words}"
 
 
-def run_python(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+def run_python(block: CodeBlock, capsys: pytest.CaptureFixture[str]) -> None:
     """The examples end with ``lists``, of ten items for each of two histories, and print them."""
     names: dict[str, Any] = {}
     exec(compile(block.text, block.place, "exec"), names)
@@ -103,13 +103,13 @@ def run_python(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     assert names["lists"].titles[0][0] in capsys.readouterr().out
 
 
-def check_recipe(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+def check_recipe(block: CodeBlock, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("shown.yaml")
     path.write_text(block.text, encoding="utf-8")
     resolve_recipe(load_recipe(path))
 
 
-def check_table(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+def check_table(block: CodeBlock, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("shown.csv")
     path.write_text(block.text, encoding="utf-8")
     kind = "interactions" if block.text.startswith("user_id") else "items"
@@ -118,7 +118,7 @@ def check_table(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(block.text.splitlines()[0].split(",")) <= set(table.columns)
 
 
-def check_listing(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+def check_listing(block: CodeBlock, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder and what is in it: names, then two spaces, then words."""
     folder, *lines = block.text.splitlines()
     names = [name for line in lines for name in line.strip().split("  ")[0].split()]

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import typer.main
 from docs_world import GUIDES
-from documents import PAGES, ROOT, Block, Command, all_blocks, commands_of
+from documents import PAGES, ROOT, CodeBlock, Command, all_blocks, commands_of
 from tiny_run import copy_run, tiny_home, write_recipe
 
 from genrec.cli import main
@@ -51,7 +51,7 @@ def home(tmp_path_factory):
     return folder
 
 
-def is_library(block: Block) -> bool:
+def is_library(block: CodeBlock) -> bool:
     """Whether a block is of another page than those that are run from beginning to end."""
     return str(block.page.relative_to(ROOT)) not in GUIDES
 

@@ -20,7 +20,7 @@ from genrec.cli import main
 from genrec.config import load_recipe
 from genrec.data import Dataset
 from genrec.errors import ArtifactError, ConfigError
-from genrec.pipeline.ledger import Ledger, StageRecord, output_fingerprint
+from genrec.pipeline.ledger import StageCache, StageRecord, output_fingerprint
 from genrec.pipeline.resolve import baseline_recommender, baseline_training, resolve_recipe
 from genrec.pipeline.run import run_recipe
 
@@ -237,18 +237,18 @@ def test_what_was_changed_is_replaced_by_force_only(name, stage, message, tmp_pa
 
 def test_a_damaged_ledger_counts_as_none(tmp_path):
     (tmp_path / "stages.json").write_text("{half")
-    assert Ledger(tmp_path).records == {}
+    assert StageCache(tmp_path).records == {}
     (tmp_path / "stages.json").write_text('["a"]')
-    assert Ledger(tmp_path).records == {}
+    assert StageCache(tmp_path).records == {}
 
 
 def test_the_ledger_remembers(tmp_path):
     (tmp_path / "out.txt").write_text("x")
-    ledger = Ledger(tmp_path)
+    ledger = StageCache(tmp_path)
     assert ledger.stale_because("report", "k1") == "not made yet"
     outputs = {"out.txt": output_fingerprint(tmp_path / "out.txt")}
     ledger.finish("report", StageRecord(key="k1", outputs=outputs, seconds=1.0))
-    again = Ledger(tmp_path)
+    again = StageCache(tmp_path)
     assert again.stale_because("report", "k1") is None
     assert again.stale_because("report", "k2") == "its settings or inputs changed"
     (tmp_path / "out.txt").write_text("y")

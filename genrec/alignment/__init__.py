@@ -1,6 +1,6 @@
 """Preference alignment: pairs, rewards, losses, and training that moves a recommender towards what users prefer."""
 
-from genrec.alignment.align import AlignmentResult, RoundResult, align_recommender
+from genrec.alignment.align import AlignmentResult, IterationResult, align_recommender
 from genrec.alignment.preferences import Preferences
 from genrec.alignment.prompts import Prompts, training_prompts
 from genrec.alignment.rewards import Reward
@@ -11,7 +11,7 @@ __all__ = [
     "Preferences",
     "Prompts",
     "Reward",
-    "RoundResult",
+    "IterationResult",
     "align_recommender",
     "sequence_log_probs",
     "training_prompts",

@@ -21,10 +21,10 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from genrec.alignment.batches import PairRows, PromptRows, mixed_loader
-from genrec.alignment.choice import Material, build_reward, check_recipe, gather, load_reference
-from genrec.alignment.guards import Guards, Measured, Watch, score_candidates
-from genrec.alignment.learners import GroupLearner, Learner, PairLearner
-from genrec.alignment.rewards import Mixture
+from genrec.alignment.choice import TrainingMaterial, build_reward, check_recipe, prepare_material, load_reference
+from genrec.alignment.guards import Monitor, Measurements, EvalSet, score_candidates
+from genrec.alignment.learners import GroupObjective, Objective, PairObjective
+from genrec.alignment.rewards import WeightedRewards
 from genrec.alignment.sampling import by_blocks
 from genrec.artifacts import (
     MANIFEST,
@@ -62,7 +62,7 @@ LOG_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
-class RoundResult:
+class IterationResult:
     """What one round came to.
 
     Attributes:
@@ -95,7 +95,7 @@ class AlignmentResult:
         reward_quality: Held-out AUC and calibration of a learned reward; empty without one.
     """
 
-    rounds: list[RoundResult]
+    rounds: list[IterationResult]
     reward_quality: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -109,11 +109,11 @@ class AlignmentResult:
         return self.rounds[-1].best
 
 
-class GuardedRun(Run):
+class MonitoredRun(Run):
     """A run that also ends when a guard is broken."""
 
     section = "alignment"
-    guards: Guards
+    guards: Monitor
 
     def stop_reason(self, step: int) -> StopReason | None:
         """Why the run is over after ``step``, or None."""
@@ -123,7 +123,7 @@ class GuardedRun(Run):
 
 
 @dataclass(frozen=True, eq=False)
-class GuardedValidation:
+class MonitoredValidation:
     """Asks the guards, each process for its rows.
 
     Attributes:
@@ -131,16 +131,16 @@ class GuardedValidation:
         policy: The model that is trained.
     """
 
-    guards: Guards
+    guards: Monitor
     policy: GenerativeRecommender
 
-    def part(self, model: nn.Module, world: World) -> Measured:
+    def measure_shard(self, model: nn.Module, world: World) -> Measurements:
         """What this process finds out."""
-        return self.guards.part(self.policy)
+        return self.guards.measure_shard(self.policy)
 
-    def join(self, parts: list[Measured]) -> dict[str, float]:
+    def merge_shards(self, parts: list[Measurements]) -> dict[str, float]:
         """All numbers, from what each process found, by rank."""
-        return self.guards.join(parts, self.policy)
+        return self.guards.merge_shards(parts, self.policy)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Do it alone."""
@@ -196,14 +196,14 @@ def align_recommender(
     reward, quality = build_reward(config, dataset, model)
     identity = {**inputs, "dataset": dataset.fingerprint}
     open_work_folder(out)
-    rounds: list[RoundResult] = []
+    rounds: list[IterationResult] = []
     first_start: dict[str, float] | None = None
     for number in range(config.iterations):
         folder = out / f"iteration-{number + 1}"
         key = {**identity, "previous": fingerprint([asdict(result) for result in rounds])}
         known = _finished(folder, config, key)
         if known is None:
-            task = Round(dataset, config, decoding, reward, number, console, launch)
+            task = Iteration(dataset, config, decoding, reward, number, console, launch)
             known = task.run(model, reference, folder, key, first_start)
         else:
             load_model(model, str(folder / WEIGHTS_FILE))
@@ -217,7 +217,7 @@ def align_recommender(
 
 
 @dataclass(frozen=True, eq=False)
-class Round:
+class Iteration:
     """One iteration: gather, train, keep.
 
     Attributes:
@@ -233,7 +233,7 @@ class Round:
     dataset: "Dataset"
     config: AlignmentConfig
     decoding: DecodingConfig
-    reward: Mixture | None
+    reward: WeightedRewards | None
     number: int
     console: Console
     launch: Launch = field(default_factory=Launch)
@@ -245,13 +245,13 @@ class Round:
         folder: Path,
         key: Mapping[str, str],
         first_start: dict[str, float] | None,
-    ) -> RoundResult:
+    ) -> IterationResult:
         """Train one round and write its artefact; the model is left with what was kept."""
         config, seed, world = self.config, self.config.seed + self.number, World.current()
         before = copy.deepcopy(model)
-        material = gather(model, self.dataset, config, self.decoding, self.reward, seed)
-        watch = Watch.of(self.dataset, config, self.decoding, material.measured, self.reward)
-        guards = Guards(watch, config, reference, world)
+        material = prepare_material(model, self.dataset, config, self.decoding, self.reward, seed)
+        watch = EvalSet.of(self.dataset, config, self.decoding, material.measured, self.reward)
+        guards = Monitor(watch, config, reference, world)
         start = guards.begin(model, first_start)
         if self.number == 0 and world.leads:
             self._say(start, material)
@@ -263,7 +263,7 @@ class Round:
         last = result.history[-1]["validation"] if result.history else start
         reason = guards.broken(last) if result.stopped == "guard" else None
         best = next((r["validation"] for r in result.history if r["step"] == result.best_step), start)
-        done = RoundResult(start, best, kept, result.stopped, reason, result.steps, result.seconds, result.history)
+        done = IterationResult(start, best, kept, result.stopped, reason, result.steps, result.seconds, result.history)
         if reason and world.leads:
             logger.warning("alignment was stopped at step %d: %s", result.steps, reason)
         if not kept and world.leads:
@@ -274,14 +274,14 @@ class Round:
         return done
 
     def _learner(
-        self, model: GenerativeRecommender, reference: GenerativeRecommender, material: Material, seed: int
-    ) -> tuple[Learner, EpochLoader]:
+        self, model: GenerativeRecommender, reference: GenerativeRecommender, material: TrainingMaterial, seed: int
+    ) -> tuple[Objective, EpochLoader]:
         config, size = self.config, model.max_history + 1
         windows = cut_windows(self.dataset.train(), size)
         rows: PairRows | PromptRows
         if material.prompts is not None and self.reward is not None:
             rows = PromptRows(material.prompts)
-            learner: Learner = GroupLearner(
+            learner: Objective = GroupObjective(
                 model,
                 reference,
                 config,
@@ -291,7 +291,7 @@ class Round:
             )
         else:
             rows = self._pair_rows(reference, material)
-            learner = PairLearner(model, config, self._item_weight)
+            learner = PairObjective(model, config, self._item_weight)
 
         def count(lengths: np.ndarray) -> int:
             return count_targets(model, {"lengths": torch.from_numpy(lengths)})
@@ -305,7 +305,7 @@ class Round:
         # The normaliser of codes and item vectors together cancels only where two items of one history are compared.
         return 0.0 if self.config.method in ("kto", "grpo") else self.decoding.item_weight
 
-    def _pair_rows(self, reference: GenerativeRecommender, material: Material) -> PairRows:
+    def _pair_rows(self, reference: GenerativeRecommender, material: TrainingMaterial) -> PairRows:
         pairs = material.pairs
         assert pairs is not None  # every method but grpo gathers pairs
         candidates = pairs.candidates
@@ -322,9 +322,9 @@ class Round:
 
     def _train(
         self,
-        learner: Learner,
+        learner: Objective,
         loader: EpochLoader,
-        guards: Guards,
+        guards: Monitor,
         start: dict[str, float],
         folder: Path,
         key: Mapping[str, str],
@@ -333,11 +333,11 @@ class Round:
         private = folder.with_name(f"{folder.name}.checkpoints")
         settings = {f"alignment.{name}": value for name, value in _deciding(config).items()}
         store = CheckpointStore(private, settings, key, config.seed)
-        validate = GuardedValidation(guards, learner.policy)
+        validate = MonitoredValidation(guards, learner.policy)
         log = MetricsLog(private / LOG_FILE, silent=not world.leads)
         with StopSignals() as signals:
             display = Display(self.console, config.metric)
-            run = GuardedRun(training_of(config), loader, validate, store, log, display, signals)
+            run = MonitoredRun(training_of(config), loader, validate, store, log, display, signals)
             run.guards, run.state.best_metric = guards, start["selected"]
             run.name_users, run.launch, run.world = self.dataset.users_named, self.launch, world
             return continue_run(learner, run)
@@ -346,8 +346,8 @@ class Round:
         self,
         folder: Path,
         model: GenerativeRecommender,
-        material: Material,
-        result: RoundResult,
+        material: TrainingMaterial,
+        result: IterationResult,
         key: Mapping[str, str],
     ) -> None:
         private = folder.with_name(f"{folder.name}.checkpoints")
@@ -362,7 +362,7 @@ class Round:
             target.counts = {"steps": result.steps, "iteration": self.number + 1}
         remove_work_folder(private)
 
-    def _say(self, start: Mapping[str, float], material: Material) -> None:
+    def _say(self, start: Mapping[str, float], material: TrainingMaterial) -> None:
         pairs, prompts = material.pairs, material.prompts
         what = f"{len(pairs)} preferences ({pairs.source})" if pairs is not None else f"{len(prompts or ())} prompts"
         numbers = ", ".join(f"{name} {start[name]:.4f}" for name in {self.config.metric: 0, self.config.guard: 0})
@@ -388,11 +388,11 @@ def _deciding(config: AlignmentConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"iterations"})
 
 
-def _finished(folder: Path, config: AlignmentConfig, key: Mapping[str, str]) -> RoundResult | None:
+def _finished(folder: Path, config: AlignmentConfig, key: Mapping[str, str]) -> IterationResult | None:
     """What a finished iteration came to, if it is this one."""
     if not (folder / MANIFEST).is_file():
         return None
     manifest = read_manifest(folder, ITERATION_STAGE)
     if manifest.inputs != dict(key) or manifest.config != _deciding(config):
         return None
-    return RoundResult(**read_json(folder / RESULT_FILE))
+    return IterationResult(**read_json(folder / RESULT_FILE))

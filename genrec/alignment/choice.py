@@ -17,7 +17,7 @@ from genrec.alignment.rewards import (
     CategoryMatch,
     Diversity,
     Hit,
-    Mixture,
+    WeightedRewards,
     RankAware,
     Reward,
     Scorer,
@@ -28,7 +28,7 @@ from genrec.alignment.rewards import (
     load_function,
     refuse_constant,
 )
-from genrec.alignment.sampling import best_lists, best_sessions, sample_lists, score_lists, score_sessions
+from genrec.alignment.sampling import best_lists, best_sessions, sample_lists, reward_lists, score_sessions
 from genrec.artifacts import verify_artifact
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.errors import ArtifactError, ConfigError, DataError
@@ -46,7 +46,7 @@ CHECKED_PROMPTS = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class TrainingMaterial:
     """What a round learns from.
 
     Attributes:
@@ -112,7 +112,7 @@ def uses_reward(config: AlignmentConfig) -> bool:
 
 def build_reward(
     config: AlignmentConfig, dataset: "Dataset", model: GenerativeRecommender
-) -> tuple[Mixture | None, dict[str, Any]]:
+) -> tuple[WeightedRewards | None, dict[str, Any]]:
     """The recipe's reward, and how good a learned one is on users that it never saw.
 
     Raises:
@@ -145,17 +145,17 @@ def build_reward(
             "function": lambda: load_function(config.function),
         }
         parts.append((name, weight, simple[name]()))
-    return Mixture(parts), quality
+    return WeightedRewards(parts), quality
 
 
-def gather(
+def prepare_material(
     model: GenerativeRecommender,
     dataset: "Dataset",
     config: AlignmentConfig,
     decoding: DecodingConfig,
-    reward: Mixture | None,
+    reward: WeightedRewards | None,
     seed: int,
-) -> Material:
+) -> TrainingMaterial:
     """What one round learns from, by the model as it is now.
 
     Raises:
@@ -172,7 +172,7 @@ def gather(
         else:
             lists = sample_lists(model, few.histories, pairs.list_size, decoding=decoding, seed=seed)
             refuse_constant(lists, reward(few, lists))
-        return Material(prompts=prompts)
+        return TrainingMaterial(prompts=prompts)
     found = _preferences(model, dataset, config, decoding, reward, seed)
     if method != "kto":
         if not found.paired.any():
@@ -189,7 +189,7 @@ def gather(
         compared = explicit_pairs(dataset, pairs, max_history=model.max_history, seed=seed)
         own = np.isin(compared.histories.users, measured.histories.users)
         measured = compared.select(own) if own.any() else measured
-    return Material(pairs=learned, measured=measured)
+    return TrainingMaterial(pairs=learned, measured=measured)
 
 
 def load_reference(path: Path, model: GenerativeRecommender) -> GenerativeRecommender:
@@ -221,7 +221,7 @@ def _preferences(
     dataset: "Dataset",
     config: AlignmentConfig,
     decoding: DecodingConfig,
-    reward: Mixture | None,
+    reward: WeightedRewards | None,
     seed: int,
 ) -> Preferences:
     pairs, size = config.pairs, config.pairs.list_size
@@ -244,7 +244,7 @@ def _preferences(
         refuse_constant(sessions[..., 0], worth)
         return session_pairs(prompts, sessions, worth, pairs)
     lists = sample_lists(model, prompts.histories, size, decoding=decoding, seed=seed)
-    rewards = score_lists(reward, prompts, lists)
+    rewards = reward_lists(reward, prompts, lists)
     refuse_constant(lists, rewards)
     return reward_pairs(prompts, lists, rewards, pairs)
 

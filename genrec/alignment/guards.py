@@ -33,7 +33,7 @@ FLOORS = {"coverage@10": 0.4, "entropy": 0.25, "legal_mass": 0.5}
 
 
 @dataclass(frozen=True, eq=False)
-class Watch:
+class EvalSet:
     """What a model is measured on.
 
     Attributes:
@@ -58,7 +58,7 @@ class Watch:
         decoding: DecodingConfig,
         pairs: Preferences | None,
         reward: "Reward | None",
-    ) -> "Watch":
+    ) -> "EvalSet":
         """Validation users of a data set, at most ``config.eval_users``, drawn by seed.
 
         Raises:
@@ -79,7 +79,7 @@ class Watch:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class Measurements:
     """What one process found out of its rows.
 
     Attributes:
@@ -95,7 +95,7 @@ class Measured:
     scores: np.ndarray | None
 
 
-class Guards:
+class Monitor:
     """Measures a model beside the one that it started from.
 
     Args:
@@ -106,7 +106,7 @@ class Guards:
     """
 
     def __init__(
-        self, watch: Watch, config: AlignmentConfig, reference: GenerativeRecommender, world: World | None = None
+        self, watch: EvalSet, config: AlignmentConfig, reference: GenerativeRecommender, world: World | None = None
     ) -> None:
         self.watch, self.config, self.world = watch, config, world or World()
         self.prompts = watch.prompts.select(_own_rows(len(watch.prompts), self.world))
@@ -143,10 +143,10 @@ class Guards:
 
     def measure(self, model: GenerativeRecommender) -> dict[str, float]:
         """All numbers of one evaluation; ``selected`` is the selecting metric, -inf where the guard fell too far."""
-        return self.join(self.world.gather(self.part(model)), model)
+        return self.merge_shards(self.world.gather(self.measure_shard(model)), model)
 
     @torch.no_grad()
-    def part(self, model: GenerativeRecommender) -> Measured:
+    def measure_shard(self, model: GenerativeRecommender) -> Measurements:
         """What this process finds out of its rows."""
         model.eval()
         lists, _ = generate_lists(model, self.prompts.histories, decoding=self.watch.decoding, top_k=KS[-1])
@@ -154,9 +154,9 @@ class Guards:
         rewards = None if reward is None else np.asarray(reward(self.prompts, lists.astype(np.int64)))
         codes = model.item_codes[_first_targets(self.prompts).to(model.device)].long()
         paths = _path_numbers(_paths(model, self.prompts), self.paths, trie_of(model), codes[:, : self.levels])
-        return Measured(lists, rewards, paths, None if self.pairs is None else self._score(model))
+        return Measurements(lists, rewards, paths, None if self.pairs is None else self._score(model))
 
-    def join(self, parts: list[Measured], model: GenerativeRecommender) -> dict[str, float]:
+    def merge_shards(self, parts: list[Measurements], model: GenerativeRecommender) -> dict[str, float]:
         """The numbers of :meth:`measure`, from what each process found, by rank."""
         watch, rows = self.watch, len(self.watch.prompts)
         lists = _joined([part.lists for part in parts], rows)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from genrec.alignment import losses
 from genrec.alignment.prompts import Prompts
-from genrec.alignment.rewards import Mixture
+from genrec.alignment.rewards import WeightedRewards
 from genrec.alignment.sampling import sample_batch, session_batch, whole_worth
 from genrec.alignment.scoring import present, sequence_log_probs
 from genrec.config import AlignmentConfig, DecodingConfig
@@ -17,7 +17,7 @@ from genrec.training.memory import count_targets
 from genrec.training.world import World
 
 
-class Learner(nn.Module):
+class Objective(nn.Module):
     """A policy, anchored by its next-item loss.
 
     Args:
@@ -53,7 +53,7 @@ class Learner(nn.Module):
         return TrainingOutput(loss=anchor + preference)
 
 
-class PairLearner(Learner):
+class PairObjective(Objective):
     """Learns from pairs whose reference log-probabilities are known.
 
     Args:
@@ -161,7 +161,7 @@ def preference_losses(
     return losses.dpo(chosen, rejected, beta=beta, label_smoothing=smoothing, real=real)
 
 
-class GroupLearner(Learner):
+class GroupObjective(Objective):
     """Samples groups, rewards them, and learns from who was better than the group (GRPO).
 
     A group are distinct items, drawn without replacement; where lists are written as one sequence (mode ``session``) it
@@ -189,7 +189,7 @@ class GroupLearner(Learner):
         *,
         decoding: DecodingConfig,
         prompts: Prompts,
-        reward: Mixture,
+        reward: WeightedRewards,
     ) -> None:
         super().__init__(policy, config)
         self.sampler = copy.deepcopy(policy).requires_grad_(False)

@@ -143,7 +143,7 @@ class Scorer:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class WeightedRewards:
     """A weighted sum that refuses what cannot teach anything.
 
     Attributes:
@@ -191,7 +191,7 @@ class Mixture:
             if isinstance(reward, ListWorth):
                 total += weight * reward.whole(prompts, lists)
             else:
-                total += weight * Mixture([(name, 1.0, reward)])(prompts, lists).sum(axis=1) / count
+                total += weight * WeightedRewards([(name, 1.0, reward)])(prompts, lists).sum(axis=1) / count
         return total
 
 

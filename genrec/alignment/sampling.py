@@ -36,7 +36,7 @@ def by_blocks(rows: int, work: Callable[[np.ndarray], np.ndarray]) -> np.ndarray
     return share_blocks(World.current(), blocks, work, "the lists")
 
 
-def score_lists(reward: Reward, prompts: Prompts, lists: np.ndarray) -> np.ndarray:
+def reward_lists(reward: Reward, prompts: Prompts, lists: np.ndarray) -> np.ndarray:
     """What every place of ``lists [P, k]`` is worth, float ``[P, k]``; a reward sees one block of lists at a time.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 
-class Stage(str, Enum):
+class StageName(str, Enum):
     """The stages of ``genrec run``, in order."""
 
     dataset = "dataset"
@@ -21,7 +21,7 @@ class Stage(str, Enum):
     report = "report"
 
 
-STAGE_NAMES = ", ".join(stage.value for stage in Stage)
+STAGE_NAMES = ", ".join(stage.value for stage in StageName)
 
 
 class Split(str, Enum):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from genrec.cli.app import verb
-from genrec.cli.options import STAGE_NAMES, DatasetFolder, Out, Overrides, Recipe, Split, Stage
+from genrec.cli.options import STAGE_NAMES, DatasetFolder, Out, Overrides, Recipe, Split, StageName
 from genrec.terminal.text import show
 
 
@@ -15,8 +15,8 @@ def run(
     config: Recipe,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-OF-THE-RECIPE by default.")] = None,
     overrides: Overrides = None,
-    until: Annotated[Stage | None, typer.Option(metavar="STAGE", help=f"Stop after this stage: {STAGE_NAMES}.")] = None,
-    force: Annotated[list[Stage] | None, typer.Option(metavar="STAGE", help="Run this stage even if fresh.")] = None,
+    until: Annotated[StageName | None, typer.Option(metavar="STAGE", help=f"Stop after this stage: {STAGE_NAMES}.")] = None,
+    force: Annotated[list[StageName] | None, typer.Option(metavar="STAGE", help="Run this stage even if fresh.")] = None,
 ) -> None:
     """Run all stages of a recipe: prepare, embed, tokenize, train, evaluate, generate, report."""
     from genrec.config import load_recipe

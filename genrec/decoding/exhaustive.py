@@ -12,7 +12,7 @@ from torch import Tensor
 from genrec.decoding.beam import CodeWriter, log_probabilities, with_end_edge
 from genrec.decoding.device_trie import DeviceTrie
 from genrec.decoding.finite import NonFiniteLogitsError, refuse_broken_scores
-from genrec.decoding.ranking import RankedItems, best_keys, forbid, pack, unpack
+from genrec.decoding.ranking import RankedItems, best_keys, forbid, pack_keys, unpack_keys
 from genrec.decoding.selection import Options
 from genrec.errors import ConfigError
 from genrec.models.extras import NO_EXTRAS, Extras
@@ -75,7 +75,7 @@ def score_catalogue(
     table = torch.cat([*levels, torch.zeros_like(levels[0][:, :1])], dim=1)
     sizes = torch.tensor([0] + [level.shape[1] for level in levels], device=table.device)
     starts, none = sizes.cumsum(0)[:-1], table.shape[1] - 1
-    best = pack(*_nothing(len(table), table.device))
+    best = pack_keys(*_nothing(len(table), table.device))
     chunk = max(1, CHUNK_ENTRIES // max(1, len(table)))
     for first in range(0, len(model.item_codes), chunk):
         codes = model.item_codes[first : first + chunk].long()
@@ -89,9 +89,9 @@ def score_catalogue(
         if item_weight:
             scores += item_weight * model.item_log_probabilities(context, numbers.expand(len(table), -1))
             refuse_broken_scores(scores)
-        keys = pack(forbid(scores, exclude, allowed, first), numbers)
+        keys = pack_keys(forbid(scores, exclude, allowed, first), numbers)
         best = best_keys(torch.cat([best, best_keys(keys, top_k)], dim=1), top_k)
-    return unpack(best)
+    return unpack_keys(best)
 
 
 @torch.no_grad()

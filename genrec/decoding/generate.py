@@ -26,7 +26,7 @@ from genrec.models.extras import NO_EXTRAS, Extras
 BLOCK_USERS = 1024
 
 
-class Block(NamedTuple):
+class UserBlock(NamedTuple):
     """Lists of consecutive rows of a set of histories.
 
     Attributes:
@@ -89,7 +89,7 @@ def generate_blocks(
     blocks: Sequence[int] | None = None,
     explain: bool = False,
     progress: bool = False,
-) -> Iterator[Block]:
+) -> Iterator[UserBlock]:
     """Lists for blocks of rows of ``histories``, in the order asked for.
 
     Only one block is in memory at a time, and of the histories only the rows that are read.
@@ -115,7 +115,7 @@ def generate_blocks(
     total = sum(len(block_rows(number, len(histories))) for number in wanted)
     batches = _batches(histories, wanted, searcher)
     with _evaluating(model), counting_users(progress, total) as advance:
-        parts: list[Block] = []
+        parts: list[UserBlock] = []
         for batch in batches if total <= decoding.batch_size else _ahead(batches):
             try:
                 parts.append(_search_batch(searcher, batch, explain))
@@ -225,7 +225,7 @@ def _ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
             yield batch
 
 
-def _search_batch(searcher: Searcher, batch: _Batch, explain: bool) -> Block:
+def _search_batch(searcher: Searcher, batch: _Batch, explain: bool) -> UserBlock:
     model, decoding = searcher.model, searcher.decoding
     items, lengths = (torch.from_numpy(part).to(model.device) for part in (batch.items, batch.lengths))
     extras = {name: torch.from_numpy(part).to(model.device) for name, part in batch.extras.items()}
@@ -238,16 +238,16 @@ def _search_batch(searcher: Searcher, batch: _Batch, explain: bool) -> Block:
         parts = list(explain_items(model, items, lengths, ranked.items, session_size=size, extras=extras, **found_by))
     codes, code_log_probs, item_log_probs = (None if part is None else part.cpu().numpy() for part in parts)
     found = ranked.items.cpu().numpy().astype(np.int32)
-    return Block(batch.rows, found, ranked.scores.cpu().numpy(), codes, code_log_probs, item_log_probs)
+    return UserBlock(batch.rows, found, ranked.scores.cpu().numpy(), codes, code_log_probs, item_log_probs)
 
 
-def _join(parts: Sequence[Block]) -> Block:
+def _join(parts: Sequence[UserBlock]) -> UserBlock:
     """Batches of one block as the block, rows in ascending order."""
     order = np.argsort(np.concatenate([part.rows for part in parts]))
     columns: list[Any] = [
         None if column[0] is None else np.concatenate(column)[order] for column in zip(*parts, strict=True)
     ]
-    return Block(*columns)
+    return UserBlock(*columns)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
 
 
-class ItemGuide:
+class ItemPrior:
     """Item-level log-probabilities of some users, by item and summed below every node.
 
     Items lie in the order of the leaves, so those below a node are neighbours and their sum is a difference of two

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec.data.parquet import scan_parquet
-from genrec.decoding.generate import Block
+from genrec.decoding.generate import UserBlock
 from genrec.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Written:
     empty_users: int = 0
 
     @classmethod
-    def of(cls, block: Block) -> "Written":
+    def of(cls, block: UserBlock) -> "Written":
         """The counts of one block."""
         found = (block.items >= 0).sum(axis=1)
         return cls(len(found), int((found < block.items.shape[1]).sum()), int((found == 0).sum()))
@@ -150,7 +150,7 @@ def write_group(writer: pq.ParquetWriter, table: pa.Table) -> None:
     writer.write_table(table, row_group_size=max(table.num_rows, 1))
 
 
-def block_table(block: Block, names: Names) -> pa.Table:
+def block_table(block: UserBlock, names: Names) -> pa.Table:
     """The rows of one block; columns as in :func:`schema_of`."""
     present = block.items >= 0
     found = present.sum(axis=1)

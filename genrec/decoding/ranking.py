@@ -34,7 +34,7 @@ class RankedItems:
         return cls(items, torch.full((users, top_k), float("-inf"), device=device))
 
 
-def pack(scores: Tensor, items: Tensor) -> Tensor:
+def pack_keys(scores: Tensor, items: Tensor) -> Tensor:
     """Keys int64 whose descending order is: score descending, then item ascending.
 
     Args:
@@ -46,7 +46,7 @@ def pack(scores: Tensor, items: Tensor) -> Tensor:
     return (ordered << LOW_BITS) | (LOW_MASK - items)
 
 
-def unpack(keys: Tensor) -> RankedItems:
+def unpack_keys(keys: Tensor) -> RankedItems:
     """Scores and items of keys made by :func:`pack`; -inf becomes item -1."""
     bits = (keys >> LOW_BITS).to(torch.int32)
     scores = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).view(torch.float32)
@@ -61,7 +61,7 @@ def rank_items(scores: Tensor, items: Tensor, top_k: int) -> RankedItems:
         items: int64 that broadcasts to ``[B, C]``.
         top_k: k, the length of the lists; short ones are filled with -1.
     """
-    return unpack(best_keys(pack(scores, items), top_k))
+    return unpack_keys(best_keys(pack_keys(scores, items), top_k))
 
 
 def best_keys(keys: Tensor, top_k: int) -> Tensor:
@@ -69,7 +69,7 @@ def best_keys(keys: Tensor, top_k: int) -> Tensor:
     best = keys.topk(min(top_k, keys.shape[1])).values
     if best.shape[1] == top_k:
         return best
-    missing = pack(
+    missing = pack_keys(
         torch.full((), float("-inf"), device=keys.device), torch.zeros((), dtype=torch.int64, device=keys.device)
     )
     return torch.cat([best, missing.expand(len(best), top_k - best.shape[1])], dim=1)
@@ -89,7 +89,7 @@ def top_items(scores: Tensor, top_k: int, exclude: Tensor | None = None, allowed
     """
     refuse_broken_scores(scores)
     items = torch.arange(scores.shape[1], device=scores.device)
-    return unpack(best_keys(pack(forbid(scores.float(), exclude, allowed), items), top_k))
+    return unpack_keys(best_keys(pack_keys(forbid(scores.float(), exclude, allowed), items), top_k))
 
 
 def forbid(scores: Tensor, exclude: Tensor | None, allowed: Tensor | None, first_item: int = 0) -> Tensor:

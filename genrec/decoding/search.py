@@ -8,7 +8,7 @@ from torch import Tensor
 from genrec.decoding.beam import CodeWriter, Leaves, find_leaves
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
 from genrec.decoding.finite import refuse_broken_scores
-from genrec.decoding.guide import ItemGuide
+from genrec.decoding.guide import ItemPrior
 from genrec.decoding.noise import gumbel, history_seeds, stream, user_keys
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.selection import NEGATIVE_INFINITY, Options, condition_on_largest
@@ -117,11 +117,11 @@ def search_items(
 
 def _guide(
     model: CodeWriter, trie: DeviceTrie, context: Any, batch: int, options: Options, exclusion: Exclusion | None
-) -> ItemGuide | None:
+) -> ItemPrior | None:
     if not (options.item_weight and options.item_guidance and options.mode == "beam"):
         return None
     everything = torch.arange(trie.num_items, device=trie.device).expand(batch, -1)
-    return ItemGuide(trie, model.item_log_probabilities(context, everything), options.item_weight, exclusion)
+    return ItemPrior(trie, model.item_log_probabilities(context, everything), options.item_weight, exclusion)
 
 
 class Samples(NamedTuple):

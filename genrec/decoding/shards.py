@@ -30,7 +30,7 @@ from genrec.artifacts import (
     write_json,
 )
 from genrec.artifacts.files import replace_file
-from genrec.decoding.generate import Block, count_blocks
+from genrec.decoding.generate import UserBlock, count_blocks
 from genrec.decoding.output import PARQUET, Names, Written, block_table, convert_lists, write_group
 from genrec.errors import ArtifactError
 
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST_FILE = "request.json"
 # From numbers of blocks to these blocks, in order.
-Generate = Callable[[Sequence[int]], Iterator[Block]]
+Generate = Callable[[Sequence[int]], Iterator[UserBlock]]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Shards:
         commits = self._commits()
         return [number for number in blocks if self._whole(number, commits) is None]
 
-    def commit(self, number: int, block: Block, names: Names) -> None:
+    def commit(self, number: int, block: UserBlock, names: Names) -> None:
         """Write one block; it is done when its line stands in the commit list.
 
         Raises:

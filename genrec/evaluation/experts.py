@@ -174,7 +174,7 @@ def _pass(
         given = [torch.from_numpy(part).to(model.device, torch.int64) for part in padded]
         read_too = model.settings.read_extras(histories, rows, model.max_history)
         extras = {name: torch.from_numpy(part).to(model.device) for name, part in read_too.items()}
-        items, place = (part.cpu().numpy() for part in model.route(*given, **extras))
+        items, place = (part.cpu().numpy() for part in model.expert_assignments(*given, **extras))
         read.append(_without_ended(model, items, place))
         places.append(place)
         for number, layer in enumerate(layers):

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.config.ranges import Few, FewOrNone, HistoryLength, Rate, Weight, Width
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, Materials, RecommenderModel, TrainingOutput
+from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, ModelInputs, RecommenderModel, TrainingOutput
 from genrec.models.layers.aligner import Aligner, projection, with_one
 from genrec.models.layers.history import draw_cuts, gather_targets, state_at, visible_positions
 from genrec.models.layers.language import (
@@ -130,7 +130,7 @@ class AllmRec(ItemScorer):
         self.train()
 
     @classmethod
-    def build(cls, config: GenrecConfig, materials: Materials) -> RecommenderModel:
+    def build(cls, config: GenrecConfig, materials: ModelInputs) -> RecommenderModel:
         """A stage on top of what was trained before it.
 
         Raises:
@@ -349,7 +349,7 @@ def word_vectors(language: PreTrainedModel) -> nn.Embedding:
     return cast(nn.Embedding, language.get_input_embeddings())
 
 
-def _first_stage(config: GenrecConfig, settings: AllmRecSettings, materials: Materials) -> AllmRec:
+def _first_stage(config: GenrecConfig, settings: AllmRecSettings, materials: ModelInputs) -> AllmRec:
     source = cast(SASRec, _open_part("collaborative", settings.collaborative, config.num_items))
     sizes = {name: getattr(source.settings, name) for name in SIZES}
     check_sizes(settings, sizes, str(settings.collaborative))
@@ -365,7 +365,7 @@ def _first_stage(config: GenrecConfig, settings: AllmRecSettings, materials: Mat
     return model
 
 
-def _second_stage(config: GenrecConfig, settings: AllmRecSettings, materials: Materials) -> AllmRec:
+def _second_stage(config: GenrecConfig, settings: AllmRecSettings, materials: ModelInputs) -> AllmRec:
     source = cast(AllmRec, _open_part("aligned", settings.aligned, config.num_items))
     sizes = {name: getattr(source.settings, name) for name in (*SIZES, "latent_size")}
     check_sizes(settings, sizes, str(settings.aligned))

@@ -60,7 +60,7 @@ class ItemTexts:
 
 
 @dataclass(frozen=True, eq=False)
-class Materials:
+class ModelInputs:
     """What a new model is made from, a row for each of N items; None where the family reads no such thing.
 
     Attributes:
@@ -168,17 +168,17 @@ class Context:
     history: list[KeyValue]
     visible: Tensor
     lengths: Tensor
-    first: list[list[KeyValue]] | None = None
-    own: list[list[KeyValue]] | None = None
+    prefix_cache: list[list[KeyValue]] | None = None
+    beam_cache: list[list[KeyValue]] | None = None
     item_state: Tensor | None = None
 
     def reorder(self, parents: Tensor) -> None:
         """Let each beam continue from the slot ``parents [B, M]`` of the call before."""
-        if self.own is not None:
+        if self.beam_cache is not None:
             users = torch.arange(len(parents), device=parents.device).unsqueeze(1)
-            self.own = [
+            self.beam_cache = [
                 [KeyValue(*(_take_beams(part, parents, users) for part in position)) for position in layer]
-                for layer in self.own
+                for layer in self.beam_cache
             ]
 
 
@@ -209,7 +209,7 @@ class RecommenderModel(PreTrainedModel):
         self.max_history = self.settings.max_history
 
     @classmethod
-    def build(cls, config: GenrecConfig, materials: Materials) -> "RecommenderModel":
+    def build(cls, config: GenrecConfig, materials: ModelInputs) -> "RecommenderModel":
         """An untrained model with what it keeps of the catalogue; families that read texts have more to do here."""
         model = cls(config)
         if materials.tokens is not None:
@@ -237,7 +237,7 @@ class RecommenderModel(PreTrainedModel):
                     loss = loss + layer.auxiliary
         return TrainingOutput(loss=loss)
 
-    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Pass every layer of experts once, and say what each position that they route reads.
 
         Args:
@@ -301,7 +301,7 @@ class GenerativeRecommender(RecommenderModel):
         self.num_levels = len(self.level_sizes)
         self.register_buffer("item_codes", torch.zeros(config.num_items, self.num_levels, dtype=torch.int32))
 
-    def like(self, config: GenrecConfig) -> "GenerativeRecommender":
+    def new_for(self, config: GenrecConfig) -> "GenerativeRecommender":
         """A model of this one's family for another catalogue, with weights drawn anew."""
         return type(self)(config)
 
@@ -323,11 +323,11 @@ class GenerativeRecommender(RecommenderModel):
         """
         place = prefix.shape[2]
         if place == 0:
-            context.own = context.first
+            context.beam_cache = context.prefix_cache
             return self.code_logits(0, context.state).unsqueeze(1)
         written = range(place - 1, place)
         if parents is None:
-            context.own = context.first
+            context.beam_cache = context.prefix_cache
             parents = torch.zeros_like(prefix[:, :, 0])
             written = range(place)
         context.reorder(parents)

@@ -21,7 +21,7 @@ from torch.nn.functional import logsigmoid
 
 from genrec.config.ranges import Codes, Few, HistoryLength, Weight
 from genrec.errors import ConfigError
-from genrec.models.base import BackboneSettings, GenrecConfig, Materials, RecommenderModel, TrainingOutput
+from genrec.models.base import BackboneSettings, GenrecConfig, ModelInputs, RecommenderModel, TrainingOutput
 from genrec.models.layers.hashed_words import hash_words
 from genrec.models.layers.history import visible_positions
 from genrec.models.layers.items import ItemEmbedding
@@ -71,7 +71,7 @@ class ColaRec(Seq2Seq):
         self.post_init()
 
     @classmethod
-    def build(cls, config: GenrecConfig, materials: Materials) -> RecommenderModel:
+    def build(cls, config: GenrecConfig, materials: ModelInputs) -> RecommenderModel:
         """An untrained model with the catalogue's codes, collaborative vectors and words."""
         model = super().build(config, materials)
         if materials.texts is not None and isinstance(model, ColaRec) and model.words is not None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
-from genrec.models.extras import ExtraInputs, ExtraSettings
+from genrec.models.extras import SideInputs, SideInputSettings
 from genrec.models.layers.codes import CodeEmbedding, CodeHead, code_loss
 from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
 
 
-class DecoderSettings(ExtraSettings):
+class DecoderSettings(SideInputSettings):
     """Settings of the decoder-only family."""
 
     @property
@@ -36,7 +36,7 @@ class Decoder(GenerativeRecommender):
         super().__init__(config)
         self.codes = CodeEmbedding(self.level_sizes, self.settings.hidden_size, config.variable_length)
         self.start = nn.Parameter(torch.zeros(self.settings.hidden_size))
-        self.inputs = ExtraInputs(self.settings)
+        self.inputs = SideInputs(self.settings)
         self.transformer = self.settings.transformer()
         self.head = CodeHead(self.level_sizes, self.settings.hidden_size)
         self.post_init()
@@ -60,7 +60,7 @@ class Decoder(GenerativeRecommender):
         hidden, history = self.transformer(inputs, visible)
         return Context(state_at(hidden, positions), history, visible, positions + 1)
 
-    def route(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
+    def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
         """Experts read codes."""
         self.encode(items, lengths, **extras)
         return positions_read(items, lengths, codes=self.num_levels)
@@ -70,8 +70,8 @@ class Decoder(GenerativeRecommender):
         vectors = self.codes.level(level % self.num_levels, codes)
         if level % self.num_levels == self.num_levels - 1:
             vectors = self.inputs.of_written(vectors)
-        hidden, context.own = self.transformer.step(
-            vectors, context.lengths + level, context.history, context.visible, context.own
+        hidden, context.beam_cache = self.transformer.step(
+            vectors, context.lengths + level, context.history, context.visible, context.beam_cache
         )
         return hidden
 

@@ -61,12 +61,12 @@ class Depth(ItemBackbone):
         """Feed each beam the code that it wrote at ``level``."""
         book = self.codes.book(level)
         if self.training or len(book) > codes.numel():
-            hidden, context.own = self.depth.step(
-                self.codes.level(level, codes), context.lengths + level, context.history, context.visible, context.own
+            hidden, context.beam_cache = self.depth.step(
+                self.codes.level(level, codes), context.lengths + level, context.history, context.visible, context.beam_cache
             )
         else:
-            hidden, context.own = self.depth.step_in_book(
-                book, codes, 1 + level, context.history, context.visible, context.own
+            hidden, context.beam_cache = self.depth.step_in_book(
+                book, codes, 1 + level, context.history, context.visible, context.beam_cache
             )
         return hidden
 

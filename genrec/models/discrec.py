@@ -66,10 +66,10 @@ class DiscRec(Seq2Seq):
 
     def _decode_token(self, context: Context, tokens: Tensor) -> Tensor:
         # The branch's keys and values stand behind those of the decoder's layers and are reordered with them.
-        own = context.own[-1] if context.own else []
+        own = context.beam_cache[-1] if context.beam_cache else []
         vectors, own = self.written_branches.step(self.t5.shared(tokens), own)
         hidden = self._decode_vector(context, vectors)
-        context.own = [*(context.own or []), own]
+        context.beam_cache = [*(context.beam_cache or []), own]
         return hidden
 
     def _branches(self, slots: int) -> "DualBranch":

@@ -62,7 +62,7 @@ def _of_size(model: GenerativeRecommender, index: ItemIndex) -> GenerativeRecomm
     config = deepcopy(cast(GenrecConfig, model.config))
     config.num_items, config.index_fingerprint = index.num_items, index.fingerprint
     with torch.random.fork_rng(devices=[]):
-        return model.like(config)
+        return model.new_for(config)
 
 
 def replace_catalogue(model: RecommenderModel, index: ItemIndex, features: np.ndarray | None) -> GenerativeRecommender:
@@ -100,7 +100,7 @@ def replace_catalogue(model: RecommenderModel, index: ItemIndex, features: np.nd
     config = deepcopy(known)
     config.num_items, config.index_fingerprint = index.num_items, index.fingerprint
     with torch.random.fork_rng(devices=[]):
-        other = model.like(config)
+        other = model.new_for(config)
     other.load_state_dict(state)
     return other.to(model.device).eval()  # type: ignore[arg-type]
 

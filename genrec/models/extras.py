@@ -26,7 +26,7 @@ NO_EXTRAS: Extras = MappingProxyType({})
 GAP_BUCKETS = 32
 
 
-class ExtraSettings(BackboneSettings):
+class SideInputSettings(BackboneSettings):
     """Settings of what is read beside items; all of it is off by default."""
 
     use_times: bool = Field(False, description="add a vector of the time since the item before, in powers of two")
@@ -77,7 +77,7 @@ class ExtraSettings(BackboneSettings):
             )
 
 
-class ExtraInputs(nn.Module):
+class SideInputs(nn.Module):
     """The start vector and the items of a history as inputs of a transformer, with what else is known of them.
 
     The gap of an item is the time from the item before it to the item itself, both read; so the first item that is read
@@ -92,7 +92,7 @@ class ExtraInputs(nn.Module):
         settings: Of the family; without extras there is no weight, and nothing is added.
     """
 
-    def __init__(self, settings: ExtraSettings) -> None:
+    def __init__(self, settings: SideInputSettings) -> None:
         super().__init__()
         self.gap_vectors = nn.Embedding(GAP_BUCKETS, settings.hidden_size) if settings.use_times else None
         self.user_vectors = None

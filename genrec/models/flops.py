@@ -17,7 +17,7 @@ from genrec.errors import ConfigError
 from genrec.models.base import RecommenderModel
 from genrec.models.layers.codes import CodeHead
 from genrec.models.layers.moe import MixtureOfExperts, expert_layers
-from genrec.models.layers.transformer import Block
+from genrec.models.layers.transformer import TransformerBlock
 
 # Families whose products all lie in the modules below.
 COUNTED = ("decoder", "depth", "parallel")
@@ -94,7 +94,7 @@ def _experts(module: MixtureOfExperts, given: tuple[Tensor, ...]) -> int:
     return 2 * positions * weights
 
 
-def _attention(module: Block, given: tuple[Tensor, ...]) -> int:
+def _attention(module: TransformerBlock, given: tuple[Tensor, ...]) -> int:
     users, length, width = given[0].shape
     return 4 * users * length * length * width
 
@@ -103,5 +103,5 @@ _RULES: dict[type[nn.Module], Callable[[Any, Any], int]] = {
     nn.Linear: _linear,
     CodeHead: _head,
     MixtureOfExperts: _experts,
-    Block: _attention,
+    TransformerBlock: _attention,
 }

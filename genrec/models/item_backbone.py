@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from genrec.config.ranges import CountOrZero, Rate, Weight
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
-from genrec.models.extras import ExtraInputs, ExtraSettings
+from genrec.models.extras import SideInputs, SideInputSettings
 from genrec.models.layers.codes import CodeHead
 from genrec.models.layers.history import gather_targets, positions_read, visible_positions
 from genrec.models.layers.items import ItemEmbedding
 
 
-class ItemBackboneSettings(ExtraSettings):
+class ItemBackboneSettings(SideInputSettings):
     """Settings of the families that read items and write codes."""
 
     use_ids: bool = Field(True, description="add one learned vector per item to its codes")
@@ -58,7 +58,7 @@ class ItemBackbone(GenerativeRecommender):
             variable_length=config.variable_length,
         )
         self.start = nn.Parameter(torch.zeros(settings.hidden_size))
-        self.inputs = ExtraInputs(settings)
+        self.inputs = SideInputs(settings)
         self.transformer = settings.transformer()
         self.head = CodeHead(self.level_sizes, settings.hidden_size)
 
@@ -82,7 +82,7 @@ class ItemBackbone(GenerativeRecommender):
         hidden, _ = self.transformer(self.inputs(self.start, vectors, **extras), real)
         return hidden
 
-    def route(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
+    def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
         """Experts read items, one position each."""
         self.read(items, lengths, **extras)
         return positions_read(items, lengths)

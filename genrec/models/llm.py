@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.config.ranges import BatchSize, Codes, Heads, Layers, Positive, Rate, Weight, Width, WidthOrNone
 from genrec.errors import ConfigError
-from genrec.models.base import BackboneSettings, Context, GenrecConfig, ItemTexts, Materials, TrainingOutput
+from genrec.models.base import BackboneSettings, Context, GenrecConfig, ItemTexts, ModelInputs, TrainingOutput
 from genrec.models.layers.codes import code_loss
 from genrec.models.layers.history import gather_targets, state_at, visible_positions
 from genrec.models.layers.language import (
@@ -48,7 +48,7 @@ from genrec.models.layers.words import (
     load_words,
     train_words,
 )
-from genrec.models.worded import Worded, check_prompts, check_sizes
+from genrec.models.worded import TextModel, check_prompts, check_sizes
 
 Task = Literal["item-to-text", "text-to-item", "history-to-title"]
 PROMPTS = {
@@ -107,7 +107,7 @@ class LLMSettings(BackboneSettings):
         return self.new_rows == "features"
 
 
-class LLM(Worded):
+class LLM(TextModel):
     """A sentence and codes in, codes out."""
 
     Settings: ClassVar[type[BackboneSettings]] = LLMSettings
@@ -137,7 +137,7 @@ class LLM(Worded):
             add_lora(self.lm, settings.lora_rank, settings.lora_alpha)
 
     @classmethod
-    def build(cls, config: GenrecConfig, materials: Materials) -> "LLM":
+    def build(cls, config: GenrecConfig, materials: ModelInputs) -> "LLM":
         """Make or load the language model and its words, and add the identifiers.
 
         Raises:
@@ -175,7 +175,7 @@ class LLM(Worded):
         check_prompts(self.config, dict.fromkeys(PROMPTS, 1))
 
     @torch.no_grad()
-    def start_rows(self, materials: Materials) -> None:
+    def start_rows(self, materials: ModelInputs) -> None:
         """Give the new rows the place of their codebook among the vectors of words; see :func:`codebook_rows`."""
         table, source = input_vectors(self.lm), self.settings.new_rows
         vectors = None
@@ -235,7 +235,7 @@ class LLM(Worded):
         """Feed each beam the code that it wrote at ``level``."""
         vectors = self.dropout(self.codes(codes + sum(self.level_sizes[:level])))
         positions = context.lengths + level
-        hidden, context.own = step_beams(self.lm, vectors, positions, context.history, context.visible, context.own)
+        hidden, context.beam_cache = step_beams(self.lm, vectors, positions, context.history, context.visible, context.beam_cache)
         return hidden
 
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:

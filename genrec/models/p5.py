@@ -19,7 +19,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase, T5Config, T5ForCon
 
 from genrec.config.ranges import Few
 from genrec.errors import ConfigError
-from genrec.models.base import BackboneSettings, GenrecConfig, Materials, RecommenderModel
+from genrec.models.base import BackboneSettings, GenrecConfig, ModelInputs, RecommenderModel
 from genrec.models.layers.codes import NO_CODE
 from genrec.models.layers.history import visible_positions
 from genrec.models.layers.language import without_code
@@ -33,7 +33,7 @@ from genrec.models.layers.words import (
     train_words,
 )
 from genrec.models.seq2seq import END, PADDING, Seq2Seq, Seq2SeqSettings
-from genrec.models.worded import Worded, check_prompts, check_sizes
+from genrec.models.worded import TextModel, check_prompts, check_sizes
 
 SENTENCES = (
     "A person has chosen {history} so far . What comes next ?",
@@ -60,7 +60,7 @@ class P5Settings(Seq2SeqSettings):
     sentences: Few = Field(len(SENTENCES), ge=1, le=len(SENTENCES), description="sentences that training draws from")
 
 
-class P5(Worded, Seq2Seq):
+class P5(TextModel, Seq2Seq):
     """A sentence in, the codes of the next item out."""
 
     Settings: ClassVar[type[BackboneSettings]] = P5Settings
@@ -75,7 +75,7 @@ class P5(Worded, Seq2Seq):
         self.post_init()
 
     @classmethod
-    def build(cls, config: GenrecConfig, materials: Materials) -> RecommenderModel:
+    def build(cls, config: GenrecConfig, materials: ModelInputs) -> RecommenderModel:
         """Make or load the words and the T5, and put the identifiers behind its vocabulary.
 
         Raises:

@@ -31,13 +31,13 @@ from genrec.models.base import (
     Context,
     GenerativeRecommender,
     GenrecConfig,
-    Materials,
+    ModelInputs,
     RecommenderModel,
     TrainingOutput,
 )
 from genrec.models.layers.codes import code_loss
 from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
-from genrec.models.layers.neighbourhoods import Mixture, Neighbourhoods
+from genrec.models.layers.neighbourhoods import SoftmaxMixture, Neighbourhoods
 
 
 class RecGPTSettings(BackboneSettings):
@@ -70,7 +70,7 @@ class ReadContext(Context):
     """
 
     items: Tensor = field(kw_only=True)
-    mixture: Mixture = field(kw_only=True)
+    mixture: SoftmaxMixture = field(kw_only=True)
 
 
 class RecGPT(GenerativeRecommender):
@@ -105,7 +105,7 @@ class RecGPT(GenerativeRecommender):
         self.post_init()
 
     @classmethod
-    def build(cls, config: GenrecConfig, materials: Materials) -> RecommenderModel:
+    def build(cls, config: GenrecConfig, materials: ModelInputs) -> RecommenderModel:
         """An untrained model; neighbourhoods are measured by the vectors of this catalogue."""
         model = super().build(config, materials)
         if isinstance(model, RecGPT) and model.neighbourhoods is not None:
@@ -158,7 +158,7 @@ class RecGPT(GenerativeRecommender):
         features = self.get_buffer("items.features")
         return self.neighbourhoods.log_probabilities(context.mixture, context.items, features).gather(1, items)
 
-    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Experts read codes."""
         self.read(items, lengths)
         return positions_read(items, lengths, codes=self.num_levels, starts=self.num_levels)

@@ -12,7 +12,7 @@ import numpy as np
 from genrec.artifacts.reading import reading
 from genrec.config import RecommenderConfig, parse_settings
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models.base import BackboneSettings, GenrecConfig, ItemTexts, Materials, RecommenderModel
+from genrec.models.base import BackboneSettings, GenrecConfig, ItemTexts, ModelInputs, RecommenderModel
 from genrec.models.stored import CONFIG_FILE, read_config, restore_model
 from genrec.tokenizers.base import Kind
 from genrec.tokenizers.index import ItemIndex
@@ -115,7 +115,7 @@ def build_recommender(
             num_tokens=sizes[0],
             token_size=sizes[1],
         ),
-        Materials(
+        ModelInputs(
             codes=index.codes if family.needs_identifiers and index else None,
             features=features if uses_features else None,
             tokens=tokens if family.reads_tokens else None,

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from genrec.config.ranges import CountOrZero, Rate
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
-from genrec.models.extras import ExtraInputs, ExtraSettings
+from genrec.models.extras import SideInputs, SideInputSettings
 from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
 from genrec.models.layers.items import ItemEmbedding
 
 
-class SASRecSettings(ExtraSettings):
+class SASRecSettings(SideInputSettings):
     """Settings of the item-level baseline."""
 
     negatives: CountOrZero = Field(0, description="negatives shared by a batch; 0 takes the full softmax")
@@ -51,7 +51,7 @@ class SASRec(ItemScorer):
             feature_dropout=settings.feature_dropout,
         )
         self.start = nn.Parameter(torch.zeros(settings.hidden_size))
-        self.inputs = ExtraInputs(settings)
+        self.inputs = SideInputs(settings)
         self.transformer = settings.transformer()
         self.item_bias = nn.Parameter(torch.zeros(config.num_items))
         self.post_init()
@@ -67,7 +67,7 @@ class SASRec(ItemScorer):
         """Score the whole catalogue after each history, float32 ``[B, N]``."""
         return (state_at(self.read(items, lengths, **extras), lengths) @ self.items.table().T + self.item_bias).float()
 
-    def route(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
+    def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
         """Experts read items, one position each."""
         self.read(items, lengths, **extras)
         return positions_read(items, lengths)

@@ -179,10 +179,10 @@ class Seq2Seq(GenerativeRecommender):
         context = Context(encoded[:, 0], history, mask.bool(), lengths * self.num_levels + 1)
         start = torch.full((len(items), 1), PADDING, device=items.device)
         context.state = self._decode_token(context, start)[:, 0]
-        context.first = context.own
+        context.prefix_cache = context.beam_cache
         return context
 
-    def route(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Experts are in the decoder, which reads a start and the codes of a target but the last."""
         tokens, mask = self.history_tokens(items, lengths)
         self.writing_loss(self._read_history(tokens, mask), mask, targets)
@@ -252,14 +252,14 @@ class Seq2Seq(GenerativeRecommender):
         return self._decode_vector(context, self.t5.shared(tokens))
 
     def _decode_vector(self, context: Context, x: Tensor) -> Tensor:
-        position = len(context.own[0]) if context.own else 0
+        position = len(context.beam_cache[0]) if context.beam_cache else 0
         blocks = self._decoder_blocks()
         bias = blocks[0].layer[0].SelfAttention.compute_bias(position + 1, position + 1)[:, :, -1]
         unseen = torch.zeros_like(context.visible, dtype=x.dtype).masked_fill(~context.visible, float("-inf"))
         grown = []
         for layer, block in enumerate(blocks):
             self_attention, cross_attention, feed_forward = block.layer
-            own = context.own[layer] if context.own else []
+            own = context.beam_cache[layer] if context.beam_cache else []
             mixed, own = _attend_own(self_attention.SelfAttention, self_attention.layer_norm(x), own, bias)
             x = x + mixed
             grown.append(own)
@@ -268,7 +268,7 @@ class Seq2Seq(GenerativeRecommender):
             dense, normed = feed_forward.DenseReluDense, feed_forward.layer_norm(x)
             plain = isinstance(dense, T5DenseActDense) and isinstance(dense.act, nn.ReLU)
             x = x + (dense.wo(dense.wi(normed).relu_()) if plain else dense(normed))
-        context.own = grown
+        context.beam_cache = grown
         return cast(Tensor, self.t5.decoder.final_layer_norm(x))
 
 

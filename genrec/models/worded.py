@@ -13,14 +13,14 @@ from genrec.models.layers.words import open_words
 WORDS_FOLDER = "words"
 
 
-class Worded(GenerativeRecommender):
+class TextModel(GenerativeRecommender):
     """A recommender that reads and writes words beside codes."""
 
     words: PreTrainedTokenizerBase | None = None
 
-    def like(self, config: GenrecConfig) -> GenerativeRecommender:
+    def new_for(self, config: GenrecConfig) -> GenerativeRecommender:
         """A model for another catalogue, with the same words."""
-        model = cast(Worded, super().like(config))
+        model = cast(TextModel, super().new_for(config))
         model.words = self.words
         return model
 

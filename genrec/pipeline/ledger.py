@@ -30,7 +30,7 @@ class StageRecord(BaseModel):
     summary: str = ""
 
 
-class Ledger:
+class StageCache:
     """The records of one run's folder, in ``stages.json``.
 
     Args:

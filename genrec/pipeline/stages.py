@@ -92,7 +92,7 @@ class Stage:
     needed: Callable[[Recipe], bool] = lambda recipe: True
 
 
-def make_dataset(work: Work) -> str:
+def run_dataset(work: Work) -> str:
     """Prepare the data, or check the prepared ones."""
     dataset = prepare_dataset(work.recipe.data, work.dataset_folder)
     return f"{dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_interactions:,} interactions"
@@ -331,7 +331,7 @@ def _in_place(work: Work) -> bool:
 STAGES: tuple[Stage, ...] = (
     Stage(
         "dataset",
-        make_dataset,
+        run_dataset,
         settings=_dataset_settings,
         outputs=lambda work: [str(work.dataset_folder) if _in_place(work) else "dataset"],
         after=lambda recipe: (),

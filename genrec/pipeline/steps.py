@@ -48,7 +48,7 @@ from genrec.models import (
     parse_recommender,
     recommender_class,
 )
-from genrec.models.extras import ExtraSettings
+from genrec.models.extras import SideInputSettings
 from genrec.models.registry import embed_command
 from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import STAGE as MODEL_STAGE
@@ -283,7 +283,7 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
     name, config = plan.recommender.name, plan.recommender
     settings = parse_recommender(config)
     settings.check_extras(dataset.full())
-    if isinstance(settings, ExtraSettings) and settings.use_user_features and dataset.profiles is not None:
+    if isinstance(settings, SideInputSettings) and settings.use_user_features and dataset.profiles is not None:
         # Written into the model, which reads these of whatever data set it meets later.
         columns = settings.user_columns or list(dataset.profiles.columns)
         config = config.model_copy(update={"user_columns": columns})

@@ -9,7 +9,7 @@ from genrec.artifacts import MANIFEST, fingerprint, read_manifest, remove_work_f
 from genrec.artifacts.folders import discard_folder
 from genrec.config import Recipe
 from genrec.data import Dataset
-from genrec.pipeline.ledger import Ledger
+from genrec.pipeline.ledger import StageCache
 from genrec.pipeline.model_folder import Companions, TrainedModel, open_model
 from genrec.pipeline.resolve import (
     LEARNED_BASELINE,
@@ -44,7 +44,7 @@ class Work:
 
     def __init__(self, recipe: Recipe, folder: Path, console: Console) -> None:
         self.recipe, self.folder, self.console = recipe, folder, console
-        self.ledger = Ledger(folder)
+        self.ledger = StageCache(folder)
 
     @property
     def dataset_folder(self) -> Path:

@@ -18,7 +18,7 @@ from genrec.features.base import ItemFeatures, unit_rows
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.autoencoder import load_module_arrays, module_arrays
 from genrec.tokenizers.parts.contrastive import centred_directions, info_nce, mean_of_known
-from genrec.tokenizers.parts.learning import Checkpoint, Learner, LearningSettings, learn
+from genrec.tokenizers.parts.learning import Checkpoint, TrainableTokenizer, LearningSettings, learn
 from genrec.tokenizers.parts.sources import FusedSettings, Sources
 from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
 
@@ -115,7 +115,7 @@ class Adapter(nn.Sequential):
         super().__init__(nn.Linear(width, target), nn.LayerNorm(target))
 
 
-class AlignmentLearner(Learner):
+class AlignmentLearner(TrainableTokenizer):
     """An adapter that brings each item's semantic vector near its own collaborative one, away from the others'.
 
     Args:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from genrec.data import Dataset
 
 
-class CollaborativeSettings(TokenizerSettings):
+class CIDSettings(TokenizerSettings):
     """Settings of the tokenizer ``cid``."""
 
     num_clusters: Codes = Field(20, ge=2, description="clusters that a cluster is split into")
@@ -39,9 +39,9 @@ class CollaborativeTokenizer(TransductiveTokenizer):
     """
 
     name: ClassVar[str] = "cid"
-    Settings: ClassVar[type[TokenizerSettings]] = CollaborativeSettings
+    Settings: ClassVar[type[TokenizerSettings]] = CIDSettings
     reason: ClassVar[str] = "a new item has no place in the graph of training interactions"
-    settings: CollaborativeSettings
+    settings: CIDSettings
 
     def _check_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> None:
         if dataset.num_items <= self.settings.leaf_size:

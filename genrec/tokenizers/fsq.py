@@ -25,7 +25,7 @@ from genrec.tokenizers.parts.autoencoder import (
     module_arrays,
     perceptron,
 )
-from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, Learner, LearningSettings, learn
+from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, TrainableTokenizer, LearningSettings, learn
 from genrec.tokenizers.parts.residual import squared_distances
 from genrec.tokenizers.parts.scalar import ScalarQuantiser, spread_outputs
 
@@ -133,7 +133,7 @@ class ScalarTokenizer(ItemTokenizer):
         return self.network
 
 
-class SliceAutoencoder(Learner):
+class SliceAutoencoder(TrainableTokenizer):
     """A linear map of every slice to the grid, and a Transformer that rebuilds the vector from the rounded slices.
 
     Args:

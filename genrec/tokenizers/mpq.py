@@ -23,7 +23,7 @@ from genrec.tokenizers.parts.autoencoder import (
     module_arrays,
     perceptron,
 )
-from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, Learner, learn
+from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, TrainableTokenizer, learn
 from genrec.tokenizers.parts.residual import nearest_codes, squared_distances
 from genrec.tokenizers.rqvae import QuantiserSettings, quantiser_options
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from genrec.data import Dataset
 
 
-class ExpertSettings(QuantiserSettings):
+class QuantizerExpertSettings(QuantiserSettings):
     """Settings of the tokenizer ``mpq``."""
 
     num_levels: Levels = Field(4, description="experts, one code each")
@@ -47,10 +47,10 @@ class ExpertTokenizer(ItemTokenizer):
     """
 
     name: ClassVar[str] = "mpq"
-    Settings: ClassVar[type[TokenizerSettings]] = ExpertSettings
-    settings: ExpertSettings
+    Settings: ClassVar[type[TokenizerSettings]] = QuantizerExpertSettings
+    settings: QuantizerExpertSettings
 
-    def __init__(self, settings: ExpertSettings) -> None:
+    def __init__(self, settings: QuantizerExpertSettings) -> None:
         super().__init__(settings)
         self.codebooks: list[np.ndarray] = []
         self.network: Experts | None = None
@@ -109,7 +109,7 @@ class Experts(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, width: int, settings: ExpertSettings) -> None:
+    def __init__(self, width: int, settings: QuantizerExpertSettings) -> None:
         super().__init__()
         sizes = (width, *settings.hidden_sizes, settings.latent_size)
         self.experts = nn.ModuleList([perceptron(sizes) for _ in range(settings.num_levels)])
@@ -130,7 +130,7 @@ class Experts(nn.Module):
         return functional.mse_loss(self.decoder((weights.unsqueeze(2) * quantised).sum(dim=1)), scaled)
 
 
-class ExpertLearner(Learner):
+class ExpertLearner(TrainableTokenizer):
     """Experts with a quantiser each.
 
     Args:
@@ -139,7 +139,7 @@ class ExpertLearner(Learner):
         settings: Of the tokenizer.
     """
 
-    def __init__(self, network: Experts, quantisers: nn.ModuleList, settings: ExpertSettings) -> None:
+    def __init__(self, network: Experts, quantisers: nn.ModuleList, settings: QuantizerExpertSettings) -> None:
         super().__init__()
         self.network, self.quantisers, self.orthogonality = network, quantisers, settings.orthogonality
 
@@ -185,7 +185,7 @@ def overlap(views: Tensor) -> Tensor:
     return (squared.sum() - squared.diagonal().sum()) / (experts * (experts - 1))
 
 
-def make_quantisers(level_sizes: tuple[int, ...], num_items: int, settings: ExpertSettings) -> nn.ModuleList:
+def make_quantisers(level_sizes: tuple[int, ...], num_items: int, settings: QuantizerExpertSettings) -> nn.ModuleList:
     """One of the library's quantisers per expert.
 
     Args:

@@ -17,7 +17,7 @@ from genrec.config.ranges import Codes, check_product
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
-from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, Learner, learn
+from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, TrainableTokenizer, learn
 from genrec.tokenizers.parts.scalar import ScalarQuantiser, spread_outputs
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class ResidualScalarQuantiser(nn.Module):
         return [(grid * scale).numpy() for grid, scale in zip(grids, self.scales, strict=True)]
 
 
-class ScalarLearner(Learner):
+class ScalarLearner(TrainableTokenizer):
     """An autoencoder with residual scalar quantisation in its middle.
 
     Args:

@@ -19,7 +19,7 @@ from genrec.config.ranges import Positive, Share, Weight, Width
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import CodebookSettings, TokenizerSettings
 from genrec.tokenizers.parts.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
-from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, Learner, learn
+from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, TrainableTokenizer, learn
 from genrec.tokenizers.parts.sinkhorn import uniform_codes
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class ExtraLoss(nn.Module, ABC):
         """A float32 scalar."""
 
 
-class ResidualLearner(Learner):
+class ResidualLearner(TrainableTokenizer):
     """An autoencoder with a residual quantiser in its middle.
 
     Args:

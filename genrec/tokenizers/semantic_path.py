@@ -15,7 +15,7 @@ from genrec.errors import DataError, first_rows
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.paths import fill_paths
-from genrec.tokenizers.parts.texts import Missing, TextTokenizer, pack, read_column, refuse_empty, unpack
+from genrec.tokenizers.parts.texts import Missing, TextTokenizer, pack_json, read_column, refuse_empty, unpack_json
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -110,11 +110,11 @@ class SemanticPathTokenizer(TextTokenizer):
 
     def state(self) -> dict[str, np.ndarray]:
         """``categories``: the names left out and the names of every level in the order of their codes, packed."""
-        return {"categories": pack({"root": self.root, "names": [list(names) for names in self.names]})}
+        return {"categories": pack_json({"root": self.root, "names": [list(names) for names in self.names]})}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` gave."""
-        known = unpack(arrays["categories"])
+        known = unpack_json(arrays["categories"])
         self.root = known["root"]
         self.names = [{name: code for code, name in enumerate(names)} for names in known["names"]]
 

@@ -24,7 +24,7 @@ from genrec.tokenizers.parts.autoencoder import (
     module_arrays,
 )
 from genrec.tokenizers.parts.clustering import kmeans
-from genrec.tokenizers.parts.learning import Checkpoint, Learner, learn
+from genrec.tokenizers.parts.learning import Checkpoint, TrainableTokenizer, learn
 from genrec.tokenizers.parts.residual import nearest_codes, squared_distances
 from genrec.tokenizers.parts.sources import FusedSettings, Sources
 
@@ -151,7 +151,7 @@ class SetTokenizer(ItemTokenizer):
         return self.network
 
 
-class ReconstructionLearner(Learner):
+class ReconstructionLearner(TrainableTokenizer):
     """An autoencoder without a quantiser.
 
     Args:

@@ -22,7 +22,7 @@ from genrec.features.base import ItemFeatures
 from genrec.features.words import words_without_accents
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.paths import fill_paths
-from genrec.tokenizers.parts.texts import Missing, TextTokenizer, pack, read_column, refuse_empty, unpack
+from genrec.tokenizers.parts.texts import Missing, TextTokenizer, pack_json, read_column, refuse_empty, unpack_json
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 if TYPE_CHECKING:
@@ -123,11 +123,11 @@ class TitleTokenizer(TextTokenizer):
         """``vocabulary``: the pieces and how words are put together from them, packed; and how titles are read."""
         if self.vocabulary is None:
             return {}
-        return {"vocabulary": pack(json.loads(self.vocabulary.to_str())), "reading": np.array([self.reading])}
+        return {"vocabulary": pack_json(json.loads(self.vocabulary.to_str())), "reading": np.array([self.reading])}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Take back what :meth:`state` gave."""
-        self.vocabulary = Tokenizer.from_str(json.dumps(unpack(arrays["vocabulary"])))
+        self.vocabulary = Tokenizer.from_str(json.dumps(unpack_json(arrays["vocabulary"])))
         self.reading = int(arrays["reading"][0]) if "reading" in arrays else 1
 
 

@@ -17,7 +17,7 @@ from genrec.errors import ConfigError
 from genrec.training.batches import WindowDataset
 from genrec.training.checkpoints import KEPT
 from genrec.training.log import clock
-from genrec.training.memory import Batch, Update, is_memory_error, memory_error
+from genrec.training.memory import Batch, RecoverableStep, is_memory_error, memory_error
 from genrec.training.train import TrainingData, make_loader
 from genrec.training.world import World, number_of
 
@@ -99,7 +99,7 @@ def dry_run(model: nn.Module, dataset: TrainingData, config: TrainingConfig) -> 
     device = next(model.parameters()).device
     batch = {name: t.to(device) for name, t in cast(WindowDataset, loader.dataset).__getitems__(rows).items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
-    update = Update(model)
+    update = RecoverableStep(model)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
@@ -133,7 +133,7 @@ def dry_run(model: nn.Module, dataset: TrainingData, config: TrainingConfig) -> 
     )
 
 
-def _timed(update: Update, optimizer: torch.optim.Optimizer, batch: Batch, half: bool, micro_batches: int) -> float:
+def _timed(update: RecoverableStep, optimizer: torch.optim.Optimizer, batch: Batch, half: bool, micro_batches: int) -> float:
     """Seconds of one update."""
     update.network.train()
     began = time.perf_counter()

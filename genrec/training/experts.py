@@ -18,7 +18,7 @@ from genrec.errors import ConfigError
 from genrec.models.layers.moe import MixtureOfExperts, expert_layers
 from genrec.training.launch import Launch
 from genrec.training.world import World
-from genrec.training.wrapping import Parted
+from genrec.training.wrapping import ShardedStrategy
 
 
 def check_experts(network: nn.Module, parts: int) -> None:
@@ -47,7 +47,7 @@ def check_experts(network: nn.Module, parts: int) -> None:
             )
 
 
-class Spread(Parted):
+class ExpertParallel(ShardedStrategy):
     """See the module.
 
     Args:
@@ -72,7 +72,7 @@ class Spread(Parted):
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.trained, names)
         self.trained.to("cpu" if launch.cpu else "cuda")
 
-    def join(self, value: Any, parameter: Tensor) -> Any:
+    def gather(self, value: Any, parameter: Tensor) -> Any:
         """See :class:`genrec.training.wrapping.Parted`."""
         if id(parameter) not in self._known or value.shape != parameter.shape:
             return value
@@ -80,7 +80,7 @@ class Spread(Parted):
         distributed.all_gather(parts, value.contiguous(), group=self.group)
         return torch.cat(parts)
 
-    def divide(self, value: Any, parameter: Tensor) -> Any:
+    def scatter(self, value: Any, parameter: Tensor) -> Any:
         """See :class:`genrec.training.wrapping.Parted`."""
         if id(parameter) not in self._known or value.shape[1:] != parameter.shape[1:]:
             return value

@@ -154,7 +154,7 @@ class Launch:
         Args:
             patience: How long one may wait for another; as torch has it by default.
         """
-        return World.current() if self.alone else World.join(cpu=self.cpu, patience=patience)
+        return World.current() if self.alone else World.initialize(cpu=self.cpu, patience=patience)
 
     @contextmanager
     def told_to_accelerate(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ PLAIN = {"items", "lengths", "gaps", "user_values"}
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-class Update:
+class RecoverableStep:
     """The micro-batches of one optimizer update and what it began with.
 
     It began with the random generators and with the buffers that forward passes move; weights and optimizer change only

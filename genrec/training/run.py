@@ -23,13 +23,13 @@ StopReason = Literal["epochs", "patience", "time", "guard"]
 
 
 @runtime_checkable
-class DividedValidation(Protocol):
+class ShardedValidation(Protocol):
     """A validation whose users several processes can share."""
 
-    def part(self, model: nn.Module, world: World) -> Any:
+    def measure_shard(self, model: nn.Module, world: World) -> Any:
         """What this process finds out."""
 
-    def join(self, parts: list[Any]) -> dict[str, float]:
+    def merge_shards(self, parts: list[Any]) -> dict[str, float]:
         """Metrics from what all processes found, by rank."""
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -132,12 +132,12 @@ class Run:
         self.agree()
         if any(part is None for part in parts):
             return None
-        found = self.validate.join(parts) if isinstance(self.validate, DividedValidation) else parts[0]
+        found = self.validate.merge_shards(parts) if isinstance(self.validate, ShardedValidation) else parts[0]
         return {name: float(value) for name, value in found.items()}
 
     def _validate_part(self, network: nn.Module) -> Any:
-        if isinstance(self.validate, DividedValidation):
-            return self.validate.part(network, self.world)
+        if isinstance(self.validate, ShardedValidation):
+            return self.validate.measure_shard(network, self.world)
         return self.validate(network)
 
     def note(self, step: int, text: str) -> None:

@@ -22,10 +22,10 @@ from genrec.models.layers.moe import expert_layers
 from genrec.signals import StopNow
 from genrec.training.batches import WindowDataset
 from genrec.training.finite import Losses, any_rank, non_finite_error, save_diagnosis, users_of_update
-from genrec.training.memory import Batch, Update, count_targets
+from genrec.training.memory import Batch, RecoverableStep, count_targets
 from genrec.training.run import Run
 from genrec.training.states import capture_random, pack_optimizer, reseed, restore_random, unpack_optimizer
-from genrec.training.wrapping import wrapping_for
+from genrec.training.wrapping import build_strategy
 
 # An update that takes longer than this after a signal is given up between two micro-batches.
 PATIENCE_AFTER_SIGNAL = 10.0
@@ -84,7 +84,7 @@ class RecommenderTrainer(Trainer):
 
     def __init__(self, model: nn.Module, args: TrainingArguments, run: Run, callbacks: list[TrainerCallback]) -> None:
         decisions = StepDecisions(run, self._continue_log)
-        self.wrapping = wrapping_for(model, run.launch, run.world, run.config.expert_parallel)
+        self.wrapping = build_strategy(model, run.launch, run.world, run.config.expert_parallel)
         trained = self.wrapping.trained
         super().__init__(trained, args, train_dataset=run.loader.dataset, callbacks=[decisions, *callbacks])
         self.remove_callback(PrinterCallback)
@@ -94,7 +94,7 @@ class RecommenderTrainer(Trainer):
         self.resumed_step: int | None = None
         self._autocast = self.wrapping.set_precision(self, run.config.precision)
         self._expert_layers = expert_layers(trained.modules())
-        self._update, self._losses = Update(trained, run.state.pieces), Losses()
+        self._update, self._losses = RecoverableStep(trained, run.state.pieces), Losses()
         self._update_is_new, self._users_elsewhere = True, 0
         self._before: tuple[Tensor, int] = (torch.zeros(()), 0)
         self._saved: tuple[int, int] | None = None

@@ -96,14 +96,14 @@ class DecodingValidation:
     num_items: int
     ks: list[int]
 
-    def part(self, model: nn.Module, world: World) -> np.ndarray:
+    def measure_shard(self, model: nn.Module, world: World) -> np.ndarray:
         """Lists of the users of this process, int32 ``[R, k]``."""
         rows = np.arange(world.rank, len(self.histories), world.size)
         model = cast("RecommenderModel", model)
         lists, _ = generate_lists(model, self.histories.select(rows), decoding=self.decoding, top_k=self.ks[-1])
         return lists
 
-    def join(self, parts: list[np.ndarray]) -> dict[str, float]:
+    def merge_shards(self, parts: list[np.ndarray]) -> dict[str, float]:
         """Metrics of all lists, given those of each process by rank."""
         lists = np.empty((len(self.histories), self.ks[-1]), dtype=np.int32)
         for rank, part in enumerate(parts):
@@ -112,4 +112,4 @@ class DecodingValidation:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Write and score all lists."""
-        return self.join([self.part(model, World())])
+        return self.merge_shards([self.measure_shard(model, World())])

@@ -40,7 +40,7 @@ class World:
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @classmethod
-    def join(cls, *, cpu: bool, patience: timedelta | None = None) -> "World":
+    def initialize(cls, *, cpu: bool, patience: timedelta | None = None) -> "World":
         """Meet the other processes that the launcher started.
 
         Args:

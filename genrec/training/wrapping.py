@@ -29,7 +29,7 @@ from genrec.training.world import World
 State = dict[str, Any]
 
 
-class Whole:
+class Strategy:
     """Every process holds the whole model: one process, or DDP.
 
     Attributes:
@@ -78,7 +78,7 @@ class Whole:
     def clip(self, trainer: Trainer, most: float) -> Tensor:
         """Scale the gradients down to a norm, of all of them together, of at most this; returns what it was."""
         norm = trainer.accelerator.clip_grad_norm_(trainer.model_wrapped.parameters(), most)
-        return torch.as_tensor(whole(norm))
+        return torch.as_tensor(full_tensor(norm))
 
     def common_parameters(self) -> Iterator[nn.Parameter]:
         """Those that every process holds."""
@@ -117,7 +117,7 @@ class Whole:
         self.verified = True
 
 
-class Parted(Whole):
+class ShardedStrategy(Strategy):
     """A twin of the model is trained of which a process holds a part; the caller's own waits on the CPU, whole."""
 
     def __init__(self, network: nn.Module, launch: Launch, world: World) -> None:
@@ -125,11 +125,11 @@ class Parted(Whole):
         self.trained = copy.deepcopy(network)
         network.to("cpu").train()
 
-    def join(self, value: Any, parameter: Tensor) -> Any:
+    def gather(self, value: Any, parameter: Tensor) -> Any:
         """What all processes have of a parameter, or of the optimizer's state for it; all must take part."""
         raise TypeError(f"{type(self).__name__} must define join")
 
-    def divide(self, value: Any, parameter: Tensor) -> Any:
+    def scatter(self, value: Any, parameter: Tensor) -> Any:
         """Undo :meth:`join`."""
         raise TypeError(f"{type(self).__name__} must define divide")
 
@@ -137,13 +137,13 @@ class Parted(Whole):
         """See :class:`Whole`."""
         target = self.network.state_dict()
         for name, value in self.trained.state_dict(keep_vars=True).items():
-            target[name].copy_(self.join(value.detach(), value))
+            target[name].copy_(self.gather(value.detach(), value))
 
     def optimizer_state(self, optimizer: Optimizer) -> State:
         """See :class:`Whole`."""
         state, parameters = optimizer.state_dict(), _parameters_of(optimizer)
         joined = {
-            index: {key: self.join(value, parameters[index]) for key, value in entry.items()}
+            index: {key: self.gather(value, parameters[index]) for key, value in entry.items()}
             for index, entry in state["state"].items()
         }
         return state | {"state": joined}
@@ -152,13 +152,13 @@ class Parted(Whole):
         """See :class:`Whole`."""
         parameters = _parameters_of(optimizer)
         state["state"] = {
-            index: {key: self.divide(value, parameters[index]) for key, value in entry.items()}
+            index: {key: self.scatter(value, parameters[index]) for key, value in entry.items()}
             for index, entry in state["state"].items()
         }
         optimizer.load_state_dict(state)
 
 
-class Sharded(Parted):
+class FSDP2(ShardedStrategy):
     """Weights, gradients and optimizer are sharded by ``fully_shard`` of torch (FSDP2; Zhao et al. 2023).
 
     accelerate shards on GPUs only, and gives embeddings a group of their own, which a model that reads their weights
@@ -176,11 +176,11 @@ class Sharded(Parted):
         # accelerate would wrap the shards in DDP.
         self.trained._is_accelerate_prepared = True  # type: ignore[assignment]
 
-    def join(self, value: Any, parameter: Tensor) -> Any:
+    def gather(self, value: Any, parameter: Tensor) -> Any:
         """See :class:`Parted`."""
-        return whole(value)
+        return full_tensor(value)
 
-    def divide(self, value: Any, parameter: Tensor) -> Any:
+    def scatter(self, value: Any, parameter: Tensor) -> Any:
         """See :class:`Parted`; what has another shape stays as it is."""
         if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
             return value
@@ -197,7 +197,7 @@ class Sharded(Parted):
         return [norm]
 
 
-def wrapping_for(network: nn.Module, launch: Launch, world: World, expert_parallel: int = 1) -> Whole:
+def build_strategy(network: nn.Module, launch: Launch, world: World, expert_parallel: int = 1) -> Strategy:
     """What the launcher ordered for this model.
 
     Args:
@@ -215,14 +215,14 @@ def wrapping_for(network: nn.Module, launch: Launch, world: World, expert_parall
         if not torch.equal(found, found[:1].expand_as(found)):
             raise _apart("the processes start from different weights")
     if launch.wrapper == "deepspeed":
-        from genrec.training.zero import Zero
+        from genrec.training.zero import DeepSpeed
 
-        return Zero(network, launch, world)
+        return DeepSpeed(network, launch, world)
     if expert_parallel > 1:
-        from genrec.training.experts import Spread
+        from genrec.training.experts import ExpertParallel
 
-        return Spread(network, launch, world, expert_parallel)
-    return (Sharded if launch.wrapper == "fsdp2" else Whole)(network, launch, world)
+        return ExpertParallel(network, launch, world, expert_parallel)
+    return (FSDP2 if launch.wrapper == "fsdp2" else Strategy)(network, launch, world)
 
 
 @contextmanager
@@ -268,6 +268,6 @@ def _flag(name: str, default: bool = False) -> bool:
     return os.environ.get(name, str(default)).lower() in ("1", "true", "yes")
 
 
-def whole(value: Any) -> Any:
+def full_tensor(value: Any) -> Any:
     """A tensor without its shards; all processes must take part."""
     return value.full_tensor() if isinstance(value, DTensor) else value

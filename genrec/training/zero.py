@@ -14,12 +14,12 @@ from transformers import Trainer
 
 from genrec.training.launch import Launch
 from genrec.training.world import World
-from genrec.training.wrapping import State, Whole
+from genrec.training.wrapping import State, Strategy
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class Zero(Whole):
+class DeepSpeed(Strategy):
     """A twin of the model is trained by a DeepSpeed engine; see :class:`genrec.training.wrapping.Whole`."""
 
     # The loss is a share of the update's already.

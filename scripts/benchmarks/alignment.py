@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from genrec.alignment.learners import PairLearner
+from genrec.alignment.learners import PairObjective
 from genrec.alignment.scoring import sequence_log_probs
 from genrec.config import AlignmentConfig, DecodingConfig, RecommenderConfig
 from genrec.decoding import recommend
@@ -45,7 +45,7 @@ def times_of(model: GenerativeRecommender) -> list[float]:
     lengths = torch.full((BATCH,), LENGTH)
     candidates = torch.randint(ITEMS, (BATCH, 2), generator=generator)
     pair = (histories, lengths, candidates, torch.zeros(BATCH, 2), torch.ones(BATCH))
-    alone, both = (PairLearner(model, AlignmentConfig(method="dpo", anchor_weight=weight), 0.0) for weight in (0, 1))
+    alone, both = (PairObjective(model, AlignmentConfig(method="dpo", anchor_weight=weight), 0.0) for weight in (0, 1))
     decoding = DecodingConfig(num_beams=50, exclude_seen=False)
     steps = (
         step(model, lambda: model(windows, lengths + 1).loss),

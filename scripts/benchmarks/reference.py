@@ -14,7 +14,7 @@ from transformers import T5ForConditionalGeneration as T5
 from transformers.utils import ModelOutput
 
 from genrec.models.decoder import Decoder
-from genrec.models.layers.transformer import ROTARY_BASE, Block
+from genrec.models.layers.transformer import ROTARY_BASE, TransformerBlock
 from genrec.models.seq2seq import END, FIRST_CODE, PADDING, Seq2Seq
 
 # A decoder-only model begins its history where an encoder-decoder model ends it.
@@ -153,13 +153,13 @@ def _llama(model: Decoder, starts: Tensor) -> PreTrainedModel:
     }
     for layer, block in enumerate(model.transformer.blocks):
         weights |= {
-            f"model.layers.{layer}.{name}.weight": part for name, part in _llama_layer(cast(Block, block)).items()
+            f"model.layers.{layer}.{name}.weight": part for name, part in _llama_layer(cast(TransformerBlock, block)).items()
         }
     engine.load_state_dict(weights)
     return engine
 
 
-def _llama_layer(block: Block) -> dict[str, Tensor]:
+def _llama_layer(block: TransformerBlock) -> dict[str, Tensor]:
     query, key, value = block.query_key_value.weight.chunk(3)
     gate, up = block.gate_up.weight.chunk(2)
     return {

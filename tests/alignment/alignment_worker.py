@@ -22,7 +22,7 @@ from safetensors.torch import load_model
 from simulator import DECODING, World, recipe
 
 from genrec.alignment.align import AlignmentResult, align_recommender
-from genrec.alignment.learners import Learner
+from genrec.alignment.learners import Objective
 from genrec.data import Dataset
 from genrec.errors import GenrecError
 from genrec.training.world import World as Processes
@@ -57,15 +57,15 @@ def align(folder: Path, name: str, out: str | None = None, **changes: Any) -> Al
 
 def stopped(folder: Path, name: str) -> dict[str, Any]:
     """A signal for the last process alone, in the forward pass of one update."""
-    calls, anchor = [], Learner.anchor
+    calls, anchor = [], Objective.anchor
 
-    def counting(self: Learner, *batch: Any) -> Any:
+    def counting(self: Objective, *batch: Any) -> Any:
         calls.append(1)
         if len(calls) == STOP and Processes.current().rank == Processes.current().size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return anchor(self, *batch)
 
-    with patch.object(Learner, "anchor", counting):
+    with patch.object(Objective, "anchor", counting):
         return outcome(lambda: align(folder, name, f"{name}-stopped"))
 
 

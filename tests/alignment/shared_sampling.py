@@ -17,9 +17,9 @@ from safetensors.torch import load_model, save_model
 from simulator import DECODING, World, recipe
 from torch import distributed
 
-from genrec.alignment.align import Round
-from genrec.alignment.choice import gather
-from genrec.alignment.rewards import Mixture
+from genrec.alignment.align import Iteration
+from genrec.alignment.choice import prepare_material
+from genrec.alignment.rewards import WeightedRewards
 from genrec.decoding import generate
 
 BLOCK = 32
@@ -50,10 +50,10 @@ def pairs_of(folder: Path, weights: Path) -> tuple[dict[str, np.ndarray], list[i
     found = {}
     for name, changes in RECIPES.items():
         config = recipe(**changes)
-        mixture = Mixture([("truth", 1.0, reward)]) if config.rewards else None
-        material = gather(model, world.dataset, config, DECODING, mixture, seed=3)
+        mixture = WeightedRewards([("truth", 1.0, reward)]) if config.rewards else None
+        material = prepare_material(model, world.dataset, config, DECODING, mixture, seed=3)
         assert material.pairs is not None
-        rows = Round(world.dataset, config, DECODING, mixture, 0, Console(quiet=True))._pair_rows(model, material)
+        rows = Iteration(world.dataset, config, DECODING, mixture, 0, Console(quiet=True))._pair_rows(model, material)
         found |= {f"{name} candidates": rows.candidates, f"{name} reference": rows.reference}
         found |= {f"{name} users": rows.preferences.histories.users}
     return found, done

@@ -16,7 +16,7 @@ from genrec.alignment import align
 from genrec.alignment.align import align_recommender
 from genrec.alignment.batches import MixedBatches
 from genrec.alignment.choice import build_reward, check_recipe, load_reference
-from genrec.alignment.guards import Watch
+from genrec.alignment.guards import EvalSet
 from genrec.alignment.prompts import training_prompts
 from genrec.artifacts import read_manifest
 from genrec.config import DataConfig, RecommenderConfig
@@ -131,7 +131,7 @@ def test_a_guard_stops_and_leaves_the_model_as_it_was(run, supervised, caplog):
 def test_an_interrupted_alignment_continues_bit_by_bit(changes, run, monkeypatch, tmp_path):
     changes |= {"epochs": 2, "batch_size": 80, "eval_users": 40}
     whole, _ = run("whole", **changes)
-    part, calls = align.Guards.part, []
+    part, calls = align.Monitor.measure_shard, []
 
     def interrupted(self, model):
         calls.append(1)
@@ -139,11 +139,11 @@ def test_an_interrupted_alignment_continues_bit_by_bit(changes, run, monkeypatch
             raise KeyboardInterrupt
         return part(self, model)
 
-    monkeypatch.setattr(align.Guards, "part", interrupted)
+    monkeypatch.setattr(align.Monitor, "part", interrupted)
     with pytest.raises((KeyboardInterrupt, InterruptedRun)):
         run("cut", **changes)
     assert list((tmp_path / "cut" / "iteration-1.checkpoints").glob("checkpoint-*"))
-    monkeypatch.setattr(align.Guards, "part", part)
+    monkeypatch.setattr(align.Monitor, "part", part)
     again, result = run("cut", **changes)
     assert equal(whole, again)
     assert not list((tmp_path / "cut").glob("*.checkpoints"))
@@ -274,4 +274,4 @@ def test_data_in_which_nobody_goes_on_are_refused(tmp_path):
     with pytest.raises(DataError, match="no user has two interactions in the training part"):
         training_prompts(short, per_user=1, horizon=1, max_history=5, seed=0)
     with pytest.raises(DataError, match="nobody has both a history and a validation item"):
-        Watch.of(short, recipe(), DECODING, None, None)
+        EvalSet.of(short, recipe(), DECODING, None, None)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_alignment import NUM_ITEMS, make_model
 
-from genrec.alignment.guards import Guards, Watch, list_diversity, pair_numbers, score_candidates
+from genrec.alignment.guards import Monitor, EvalSet, list_diversity, pair_numbers, score_candidates
 from genrec.alignment.preferences import Preferences
 from genrec.alignment.prompts import Prompts
 from genrec.config import AlignmentConfig, DecodingConfig
@@ -28,9 +28,9 @@ def preferences() -> Preferences:
     )
 
 
-def guards(model, reference=None, **changes) -> Guards:
-    watch = Watch(PROMPTS, preferences(), None, DECODING, NUM_ITEMS)
-    return Guards(watch, AlignmentConfig(method="dpo", **changes), reference or model)
+def guards(model, reference=None, **changes) -> Monitor:
+    watch = EvalSet(PROMPTS, preferences(), None, DECODING, NUM_ITEMS)
+    return Monitor(watch, AlignmentConfig(method="dpo", **changes), reference or model)
 
 
 def walk(model, row: int) -> tuple[list[torch.Tensor], list[float]]:

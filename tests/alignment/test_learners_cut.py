@@ -6,9 +6,9 @@ import torch
 from tiny_alignment import NUM_ITEMS, make_model
 from torch import Tensor
 
-from genrec.alignment.learners import PairLearner
+from genrec.alignment.learners import PairObjective
 from genrec.config import AlignmentConfig
-from genrec.training.memory import Update
+from genrec.training.memory import RecoverableStep
 
 METHODS = ["dpo", "cdpo", "sdpo", "ipo", "simpo"]
 
@@ -27,11 +27,11 @@ def make_batch(windows: int, pairs: int) -> dict[str, Tensor]:
     }
 
 
-def gradients(learner: PairLearner, batch: dict[str, Tensor], pieces: int) -> tuple[float, Tensor]:
+def gradients(learner: PairObjective, batch: dict[str, Tensor], pieces: int) -> tuple[float, Tensor]:
     """Loss and gradient of an update in so many pieces."""
     learner.zero_grad()
     learner.train()
-    update = Update(learner, pieces)
+    update = RecoverableStep(learner, pieces)
     update.begin()
 
     def step(piece: dict[str, Tensor], share: float) -> Tensor:
@@ -47,7 +47,7 @@ def gradients(learner: PairLearner, batch: dict[str, Tensor], pieces: int) -> tu
 @pytest.mark.parametrize(("windows", "pairs"), [(6, 4), (4, 4), (3, 9)])
 def test_pieces_add_up_to_the_whole(method: str, windows: int, pairs: int):
     config = AlignmentConfig(method=method, anchor_weight=0.7, preference_weight=2.0)
-    learner = PairLearner(make_model(dropout=0.0, depth_dropout=0.0), config, item_weight=0.0)
+    learner = PairObjective(make_model(dropout=0.0, depth_dropout=0.0), config, item_weight=0.0)
     batch = make_batch(windows, pairs)
     loss, gradient = gradients(learner, batch, pieces=1)
     for pieces in (2, 3, 8):
@@ -57,16 +57,16 @@ def test_pieces_add_up_to_the_whole(method: str, windows: int, pairs: int):
 
 
 def test_every_piece_has_a_window_and_a_pair():
-    learner = PairLearner(make_model(), AlignmentConfig(method="dpo"), item_weight=0.0)
+    learner = PairObjective(make_model(), AlignmentConfig(method="dpo"), item_weight=0.0)
     parts = learner.cut_batch(make_batch(5, 3), 4)
     assert [(len(part["lengths"]), len(part["candidates"])) for part, _ in parts] == [(2, 1), (2, 1), (1, 1)]
     assert sum(part["shares"] for part, _ in parts).tolist() == pytest.approx([1.0, 1.0])
 
 
 def test_memory_that_runs_out_halves_mixed_batches():
-    learner = PairLearner(make_model(dropout=0.0, depth_dropout=0.0), AlignmentConfig(method="dpo"), item_weight=0.0)
+    learner = PairObjective(make_model(dropout=0.0, depth_dropout=0.0), AlignmentConfig(method="dpo"), item_weight=0.0)
     batch, tried = make_batch(8, 4), []
-    update = Update(learner)
+    update = RecoverableStep(learner)
     update.begin()
 
     def step(piece: dict[str, Tensor], share: float) -> Tensor:

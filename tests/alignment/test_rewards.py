@@ -11,7 +11,7 @@ from genrec.alignment.rewards import (
     CategoryMatch,
     Diversity,
     Hit,
-    Mixture,
+    WeightedRewards,
     RankAware,
     Scorer,
     Values,
@@ -54,7 +54,7 @@ def test_diversity_is_the_share_of_others_of_another_category():
 
 def test_a_mixture_is_a_weighted_sum_and_zero_where_there_is_no_item():
     values = Values(np.arange(10.0))
-    found = Mixture([("hit", 2.0, Hit()), ("values", 0.1, values)])(PROMPTS, LISTS)
+    found = WeightedRewards([("hit", 2.0, Hit()), ("values", 0.1, values)])(PROMPTS, LISTS)
     np.testing.assert_allclose(found, [[1.6, 0.9, 2.5, 0], [0.1, 0.2, 0.3, 0.4]])
 
 
@@ -72,17 +72,17 @@ def test_a_reward_that_is_not_finite_names_the_item(bad):
     values = np.arange(10.0)
     values[3] = bad
     with pytest.raises(DataError, match=rf"the reward 'mine' is {bad} for item 3"):
-        Mixture([("mine", 1.0, Values(values))])(PROMPTS, LISTS)
+        WeightedRewards([("mine", 1.0, Values(values))])(PROMPTS, LISTS)
 
 
 def test_a_number_that_is_not_finite_where_there_is_no_item_does_not_matter():
-    found = Mixture([("mine", 1.0, lambda prompts, lists: np.where(lists < 0, np.nan, 1.0))])(PROMPTS, LISTS)
+    found = WeightedRewards([("mine", 1.0, lambda prompts, lists: np.where(lists < 0, np.nan, 1.0))])(PROMPTS, LISTS)
     np.testing.assert_array_equal(found, [[1, 1, 1, 0], [1, 1, 1, 1]])
 
 
 def test_a_reward_of_another_shape_is_refused():
     with pytest.raises(DataError, match=r"the reward 'mine' is of shape \(2,\)"):
-        Mixture([("mine", 1.0, lambda prompts, lists: np.zeros(len(lists)))])(PROMPTS, LISTS)
+        WeightedRewards([("mine", 1.0, lambda prompts, lists: np.zeros(len(lists)))])(PROMPTS, LISTS)
 
 
 def test_a_constant_reward_is_refused():

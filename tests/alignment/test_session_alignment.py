@@ -14,7 +14,7 @@ from genrec.alignment.align import align_recommender
 from genrec.alignment.pairs import session_pairs
 from genrec.alignment.preferences import LIST_SIDES, Preferences
 from genrec.alignment.prompts import Prompts, training_prompts
-from genrec.alignment.rewards import Mixture, Values
+from genrec.alignment.rewards import WeightedRewards, Values
 from genrec.alignment.sampling import best_sessions, score_sessions
 from genrec.alignment.scoring import sequence_log_probs
 from genrec.config import PairsConfig
@@ -115,7 +115,7 @@ def test_a_list_is_worth_the_mean_of_its_places_or_what_its_reward_says():
             return np.array([1.0, 2.0])
 
     prompts = Prompts(Histories.from_lists([[8], [9]]), Histories.from_lists([[0], [0]]))
-    mixture = Mixture([("values", 2.0, Values(np.arange(10.0))), ("whole", 0.5, Whole())])
+    mixture = WeightedRewards([("values", 2.0, Values(np.arange(10.0))), ("whole", 0.5, Whole())])
     found = mixture.whole(prompts, np.array([[1, 2, 6], [4, -1, -1]]))
     np.testing.assert_allclose(found, [2 * 3 + 0.5, 2 * 4 + 1.0])
 
@@ -128,7 +128,7 @@ def test_sampled_sessions_are_those_of_the_search(world, supervised):
         supervised, prompts.histories, decoding=SESSIONS.model_copy(update={"num_beams": 10}), top_k=3
     )
     np.testing.assert_array_equal(sessions[:, 0], listed)
-    worth = score_sessions(Mixture([("truth", 1.0, world.reward)]), prompts, sessions)
+    worth = score_sessions(WeightedRewards([("truth", 1.0, world.reward)]), prompts, sessions)
     np.testing.assert_allclose(worth[:, 4], world.reward(prompts, sessions[:, 4]).mean(1))
 
 

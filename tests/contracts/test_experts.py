@@ -101,8 +101,8 @@ def test_routing_tells_what_each_position_reads(family, histories):
     changed_targets = targets.clone()
     changed_targets[0] = other_item(model, int(targets[0]))
     with torch.no_grad():
-        read, places = model.route(items, lengths, targets)
-        again, _ = model.route(replaced, lengths, changed_targets if writes else targets)
+        read, places = model.expert_assignments(items, lengths, targets)
+        again, _ = model.expert_assignments(replaced, lengths, changed_targets if writes else targets)
     before, after = (given[0][given[1]] if len(given) > 1 else given[0].flatten(0, 1) for given in seen)
     assert len(before) == len(read) == len(places)
     moved = (before - after).abs().amax(-1) > 1e-6

@@ -11,7 +11,7 @@ from torch import distributed
 from genrec.models.registry import FAMILIES
 from genrec.training.launch import Launch
 from genrec.training.world import World
-from genrec.training.wrapping import Sharded, blocks_of, recomputed, whole
+from genrec.training.wrapping import FSDP2, blocks_of, recomputed, full_tensor
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,7 +32,7 @@ def gradients(model: torch.nn.Module, histories: tuple[torch.Tensor, torch.Tenso
     model.train()
     items, lengths = histories
     model(items=items, lengths=lengths).loss.backward()
-    return {name: whole(value.grad).numpy() for name, value in model.named_parameters() if value.grad is not None}
+    return {name: full_tensor(value.grad).numpy() for name, value in model.named_parameters() if value.grad is not None}
 
 
 @pytest.mark.parametrize("family", sorted([*FAMILIES, *VARIANTS]))
@@ -40,7 +40,7 @@ def test_sharded_or_computed_again_it_learns_the_same(family: str, histories):
     model = make_model(family)
     assert list(blocks_of(model))
     expected = gradients(copy.deepcopy(model), histories)
-    shards = Sharded(copy.deepcopy(model), Launch(1, "fsdp2", cpu=True), World())
+    shards = FSDP2(copy.deepcopy(model), Launch(1, "fsdp2", cpu=True), World())
     again = copy.deepcopy(model)
     with recomputed(again, True):
         ways = {"sharded": gradients(shards.trained, histories), "computed again": gradients(again, histories)}

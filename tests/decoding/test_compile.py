@@ -8,7 +8,7 @@ from fake_models import FakeWriter, history_of, random_codes
 from genrec.config import RecommenderConfig
 from genrec.decoding import DeviceTrie, Options, trie_of
 from genrec.decoding.beam import find_leaves
-from genrec.decoding.guide import ItemGuide
+from genrec.decoding.guide import ItemPrior
 from genrec.models import build_recommender
 from genrec.tokenizers.index import ItemIndex
 from genrec.tokenizers.trie import build_trie
@@ -65,7 +65,7 @@ def test_guided_beams_are_one_graph():
 
     def search(context, exclude, seeds):
         exclusion = trie.exclusion(exclude)
-        guide = ItemGuide(trie, log_probs, options.item_weight, exclusion)
+        guide = ItemPrior(trie, log_probs, options.item_weight, exclusion)
         return find_leaves(model, trie, context, options, exclusion, seeds, guide)
 
     compiled = torch.compile(search, backend="eager", fullgraph=True)

@@ -6,7 +6,7 @@ import torch
 from fake_models import FakeWriter, history_of, random_codes, score_one_by_one
 
 from genrec.decoding import DeviceTrie, Options, beam_search
-from genrec.decoding.guide import ItemGuide
+from genrec.decoding.guide import ItemPrior
 from genrec.decoding.search import search_items
 from genrec.tokenizers.trie import build_trie
 
@@ -41,7 +41,7 @@ def test_a_node_has_the_probability_of_the_items_below_it(kind, filtered):
     trie = trie.filtered(allowed) if filtered else trie
     log_probs = torch.log_softmax(torch.from_numpy(generator.standard_normal((3, ITEMS))).float() * 3, dim=-1)
     exclude = torch.from_numpy(generator.integers(-1, ITEMS, (3, 20)))
-    guide = ItemGuide(trie, log_probs, 2.0, trie.exclusion(exclude))
+    guide = ItemPrior(trie, log_probs, 2.0, trie.exclusion(exclude))
     nodes = torch.zeros(3, 1, dtype=torch.int64)
     prefixes = [()]
     for depth, level in enumerate(trie.levels):

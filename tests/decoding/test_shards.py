@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec.decoding import Block, Names, Shards, commit_blocks, generate, schema_of, write_recommendations
+from genrec.decoding import UserBlock, Names, Shards, commit_blocks, generate, schema_of, write_recommendations
 from genrec.decoding.output import check_format
 from genrec.errors import ArtifactError, ConfigError
 
@@ -37,7 +37,7 @@ class Lists:
                 raise KeyboardInterrupt
             self.made.append(number)
             rows = np.asarray(generate.block_rows(number, USERS))
-            yield Block(rows, (rows[:, None] + np.arange(K)).astype(np.int32), np.zeros((len(rows), K), np.float32))
+            yield UserBlock(rows, (rows[:, None] + np.arange(K)).astype(np.int32), np.zeros((len(rows), K), np.float32))
 
 
 def write(path, lists, request=REQUEST):
@@ -146,7 +146,7 @@ def test_lists_of_another_format_hold_the_same_rows(ending, tmp_path):
         for block in Lists()(numbers):
             items = np.where(block.rows[:, None] == 3, -1, block.items)
             scores = np.random.default_rng(0).normal(size=items.shape).astype(np.float32)
-            yield Block(block.rows, items.astype(np.int32), np.where(items < 0, -np.inf, scores))
+            yield UserBlock(block.rows, items.astype(np.int32), np.where(items < 0, -np.inf, scores))
 
     for name in ("lists.parquet", f"lists{ending}"):
         write_recommendations(tmp_path / name, blocks, names, schema=schema_of(), request=REQUEST)

@@ -11,7 +11,7 @@ from genrec.config import TokenizerConfig
 from genrec.data import Histories
 from genrec.errors import ConfigError, DataError
 from genrec.tokenizers import fit_tokenizer
-from genrec.tokenizers.cid import CollaborativeSettings, CollaborativeTokenizer, cluster_paths, split
+from genrec.tokenizers.cid import CIDSettings, CollaborativeTokenizer, cluster_paths, split
 
 
 def cliques(sizes: list[int], bridge: float = 0.0) -> csr_array:
@@ -33,7 +33,7 @@ def random_graph(nodes: int, density: float, seed: int) -> csr_array:
 
 
 def fitted(dataset, features, **settings) -> CollaborativeTokenizer:
-    tokenizer = CollaborativeTokenizer(CollaborativeSettings(**{"num_clusters": 4, "leaf_size": 10, **settings}))
+    tokenizer = CollaborativeTokenizer(CIDSettings(**{"num_clusters": 4, "leaf_size": 10, **settings}))
     tokenizer.fit(dataset, features)
     return tokenizer
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from genrec.tokenizers import mpq
-from genrec.tokenizers.mpq import ExpertSettings, ExpertTokenizer, make_quantisers, overlap
+from genrec.tokenizers.mpq import QuantizerExpertSettings, ExpertTokenizer, make_quantisers, overlap
 
 SMALL = {"num_levels": 3, "codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 5, "batch_size": 16}
 
 
 def fitted(dataset, features, **settings) -> ExpertTokenizer:
-    tokenizer = ExpertTokenizer(ExpertSettings(**{**SMALL, **settings}))
+    tokenizer = ExpertTokenizer(QuantizerExpertSettings(**{**SMALL, **settings}))
     tokenizer.fit(dataset, features)
     return tokenizer
 

@@ -28,7 +28,7 @@ from genrec.models import build_recommender
 from genrec.models.layers.moe import expert_layers
 from genrec.tokenizers.index import ItemIndex
 from genrec.training import TrainingResult, train_recommender
-from genrec.training.experts import Spread
+from genrec.training.experts import ExpertParallel
 from genrec.training.world import World
 
 # Constant steps, so that a shorter run is the beginning of a longer one; gradients are clipped in all of them.
@@ -86,7 +86,7 @@ def stopping() -> nn.Module:
 def apart(init: Any) -> Any:
     """Spread experts, but forget that other processes hold the same ones."""
 
-    def wrong(self: Spread, *arguments: Any) -> None:
+    def wrong(self: ExpertParallel, *arguments: Any) -> None:
         init(self, *arguments)
         self.peers, _ = distributed.new_subgroups(1)
 
@@ -112,7 +112,7 @@ def two(folder: Path) -> dict[str, Any]:
 
 def four(folder: Path) -> dict[str, Any]:
     found = {"groups": outcome(lambda: run(folder / "groups", epochs=1))}
-    with patch.object(Spread, "__init__", apart(Spread.__init__)):
+    with patch.object(ExpertParallel, "__init__", apart(ExpertParallel.__init__)):
         found["apart"] = outcome(lambda: run(folder / "apart"))
     found["not a divisor"] = outcome(lambda: run(folder / "refused", expert_parallel=3))
     return found

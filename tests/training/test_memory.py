@@ -10,7 +10,7 @@ from tiny_training import NUM_ITEMS, TinyModel
 from torch import Tensor
 
 from genrec.errors import InterruptedRun, MemoryExhaustedError
-from genrec.training.memory import Update, cut_rows, is_memory_error, memory_error
+from genrec.training.memory import RecoverableStep, cut_rows, is_memory_error, memory_error
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
@@ -124,7 +124,7 @@ def test_other_errors_are_not_retried(train):
 
 def test_several_processes_are_told_to_accumulate(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    update = Update(Small(1))
+    update = RecoverableStep(Small(1))
     update.begin()
     batch = {"items": torch.zeros(4, 3, dtype=torch.int64), "lengths": torch.full((4,), 3)}
     with pytest.raises(torch.OutOfMemoryError):
@@ -134,7 +134,7 @@ def test_several_processes_are_told_to_accumulate(monkeypatch: pytest.MonkeyPatc
 
 
 def test_batches_of_something_else_are_not_cut():
-    update = Update(TinyModel())
+    update = RecoverableStep(TinyModel())
     update.begin()
     batch = {name: torch.zeros(4, dtype=torch.int64) for name in ("items", "lengths", "prompt_rows")}
 
@@ -150,7 +150,7 @@ def test_only_buffers_that_move_are_copied_again():
     model = TinyModel(dropout=0)
     model.register_buffer("table", torch.zeros(1000))
     batch = {"items": torch.arange(NUM_ITEMS)[None], "lengths": torch.tensor([NUM_ITEMS])}
-    update = Update(model)
+    update = RecoverableStep(model)
     copied = []
     for _ in range(3):
         update.begin()

@@ -81,8 +81,8 @@ def test_processes_that_share_the_users_find_what_one_finds(count: int):
     model = model_of("sasrec").eval()
     validation = decoding_validation(Data(), settings(metric="ndcg@10"), DecodingConfig())
     with torch.no_grad():
-        parts = [validation.part(model, World(rank, count)) for rank in range(count)]
-        assert validation.join(parts) == validation(model)
+        parts = [validation.measure_shard(model, World(rank, count)) for rank in range(count)]
+        assert validation.merge_shards(parts) == validation(model)
     assert sum(map(len, parts)) == 60
 
 

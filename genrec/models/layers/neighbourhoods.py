@@ -22,7 +22,7 @@ FORGETTING = 0.8
 ENTRIES = 1 << 24
 
 
-class Mixture(NamedTuple):
+class SoftmaxMixture(NamedTuple):
     """Logarithms of what each softmax weighs.
 
     Attributes:
@@ -74,7 +74,7 @@ class Neighbourhoods(nn.Module):
         self.mean.copy_(mean)
         self.whitening.copy_(directions * raised.clamp_min(1e-12).rsqrt())
 
-    def mixture(self, states: Tensor, counts: Tensor, size: int) -> Mixture:
+    def mixture(self, states: Tensor, counts: Tensor, size: int) -> SoftmaxMixture:
         """What each softmax weighs.
 
         Args:
@@ -87,7 +87,7 @@ class Neighbourhoods(nn.Module):
         read = gates[..., None, :-1] + self.recency.T[age.clamp_min(0)].float()
         read = read.masked_fill(age.lt(0).unsqueeze(-1), float("-inf"))
         weights = torch.cat([read.flatten(2), gates[..., -1:]], dim=-1).log_softmax(dim=-1)
-        return Mixture(weights[..., :-1].unflatten(2, (size, len(self.recency))), weights[..., -1])
+        return SoftmaxMixture(weights[..., :-1].unflatten(2, (size, len(self.recency))), weights[..., -1])
 
     def next_item_loss(
         self, states: Tensor, items: Tensor, real: Tensor, features: Tensor, *, negatives: int = 0
@@ -120,7 +120,7 @@ class Neighbourhoods(nn.Module):
         even = mixture.even.unsqueeze(-1) - log(size)
         return -torch.cat([near, even], dim=-1).logsumexp(dim=-1)[real].mean()
 
-    def log_probabilities(self, mixture: Mixture, items: Tensor, features: Tensor) -> Tensor:
+    def log_probabilities(self, mixture: SoftmaxMixture, items: Tensor, features: Tensor) -> Tensor:
         """log p of every item of the catalogue after each history, float32 ``[B, N]``.
 
         Args:

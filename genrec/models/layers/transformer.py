@@ -91,7 +91,7 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(size, eps=1e-6)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Self-attention and SwiGLU, each with a norm before and a residual around it.
 
     With ``experts`` there is a sparse mixture of them in the place of the one SwiGLU.
@@ -181,7 +181,7 @@ class CausalTransformer(nn.Module):
         super().__init__()
         self.head_size = hidden_size // num_heads
         self.blocks = nn.ModuleList(
-            Block(
+            TransformerBlock(
                 hidden_size,
                 num_heads,
                 feed_forward_size,
@@ -259,8 +259,8 @@ class CausalTransformer(nn.Module):
         return self._step(book[codes], projected, rotation, history, visible, own)
 
     @property
-    def _first(self) -> Block:
-        return cast(Block, self.blocks[0])
+    def _first(self) -> TransformerBlock:
+        return cast(TransformerBlock, self.blocks[0])
 
     def _step(
         self,
@@ -272,7 +272,7 @@ class CausalTransformer(nn.Module):
         own: list[list[KeyValue]] | None,
     ) -> tuple[Tensor, list[list[KeyValue]]]:
         grown = []
-        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
+        for layer, block in enumerate(cast(Iterable[TransformerBlock], self.blocks)):
             if layer:
                 projected = block.project(x, rotation)
             x, own_of_layer = block.step(x, projected, history[layer], visible, own[layer] if own else [])

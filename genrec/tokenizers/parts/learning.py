@@ -50,7 +50,7 @@ class LearningSettings(Section):
     learning_rate: LearningRate = 1e-3
 
 
-class Learner(nn.Module, ABC):
+class TrainableTokenizer(nn.Module, ABC):
     """Everything that a family trains, with its loss."""
 
     def start(self, vectors: Tensor) -> None:
@@ -151,7 +151,7 @@ class Checkpoint:
 
 
 def learn(
-    learner: Learner,
+    learner: TrainableTokenizer,
     vectors: Tensor,
     settings: LearningSettings,
     description: str,
@@ -203,7 +203,7 @@ def learn(
 class _Run:
     """One fit: what has been learned so far and what is needed to go on."""
 
-    def __init__(self, learner: Learner, vectors: Tensor, settings: LearningSettings) -> None:
+    def __init__(self, learner: TrainableTokenizer, vectors: Tensor, settings: LearningSettings) -> None:
         self.learner, self.vectors, self.batch_size = learner, vectors, settings.batch_size
         order = torch.randperm(len(vectors))
         held = max(1, round(settings.held_out * len(vectors)))

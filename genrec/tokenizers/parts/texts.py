@@ -107,11 +107,11 @@ def refuse_empty(items: pl.DataFrame, empty: list[int], column: str, setting: st
         )
 
 
-def pack(value: Any) -> np.ndarray:
+def pack_json(value: Any) -> np.ndarray:
     """A JSON-able value as uint8 ``[bytes]``, for the file of arrays."""
     return np.frombuffer(json.dumps(value, ensure_ascii=False).encode(), dtype=np.uint8)
 
 
-def unpack(array: np.ndarray) -> Any:
+def unpack_json(array: np.ndarray) -> Any:
     """What :func:`pack` packed."""
     return json.loads(array.tobytes().decode())
