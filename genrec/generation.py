@@ -20,13 +20,13 @@ from genrec.config import DecodingConfig, parse_settings
 from genrec.data import Dataset, Histories
 from genrec.data.readers import read_item_ids, read_table
 from genrec.decoding import UserBlock, Names, Shards, Written, commit_blocks, generate_blocks, schema_of
-from genrec.decoding.explain import writes_identifiers
+from genrec.decoding.explain import writes_semantic_ids
 from genrec.decoding.generate import BLOCK_USERS, count_blocks
 from genrec.decoding.output import check_format
 from genrec.decoding.searcher import items_per_sequence
 from genrec.errors import ConfigError
 from genrec.recommender import Recommender, Unknown
-from genrec.training.world import number_of, own_place
+from genrec.training.world import number_of, rank_and_size
 
 # Processes wait for the slowest, which may have hours of work left.
 LONGEST_WAIT = timedelta(days=30)
@@ -50,7 +50,7 @@ class GenerationRequest:
         allow_where: A condition on the columns of the model's items, such as ``price < 20``: nothing else is
             recommended.
         unknown: What to do with items that the model does not know.
-        explain: Write the identifier of each item and the probability of each of its codes.
+        explain: Write the semantic ID of each item and the probability of each of its codes.
     """
 
     histories: Path | None = None
@@ -87,7 +87,7 @@ class Processes:
     @classmethod
     def from_environment(cls) -> "Processes":
         """As a launcher tells it, else one process."""
-        return cls(*own_place())
+        return cls(*rank_and_size())
 
     def own(self, blocks: int) -> range:
         """The blocks of this process, of so many in all."""
@@ -130,7 +130,7 @@ class Job:
             items = Dataset.load(request.catalogue, verify=True)
             recommender, catalogue = recommender.with_catalogue(items, features=request.features), items.fingerprint
         if request.explain:
-            writes_identifiers(recommender.model)
+            writes_semantic_ids(recommender.model)
         values = {**recommender.decoding.model_dump(), **request.decoding}
         decoding = parse_settings(DecodingConfig, values, where="the command line")
         # Refused here, before anything is written.
@@ -159,10 +159,10 @@ class Job:
         """Everything that the lists depend on, JSON-able: a rerun with another one keeps nothing."""
         histories = [self.histories.users, self.histories.offsets, self.histories.items]
         settings, everyone = self.recommender.model.settings, np.arange(len(self.histories))
-        if settings.extra_inputs and self.histories.timestamps is not None:
+        if settings.side_inputs and self.histories.timestamps is not None:
             histories.append(self.histories.timestamps)
         # With single items there are no gaps: this is what is read of users.
-        histories += settings.read_extras(self.histories, everyone, 1).values()
+        histories += settings.read_side_inputs(self.histories, everyone, 1).values()
         return {
             "model": self.recommender.manifest.fingerprint,
             "catalogue": self.catalogue,

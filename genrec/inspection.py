@@ -217,7 +217,7 @@ def _alignment_words(path: Path) -> str:
 
 
 def _source_words(manifest: Manifest, path: Path) -> str:
-    return f"the public data set {manifest.config.get('name')}; its terms of use are in LICENCE"
+    return f"the public data set {manifest.config.get('name')}; its terms of use are in LICENSE"
 
 
 def _iteration_words(manifest: Manifest, path: Path) -> str:

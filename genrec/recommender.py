@@ -48,7 +48,7 @@ class Recommendations:
     Args:
         users: External id of each of the R users; the row number as text where histories came as plain lists.
         items: Dense items, int32 ``[R, k]``; -1 where there is none.
-        scores: float32 ``[R, k]``; natural log-probability of the identifier, or the score that ranked; -inf where
+        scores: float32 ``[R, k]``; natural log-probability of the semantic ID, or the score that ranked; -inf where
             there is no item.
         item_ids: External id of every dense item.
         item_titles: Title of every dense item.
@@ -135,7 +135,7 @@ class Recommender:
     def with_catalogue(self, dataset: Dataset, *, features: Path | None = None) -> "Recommender":
         """The same model for the items of another data set, which it need never have seen; nothing is learned.
 
-        The model's own encoder makes their vectors, its own tokenizer their identifiers.
+        The model's own encoder makes their vectors, its own tokenizer their semantic IDs.
 
         Args:
             dataset: Its items are the catalogue.

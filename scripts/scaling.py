@@ -3,7 +3,7 @@
     python scripts/scaling.py runs/beauty --out scaling
     python scripts/scaling.py runs/beauty runs/health --out scaling --widths 32 64 128 --expert-widths 32 --seeds 1 2 3
 
-Each folder holds ``dataset/`` and ``features/`` of a run; identifiers are made once for each. Models of one family grow
+Each folder holds ``dataset/`` and ``features/`` of a run; semantic IDs are made once for each. Models of one family grow
 in width; those with experts have feed-forward layers that are as many times narrower as a position has experts, so that
 they do the work of the dense model of their width, and the router's. All see the same users equally often, with one
 learning rate for width 64 that falls with the root of the width. Operations are counted by the rule of
@@ -94,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders with dataset/ and features/")
     parser.add_argument("--out", type=work_folder, required=True)
-    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="a recipe of identifiers")
+    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="a recipe of semantic IDs")
     parser.add_argument("--family", choices=COUNTED, default="decoder")
     parser.add_argument("--widths", type=int, nargs="*", default=[16, 32, 64, 96], help="of dense models")
     parser.add_argument("--expert-widths", type=int, nargs="*", default=[16, 32, 64, 96], help="of models with experts")
@@ -111,7 +111,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def tokenizer_of(run: Path, dataset: Dataset, arguments: argparse.Namespace) -> Path:
-    """The folder of identifiers that all sizes share, made if it is not there."""
+    """The folder of semantic IDs that all sizes share, made if it is not there."""
     folder: Path = arguments.out / run.name / "tokenizer"
     if not (folder / MANIFEST).is_file():
         tokenize_items(load_recipe(arguments.tokenizer).tokenizer, dataset, run / "features", folder)

@@ -1,4 +1,4 @@
-"""A small world that every test may use: 60 users with a favourite genre, 40 items in four genres."""
+"""A small world that every test may use: 60 users with a favorite genre, 40 items in four genres."""
 
 import numpy as np
 import polars as pl
@@ -8,7 +8,7 @@ from genrec.config import DataConfig
 from genrec.data import Dataset, make_dataset
 
 GENRES = ("space adventure", "garden cooking", "river crime", "winter romance")
-NOUNS = ("Lantern", "Harbour", "Orchard", "Comet", "Violin", "Falcon", "Mirror", "Bridge", "Kettle", "Compass")
+NOUNS = ("Lantern", "Harbor", "Orchard", "Comet", "Violin", "Falcon", "Mirror", "Bridge", "Kettle", "Compass")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -33,15 +33,15 @@ def tiny_items() -> pl.DataFrame:
 
 @pytest.fixture(scope="session")
 def tiny_interactions(tiny_items: pl.DataFrame) -> pl.DataFrame:
-    """60 users with 2 to 14 interactions: they walk through the items of a favourite genre, with a few excursions."""
+    """60 users with 2 to 14 interactions: they walk through the items of a favorite genre, with a few excursions."""
     random = np.random.default_rng(7)
     rows = []
     for user in range(60):
-        favourite, start = user % len(GENRES), int(random.integers(10))
+        favorite, start = user % len(GENRES), int(random.integers(10))
         length = 2 if user < 3 else int(random.integers(6, 15))
         for step in range(length):
             stays = random.random() < 0.85
-            item = favourite * 10 + (start + step) % 10 if stays else int(random.integers(40))
+            item = favorite * 10 + (start + step) % 10 if stays else int(random.integers(40))
             rows.append((f"u{user:02d}", f"i{item:02d}", 1_600_000_000 + 86_400 * step + 60 * user, float(3 + stays)))
     columns = ["user_id", "item_id", "timestamp", "rating"]
     order = random.permutation(len(rows))

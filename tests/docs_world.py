@@ -22,7 +22,7 @@ CUTS: Mapping[str, Mapping[str, Any]] = {
     "training": {"epochs": 1, "eval_users": 20},
     "evaluation": {"bootstrap_samples": 20},
 }
-NOUNS = ("lantern", "harbour", "orchard", "comet", "violin", "falcon", "mirror", "bridge", "kettle", "compass")
+NOUNS = ("lantern", "harbor", "orchard", "comet", "violin", "falcon", "mirror", "bridge", "kettle", "compass")
 KINDS = ("Red", "Blue", "Green", "Golden", "Silver", "Wooden", "Little", "Great", "Silent", "Winter")
 NAMES = [f"{kind} {noun}" for kind in KINDS for noun in NOUNS]
 FILMS = [str(number) for number in (1, 50, 172, 181, 588, *range(600, 745))]

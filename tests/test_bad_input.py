@@ -420,7 +420,7 @@ def test_folders_of_another_data_set_are_refused(refused, tmp_path, run_copy):
 
 def test_a_model_that_writes_identifiers_needs_a_tokenizer(refused, tmp_path, prepared):
     command = ["train", tiny_home() / "tiny.yaml", "--dataset", prepared, "--out", tmp_path / "out"]
-    refused(2, "the recommender 'depth' reads identifiers and none were given", "--tokenizer", command=command)
+    refused(2, "the recommender 'depth' reads semantic IDs and none were given", "--tokenizer", command=command)
 
 
 def test_a_place_that_cannot_be_written_is_refused(refused, tmp_path, prepared):
@@ -496,7 +496,7 @@ def test_a_condition_on_columns_that_the_model_does_not_have_is_refused(refused,
 
 def test_item_scores_cannot_be_explained(refused, tmp_path):
     sasrec = tiny_home() / "run" / "baselines" / "sasrec"
-    refused(2, "there is no identifier to explain", command=generating(sasrec, tmp_path, "--explain"))
+    refused(2, "there is no semantic ID to explain", command=generating(sasrec, tmp_path, "--explain"))
 
 
 def test_a_device_that_is_not_there_is_refused(refused, tmp_path):

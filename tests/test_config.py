@@ -75,7 +75,7 @@ def test_an_unknown_section_names_the_nearest():
     assert "did you mean 'training'?" in message
 
 
-def test_an_unknown_key_without_a_neighbour_lists_the_known_ones():
+def test_an_unknown_key_without_a_neighbor_lists_the_known_ones():
     message = refusal(None, "decoding.zzzz=3")
     assert "expected: one of batch_size, beam_groups, diversity_penalty" in message
     assert "remove it" in message

@@ -138,7 +138,7 @@ def test_ci_runs_exactly_make_test():
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
 
 
-def test_the_licence_is_apache_2():
+def test_the_license_is_apache_2():
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text

@@ -245,14 +245,14 @@ def test_a_damaged_ledger_counts_as_none(tmp_path):
 def test_the_ledger_remembers(tmp_path):
     (tmp_path / "out.txt").write_text("x")
     ledger = StageCache(tmp_path)
-    assert ledger.stale_because("report", "k1") == "not made yet"
+    assert ledger.stale_reason("report", "k1") == "not made yet"
     outputs = {"out.txt": output_fingerprint(tmp_path / "out.txt")}
     ledger.finish("report", StageRecord(key="k1", outputs=outputs, seconds=1.0))
     again = StageCache(tmp_path)
-    assert again.stale_because("report", "k1") is None
-    assert again.stale_because("report", "k2") == "its settings or inputs changed"
+    assert again.stale_reason("report", "k1") is None
+    assert again.stale_reason("report", "k2") == "its settings or inputs changed"
     (tmp_path / "out.txt").write_text("y")
-    assert again.stale_because("report", "k1") == "out.txt was changed after it was written"
+    assert again.stale_reason("report", "k1") == "out.txt was changed after it was written"
 
 
 def test_a_second_run_is_kept_out_of_the_folder(tmp_path):

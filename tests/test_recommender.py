@@ -49,7 +49,7 @@ def test_lists_have_k_distinct_unseen_items_with_titles(recommender):
 
 
 def test_scores_are_the_log_probabilities_that_the_model_gives(recommender):
-    """Every item's identifier is scored code by code, without trie or beams, and the lists are the best of them."""
+    """Every item's semantic ID is scored code by code, without trie or beams, and the lists are the best of them."""
     model, history = recommender.model, LISTS[2]
     items = torch.tensor([[recommender.dense_items[name] for name in history]])
     codes = model.item_codes.long()

@@ -107,8 +107,8 @@ def test_batches_hold_what_is_read_and_can_be_cut(timed):
     windows = cut_windows(dataset.train(), 11)
     batch = WindowDataset(windows, 11, model.settings)[3]
     times = windows.timestamps[windows.offsets[3] : windows.offsets[4]]
-    assert batch["gaps"].tolist() == [[-1, *np.diff(times)]]
-    assert set(batch) == {"items", "lengths", "gaps"} < PLAIN
+    assert batch["time_deltas"].tolist() == [[-1, *np.diff(times)]]
+    assert set(batch) == {"items", "lengths", "time_deltas"} < PLAIN
     plain = Recommender.from_pretrained(tiny_home() / "run" / "model").model
     assert set(WindowDataset(windows, 11, plain.settings)[3]) == {"items", "lengths"}
     # A process without users of its own steps with a window of nothing, through all weights.
@@ -126,7 +126,7 @@ def test_data_without_times_are_refused(tmp_path, capsys):
     for part in ("the data set has none", "recommender.use_times", "timestamp", "genrec prepare --interactions FILE"):
         assert part in " ".join(message.split())
     assert not (tmp_path / "model").exists()
-    # A whole run says so before it makes vectors and identifiers.
+    # A whole run says so before it makes vectors and semantic IDs.
     out = tmp_path / "run"
     given = ["--set", f"data={{path: {untimed}}}", "--set", "recommender.use_times=true"]
     assert main(["run", str(tiny_home() / "tiny.yaml"), *given, "--out", str(out)]) == 2

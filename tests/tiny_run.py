@@ -12,7 +12,7 @@ import polars as pl
 from genrec.cli import main
 
 GENRES = ("space adventure", "garden cooking", "river crime", "winter romance")
-NOUNS = ("Lantern", "Harbour", "Orchard", "Comet", "Violin", "Falcon", "Mirror", "Bridge", "Kettle", "Compass")
+NOUNS = ("Lantern", "Harbor", "Orchard", "Comet", "Violin", "Falcon", "Mirror", "Bridge", "Kettle", "Compass")
 RECIPE = """
 data: {path: DATA, k_core: 0}
 features: {encoder: lexical, dim: 8, min_items: 1}
@@ -28,12 +28,12 @@ evaluation:
 
 
 def write_tables(folder: Path) -> Path:
-    """A raw data set: users walk through the items of a favourite genre, now and then elsewhere."""
+    """A raw data set: users walk through the items of a favorite genre, now and then elsewhere."""
     random, rows = np.random.default_rng(3), []
     for user in range(60):
-        start, favourite = int(random.integers(10)), user % 4
+        start, favorite = int(random.integers(10)), user % 4
         for step in range(2 if user == 0 else int(random.integers(5, 12))):
-            item = favourite * 10 + (start + step) % 10 if random.random() < 0.85 else int(random.integers(40))
+            item = favorite * 10 + (start + step) % 10 if random.random() < 0.85 else int(random.integers(40))
             rows.append((f"u{user:02d}", f"i{item:02d}", 1_600_000_000 + 86_400 * step + user))
     items = [
         (f"i{10 * g + n:02d}", f"{noun} of {genre.split()[0]}", genre)

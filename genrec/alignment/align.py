@@ -22,7 +22,7 @@ from torch import nn
 
 from genrec.alignment.batches import PairRows, PromptRows, mixed_loader
 from genrec.alignment.choice import TrainingMaterial, build_reward, check_recipe, prepare_material, load_reference
-from genrec.alignment.guards import Monitor, Measurements, EvalSet, score_candidates
+from genrec.alignment.monitor import Monitor, Measurements, EvalSet, score_candidates
 from genrec.alignment.learners import GroupObjective, Objective, PairObjective
 from genrec.alignment.rewards import WeightedRewards
 from genrec.alignment.sampling import by_blocks
@@ -95,29 +95,29 @@ class AlignmentResult:
         reward_quality: Held-out AUC and calibration of a learned reward; empty without one.
     """
 
-    rounds: list[IterationResult]
+    iterations: list[IterationResult]
     reward_quality: dict[str, Any] = field(default_factory=dict)
 
     @property
     def start(self) -> dict[str, float]:
         """Measurements before anything."""
-        return self.rounds[0].start
+        return self.iterations[0].start
 
     @property
     def best(self) -> dict[str, float]:
         """Measurements of the weights that were kept."""
-        return self.rounds[-1].best
+        return self.iterations[-1].best
 
 
 class MonitoredRun(Run):
     """A run that also ends when a guard is broken."""
 
     section = "alignment"
-    guards: Monitor
+    monitor: Monitor
 
     def stop_reason(self, step: int) -> StopReason | None:
         """Why the run is over after ``step``, or None."""
-        if self.state.history and self.guards.broken(self.state.history[-1]["validation"]):
+        if self.state.history and self.monitor.broken(self.state.history[-1]["validation"]):
             return "guard"
         return super().stop_reason(step)
 
@@ -131,20 +131,20 @@ class MonitoredValidation:
         policy: The model that is trained.
     """
 
-    guards: Monitor
+    monitor: Monitor
     policy: GenerativeRecommender
 
     def measure_shard(self, model: nn.Module, world: World) -> Measurements:
         """What this process finds out."""
-        return self.guards.measure_shard(self.policy)
+        return self.monitor.measure_shard(self.policy)
 
     def merge_shards(self, parts: list[Measurements]) -> dict[str, float]:
         """All numbers, from what each process found, by rank."""
-        return self.guards.merge_shards(parts, self.policy)
+        return self.monitor.merge_shards(parts, self.policy)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Do it alone."""
-        return self.guards.measure(self.policy)
+        return self.monitor.measure(self.policy)
 
 
 def join_processes(config: AlignmentConfig) -> tuple[Launch, World]:
@@ -174,7 +174,7 @@ def align_recommender(
     Where a launcher started several processes, all of them must call this with equal arguments.
 
     Args:
-        model: Writes sequence identifiers; it is left with the best weights, or as it was where nothing was better.
+        model: Writes sequence semantic IDs; it is left with the best weights, or as it was where nothing was better.
         dataset: Preferences and rewards are learned from its training part, selection is by its validation part.
         config: The recipe's section.
         decoding: How lists are written.
@@ -191,29 +191,29 @@ def align_recommender(
     launch, world = join_processes(config)
     check_recipe(config, model, dataset)
     assert isinstance(model, GenerativeRecommender)  # check_recipe refused everything else
-    out, console = out.absolute(), (console or Terminal(stderr=True)) if world.leads else Terminal(quiet=True)
+    out, console = out.absolute(), (console or Terminal(stderr=True)) if world.is_main else Terminal(quiet=True)
     reference = load_reference(Path(config.reference), model) if config.reference else copy.deepcopy(model)
     reward, quality = build_reward(config, dataset, model)
     identity = {**inputs, "dataset": dataset.fingerprint}
     open_work_folder(out)
-    rounds: list[IterationResult] = []
+    iterations: list[IterationResult] = []
     first_start: dict[str, float] | None = None
     for number in range(config.iterations):
         folder = out / f"iteration-{number + 1}"
-        key = {**identity, "previous": fingerprint([asdict(result) for result in rounds])}
+        key = {**identity, "previous": fingerprint([asdict(result) for result in iterations])}
         known = _finished(folder, config, key)
         if known is None:
             task = Iteration(dataset, config, decoding, reward, number, console, launch)
             known = task.run(model, reference, folder, key, first_start)
         else:
             load_model(model, str(folder / WEIGHTS_FILE))
-        rounds.append(known)
-        first_start = rounds[0].start
+        iterations.append(known)
+        first_start = iterations[0].start
         if not known.improved:
             break
         reference = copy.deepcopy(model)
     model.eval()
-    return AlignmentResult(rounds, quality)
+    return AlignmentResult(iterations, quality)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,26 +251,26 @@ class Iteration:
         before = copy.deepcopy(model)
         material = prepare_material(model, self.dataset, config, self.decoding, self.reward, seed)
         watch = EvalSet.of(self.dataset, config, self.decoding, material.measured, self.reward)
-        guards = Monitor(watch, config, reference, world)
-        start = guards.begin(model, first_start)
-        if self.number == 0 and world.leads:
+        monitor = Monitor(watch, config, reference, world)
+        start = monitor.begin(model, first_start)
+        if self.number == 0 and world.is_main:
             self._say(start, material)
-        learner, loader = self._learner(model, reference, material, seed)
-        result = self._train(learner, loader, guards, start, folder, key)
+        objective, loader = self._learner(model, reference, material, seed)
+        result = self._train(objective, loader, monitor, start, folder, key)
         kept = result.best_step is not None
         if not kept:
             model.load_state_dict(before.state_dict())
         last = result.history[-1]["validation"] if result.history else start
-        reason = guards.broken(last) if result.stopped == "guard" else None
+        reason = monitor.broken(last) if result.stopped == "guard" else None
         best = next((r["validation"] for r in result.history if r["step"] == result.best_step), start)
         done = IterationResult(start, best, kept, result.stopped, reason, result.steps, result.seconds, result.history)
-        if reason and world.leads:
+        if reason and world.is_main:
             logger.warning("alignment was stopped at step %d: %s", result.steps, reason)
-        if not kept and world.leads:
+        if not kept and world.is_main:
             logger.warning("no step was better than the start by %s: the model is as it was", config.metric)
         # The checkpoints go when it is saved, and all have read them by then.
         world.gather(None)
-        world.from_leader(partial(self._save, folder, model, material, done, key))
+        world.run_on_main(partial(self._save, folder, model, material, done, key))
         return done
 
     def _learner(
@@ -281,7 +281,7 @@ class Iteration:
         rows: PairRows | PromptRows
         if material.prompts is not None and self.reward is not None:
             rows = PromptRows(material.prompts)
-            learner: Objective = GroupObjective(
+            objective: Objective = GroupObjective(
                 model,
                 reference,
                 config,
@@ -291,18 +291,18 @@ class Iteration:
             )
         else:
             rows = self._pair_rows(reference, material)
-            learner = PairObjective(model, config, self._item_weight)
+            objective = PairObjective(model, config, self._item_weight)
 
         def count(lengths: np.ndarray) -> int:
             return count_targets(model, {"lengths": torch.from_numpy(lengths)})
 
-        return learner, mixed_loader(
+        return objective, mixed_loader(
             windows, size, rows, count=count, batch_size=config.batch_size, share=config.share, seed=seed
         )
 
     @property
     def _item_weight(self) -> float:
-        # The normaliser of codes and item vectors together cancels only where two items of one history are compared.
+        # The normalizer of codes and item vectors together cancels only where two items of one history are compared.
         return 0.0 if self.config.method in ("kto", "grpo") else self.decoding.item_weight
 
     def _pair_rows(self, reference: GenerativeRecommender, material: TrainingMaterial) -> PairRows:
@@ -322,9 +322,9 @@ class Iteration:
 
     def _train(
         self,
-        learner: Objective,
+        objective: Objective,
         loader: EpochLoader,
-        guards: Monitor,
+        monitor: Monitor,
         start: dict[str, float],
         folder: Path,
         key: Mapping[str, str],
@@ -333,14 +333,14 @@ class Iteration:
         private = folder.with_name(f"{folder.name}.checkpoints")
         settings = {f"alignment.{name}": value for name, value in _deciding(config).items()}
         store = CheckpointStore(private, settings, key, config.seed)
-        validate = MonitoredValidation(guards, learner.policy)
-        log = MetricsLog(private / LOG_FILE, silent=not world.leads)
+        validate = MonitoredValidation(monitor, objective.policy)
+        log = MetricsLog(private / LOG_FILE, silent=not world.is_main)
         with StopSignals() as signals:
             display = Display(self.console, config.metric)
             run = MonitoredRun(training_of(config), loader, validate, store, log, display, signals)
-            run.guards, run.state.best_metric = guards, start["selected"]
+            run.monitor, run.state.best_metric = monitor, start["selected"]
             run.name_users, run.launch, run.world = self.dataset.users_named, self.launch, world
-            return continue_run(learner, run)
+            return continue_run(objective, run)
 
     def _save(
         self,

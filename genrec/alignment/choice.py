@@ -64,7 +64,7 @@ def check_recipe(config: AlignmentConfig, model: RecommenderModel, dataset: "Dat
     """Refuse what cannot be aligned, before any work.
 
     Raises:
-        ConfigError: If the model has no sequence identifiers, or settings are missing or contradict each other.
+        ConfigError: If the model has no sequence semantic IDs, or settings are missing or contradict each other.
         DataError: If a feedback column holds no numbers.
     """
     if config.method == "none":
@@ -90,16 +90,16 @@ def check_recipe(config: AlignmentConfig, model: RecommenderModel, dataset: "Dat
 
 
 def check_family(name: str, settings: BackboneSettings, *, writes: bool) -> None:
-    """Refuse a family that does not write identifiers, and a model that reads more than items.
+    """Refuse a family that does not write semantic IDs, and a model that reads more than items.
 
     Raises:
         ConfigError: If so.
     """
     if not writes:
         raise ConfigError(
-            f"a {name!r} model has no sequence identifiers",
+            f"a {name!r} model has no sequence semantic IDs",
             where="alignment",
-            expected="a recommender that writes identifiers, such as depth, decoder or seq2seq",
+            expected="a recommender that writes semantic IDs, such as depth, decoder or seq2seq",
             fix="train one of these, or leave the alignment out",
         )
     _refuse_extras(settings, "alignment")
@@ -129,9 +129,9 @@ def build_reward(
     for name, weight in config.rewards.items():
         if name == "lists":
             learn = partial(train_list_reward, dataset, config.objectives, seed=config.seed)
-            reward, measured = World.current().from_leader(learn)
+            reward, measured = World.current().run_on_main(learn)
             quality = asdict(measured)
-            if World.current().leads:
+            if World.current().is_main:
                 _report(quality)
             parts.append((name, weight, reward))
             continue
@@ -283,12 +283,12 @@ def _load_scorer(folder: Path, dataset: "Dataset") -> ItemScorer:
 
 def _refuse_extras(settings: BackboneSettings, where: str) -> None:
     """Preferences and prompts hold items alone."""
-    if settings.extra_inputs:
+    if settings.side_inputs:
         raise ConfigError(
-            f"an alignment reads the items of histories alone, the model also {', '.join(settings.extra_inputs)}",
+            f"an alignment reads the items of histories alone, the model also {', '.join(settings.side_inputs)}",
             where=where,
             expected="a model without these settings",
-            fix=f"train it with recommender.{settings.extra_inputs[0]}: false, or leave the alignment out",
+            fix=f"train it with recommender.{settings.side_inputs[0]}: false, or leave the alignment out",
         )
 
 

@@ -209,7 +209,7 @@ def score_candidates(
     """log p of candidates int64 ``[P, C]`` of P histories, float32 ``[P, C]``; 0 where there is none.
 
     Args:
-        model: Writes identifiers; in eval mode afterwards.
+        model: Writes semantic IDs; in eval mode afterwards.
         histories: P rows.
         candidates: Dense items, or lists ``[P, C, m]``; -1 where there is none.
         item_weight: See :func:`genrec.alignment.scoring.sequence_log_probs`.
@@ -264,7 +264,7 @@ def list_diversity(lists: np.ndarray, codes: np.ndarray) -> float:
 
 
 def _paths(model: GenerativeRecommender, prompts: Prompts) -> list[Tensor]:
-    """Log-probabilities along the held-out items' identifiers, per level ``[R, K_l]`` in the order of the rows."""
+    """Log-probabilities along the held-out items' semantic IDs, per level ``[R, K_l]`` in the order of the rows."""
     model.eval()
     targets = _first_targets(prompts)
     order = np.argsort(prompts.histories.lengths, kind="stable")
@@ -281,7 +281,7 @@ def _paths(model: GenerativeRecommender, prompts: Prompts) -> list[Tensor]:
 def _path_numbers(paths: list[Tensor], reference: list[Tensor], trie: DeviceTrie, codes: Tensor) -> np.ndarray:
     """KL to the reference, entropy (sums over levels) and mean legal mass per level of each row, float64 ``[R, 3]``.
 
-    The mass is that of the levels of ``codes``; one level more adds to the sums where identifiers are longer.
+    The mass is that of the levels of ``codes``; one level more adds to the sums where semantic IDs are longer.
     """
     nodes = torch.zeros(len(codes), 1, dtype=torch.int64, device=codes.device)
     kl, entropy, mass = (torch.zeros(len(codes), dtype=torch.float64, device=codes.device) for _ in range(3))
@@ -300,7 +300,7 @@ def _path_numbers(paths: list[Tensor], reference: list[Tensor], trie: DeviceTrie
 
 
 def _measured_levels(trie: DeviceTrie, codes: Tensor) -> int:
-    """The levels that all of ``codes [R, L]`` have, before the first at which an identifier may end."""
+    """The levels that all of ``codes [R, L]`` have, before the first at which a semantic ID may end."""
     for depth in range(codes.shape[1]):
         if trie.levels[depth].ends or bool((codes[:, depth] < 0).any()):
             return depth

@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 def dpo(
     chosen: Tensor, rejected: Tensor, *, beta: float, label_smoothing: float = 0.0, real: Tensor | None = None
 ) -> Tensor:
-    """Direct preference optimisation; with label smoothing the conservative cDPO, for labels that are partly wrong.
+    """Direct preference optimization; with label smoothing the conservative cDPO, for labels that are partly wrong.
 
     Rafailov et al. 2023, eq. 7; Mitchell 2023, "A note on DPO with noisy preferences". log 2 where policy = reference.
     """
@@ -38,7 +38,7 @@ def softmax_dpo(chosen: Tensor, rejected: Tensor, *, beta: float, real: Tensor |
 
 
 def ipo(chosen: Tensor, rejected: Tensor, *, beta: float, real: Tensor | None = None) -> Tensor:
-    """Identity preference optimisation: the margin is drawn to 1 / (2 beta) instead of to infinity.
+    """Identity preference optimization: the margin is drawn to 1 / (2 beta) instead of to infinity.
 
     Azar et al. 2023, eq. 17; 1 / (4 beta^2) where policy = reference.
     """
@@ -73,7 +73,7 @@ def kto(
     wanted: Tensor | None = None,
     real: Tensor | None = None,
 ) -> Tensor:
-    """Kahneman-Tversky optimisation: items are good or bad each for itself, measured from a common baseline.
+    """Kahneman-Tversky optimization: items are good or bad each for itself, measured from a common baseline.
 
     Ethayarajh et al. 2024, eq. 8, with equal weights. 1/2 for each item where policy = reference and the baseline is 0.
 
@@ -121,7 +121,7 @@ def group_policy(
     kl_weight: float,
     real: Tensor | None = None,
 ) -> Tensor:
-    """Group-relative policy optimisation: the clipped surrogate and the KL to the reference, mean over each group.
+    """Group-relative policy optimization: the clipped surrogate and the KL to the reference, mean over each group.
 
     Shao et al. 2024 (DeepSeekMath), eq. 3, with an item as one action. ``early_clip`` is ECPO's (OneRec technical
     report 2025, section 4.2): an answer with negative advantage pushes with a ratio of at most 1 + clip + early_clip,

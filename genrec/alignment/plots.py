@@ -16,17 +16,17 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("KL to the reference", "nats per item", ("kl",)),
     ("Signs of collapse", "relative to the start", ("entropy", "coverage@10", "diversity@10", "legal_mass")),
 )
-COLOURS = (ACCENT, SECOND, MUTED, INK)
+COLORS = (ACCENT, SECOND, MUTED, INK)
 
 
-def draw_curves(rounds: Sequence[Mapping[str, Any]], path: Path) -> None:
+def draw_curves(iterations: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the measurements of all rounds, one after another.
 
     Args:
         rounds: ``start`` and ``history`` of each, as in ``alignment.json``.
         path: PNG file to write.
     """
-    steps, records = joined_records(rounds)
+    steps, records = joined_records(iterations)
     figure = new_figure(12, 6.8)
     for number, (title, subtitle, names) in enumerate(PANELS, start=1):
         axes = figure.add_subplot(2, 3, number)
@@ -34,14 +34,14 @@ def draw_curves(rounds: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_xlabel("updates", color=INK)
         relative = title == "Signs of collapse"
         drawn = False
-        for colour, name in zip(COLOURS, names, strict=False):
+        for color, name in zip(COLORS, names, strict=False):
             values = np.array(
                 [record.get(name) if record.get(name) is not None else np.nan for record in records], float
             )
             if np.isnan(values).all():
                 continue
             values = values / values[0] if relative and values[0] else values
-            axes.plot(steps, values, color=colour, linewidth=1.8, marker="o", markersize=3, label=name)
+            axes.plot(steps, values, color=color, linewidth=1.8, marker="o", markersize=3, label=name)
             drawn = True
         if drawn:
             axes.legend(frameon=False, fontsize=9)
@@ -50,10 +50,10 @@ def draw_curves(rounds: Sequence[Mapping[str, Any]], path: Path) -> None:
     write_figure(figure, path)
 
 
-def joined_records(rounds: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[dict[str, Any]]]:
+def joined_records(iterations: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[dict[str, Any]]]:
     """Steps over all rounds and the measurements at each; the start of a later round is the end of the one before."""
-    steps, records, done = [0], [dict(rounds[0]["start"])], 0
-    for part in rounds:
+    steps, records, done = [0], [dict(iterations[0]["start"])], 0
+    for part in iterations:
         for record in part["history"]:
             steps.append(done + record["step"])
             records.append(dict(record["validation"]))

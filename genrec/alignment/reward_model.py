@@ -174,8 +174,8 @@ def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Expected calibration error over ten equal bins (Guo et al. 2017)."""
     place = np.minimum((probabilities * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(place, weights=probabilities - labels, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    time_deltas = np.bincount(place, weights=probabilities - labels, minlength=BINS)
+    return float(np.abs(time_deltas).sum() / len(labels))
 
 
 def _training_lists(dataset: "Dataset", objectives: Mapping[str, float], seed: int) -> _Lists:

@@ -53,7 +53,7 @@ def best_lists(
     """The ``size`` best items of each history by beam search, int64 ``[R, size]``, best first; -1 where there is none.
 
     Args:
-        model: Writes identifiers.
+        model: Writes semantic IDs.
         histories: R rows.
         size: Items per list.
         decoding: How lists are written.
@@ -72,10 +72,10 @@ def sample_lists(
 ) -> np.ndarray:
     """``size`` items of each history drawn without replacement, int64 ``[R, size]``, the likeliest first; -1 = none.
 
-    What a history draws depends on the seed and its items, not on its neighbours.
+    What a history draws depends on the seed and its items, not on its neighbors.
 
     Args:
-        model: Writes identifiers.
+        model: Writes semantic IDs.
         histories: R rows.
         size: Items per list.
         decoding: Temperature, batch size, and whether items of the history are left out.
@@ -141,7 +141,7 @@ def session_batch(
         ConfigError: If the model does not write such sessions.
     """
     model.eval()
-    options = Options(size, decoding.temperature, decoding.renormalise)
+    options = Options(size, decoding.temperature, decoding.renormalize)
     length = session_size_of(decoding, model.config.family, model.settings)
     exclude = _seen(items, lengths) if decoding.exclude_seen else items[:, :0]
     context = model.encode(items, lengths)
@@ -178,7 +178,7 @@ def sample_batch(
     """``size`` distinct items per history by stochastic beam search, int64 ``[B, size]``, the likeliest first.
 
     Args:
-        model: Writes identifiers; in eval mode afterwards.
+        model: Writes semantic IDs; in eval mode afterwards.
         items: Dense item ids, int64 ``[B, T]``, right-padded.
         lengths: int64 ``[B]``.
         size: Items per list; -1 fills shorter ones.

@@ -22,7 +22,7 @@ def sequence_log_probs(
     Candidates are the beams of a teacher-forced search, so a history is encoded once however many there are.
 
     Args:
-        model: Writes identifiers; gradients flow through it.
+        model: Writes semantic IDs; gradients flow through it.
         items: Dense item ids, int64 ``[B, T]``, right-padded.
         lengths: Items per user, int64 ``[B]``; 0 allowed.
         candidates: Dense item ids, int64 ``[B, C]``, -1 where there is none; or lists of m items that are written as
@@ -57,7 +57,7 @@ def present(candidates: Tensor) -> Tensor:
 def sum_code_log_probs(logits: list[Tensor], codes: Tensor) -> Tensor:
     """Sum over levels of the log-softmax of ``logits [B, 1 or C, K_l]`` at ``codes [B, C, L]``, in float32.
 
-    The tail of a shorter identifier (-1) adds nothing.
+    The tail of a shorter semantic ID (-1) adds nothing.
     """
     total = torch.zeros(codes.shape[:2], dtype=torch.float32, device=codes.device)
     for level, values in enumerate(logits):
@@ -70,7 +70,7 @@ def sum_code_log_probs(logits: list[Tensor], codes: Tensor) -> Tensor:
 
 
 def path_logits(model: GenerativeRecommender, items: Tensor, lengths: Tensor, targets: Tensor) -> list[Tensor]:
-    """Logits over every level's codebook along the identifiers of ``targets [B]``, ``[B, K_l]`` each.
+    """Logits over every level's codebook along the semantic IDs of ``targets [B]``, ``[B, K_l]`` each.
 
     The distributions that guards compare: what the model would write at the root, after the target's first code ...
     """
@@ -84,7 +84,7 @@ def path_logits(model: GenerativeRecommender, items: Tensor, lengths: Tensor, ta
 def _forced_logits(model: GenerativeRecommender, context: Context, codes: Tensor) -> list[Tensor]:
     """Logits of each level given the codes before it: ``[B, 1, K]`` at the first, then ``[B, C, K]``."""
     users, candidates, levels = codes.shape
-    # Behind the end of a shorter identifier a list goes on; models of equal identifiers know no such place.
+    # Behind the end of a shorter semantic ID a list goes on; models of equal semantic IDs know no such place.
     written = codes if model.config.variable_length and levels > model.num_levels else codes.clamp(min=0)
     start = torch.zeros(users, candidates, dtype=torch.int64, device=codes.device)
     own = torch.arange(candidates, device=codes.device).expand(users, -1)

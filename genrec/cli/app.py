@@ -29,7 +29,7 @@ SETTINGS = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
+    "TOKENIZERS_PARALLELIZM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
 MOST_THREADS = 1_024
@@ -37,7 +37,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 app = typer.Typer(
     name="genrec",
-    help="Train and run generative recommenders: models that write the next item's identifier.",
+    help="Train and run generative recommenders: models that write the next item's semantic ID.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

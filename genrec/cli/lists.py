@@ -40,7 +40,7 @@ def generate(
         int | None, typer.Option(min=1, help="Write each list as sequences of so many items.", show_default=False)
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Add each item's identifier and the probability of each code.")
+        bool, typer.Option("--explain", help="Add each item's semantic ID and the probability of each code.")
     ] = False,
     device: Device = None,
 ) -> None:
@@ -89,7 +89,7 @@ def add_items(
 
     added = add_new_items(model, items, out, features=features)
     show(describe(out))
-    show(f"{added.items} new items, {added.sharing} of them share an identifier with another: {out}")
+    show(f"{added.items} new items, {added.sharing} of them share a semantic ID with another: {out}")
 
 
 @verb("remove-items", writes=True)

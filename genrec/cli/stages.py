@@ -33,12 +33,12 @@ def fetch(
     name: Annotated[str, typer.Argument(help="A public data set, such as ml-100k.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Folder to write; data/NAME by default.")] = None,
 ) -> None:
-    """Fetch a public data set: checked against its SHA-256, with its licence."""
+    """Fetch a public data set: checked against its SHA-256, with its license."""
     from genrec.data import fetch_source
 
     folder = fetch_source(name, out or Path("data") / name)
-    show(f"{name} is in {folder}. Its licence ({folder / 'LICENCE'}) says:\n")
-    show((folder / "LICENCE").read_text(encoding="utf-8").strip())
+    show(f"{name} is in {folder}. Its license ({folder / 'LICENSE'}) says:\n")
+    show((folder / "LICENSE").read_text(encoding="utf-8").strip())
 
 
 @verb("prepare", writes=True)
@@ -93,7 +93,7 @@ def tokenize(
         bool, typer.Option("--stability", help="Also fit again, to report whether items stay together.")
     ] = False,
 ) -> None:
-    """Turn item vectors into identifiers."""
+    """Turn item vectors into semantic IDs."""
     from genrec.config import load_recipe
     from genrec.data import Dataset
     from genrec.inspection import describe
@@ -131,7 +131,7 @@ def train(
         show(try_training(plan, data, companions).text())
         return
     train_model(plan, data, companions, out)
-    if World.current().leads:
+    if World.current().is_main:
         show(describe(out))
 
 
@@ -152,7 +152,7 @@ def align(
 
     recipe = load_recipe(config, overrides or ())
     align_model(model, Dataset.load(dataset, verify=True), recipe.alignment, out)
-    if World.current().leads:
+    if World.current().is_main:
         show(describe(out))
 
 

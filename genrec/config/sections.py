@@ -69,13 +69,13 @@ class FeaturesConfig(Family):
 
 
 class TokenizerConfig(Family):
-    """How items become identifiers."""
+    """How items become semantic IDs."""
 
     name: str = "rqkmeans"
 
 
 class RecommenderConfig(Family):
-    """Which model reads histories and writes identifiers."""
+    """Which model reads histories and writes semantic IDs."""
 
     name: str = "depth"
 
@@ -188,10 +188,10 @@ class DecodingConfig(Section):
     item_guidance: bool = Field(
         True, description="with item_weight, beams follow both; else codes alone find what both then rank"
     )
-    renormalise: bool = Field(
-        False, description="renormalise probabilities over the legal children; sampling always does"
+    renormalize: bool = Field(
+        False, description="renormalize probabilities over the legal children; sampling always does"
     )
-    length_penalty: Weight = Field(0.0, description="identifiers of n codes are ranked by log p / n^length_penalty")
+    length_penalty: Weight = Field(0.0, description="semantic IDs of n codes are ranked by log p / n^length_penalty")
     mode: Literal["beam", "stochastic", "nucleus", "exhaustive", "items", "session"] = Field(
         "beam",
         description="the likeliest, samples without replacement, independent samples, every item scored by its codes, "

@@ -87,7 +87,7 @@ def pad_histories(histories: Histories, rows: np.ndarray, max_history: int) -> t
     return items, lengths
 
 
-def pad_gaps(histories: Histories, rows: np.ndarray, max_history: int) -> np.ndarray:
+def pad_time_deltas(histories: Histories, rows: np.ndarray, max_history: int) -> np.ndarray:
     """Seconds from the item before to each item of the block that :func:`pad_histories` gives.
 
     Args:
@@ -100,13 +100,13 @@ def pad_gaps(histories: Histories, rows: np.ndarray, max_history: int) -> np.nda
         they contradict the order of the items.
     """
     positions, real, _ = _last_positions(histories, rows, max_history)
-    gaps = np.full(real.shape, -1, dtype=np.int64)
+    time_deltas = np.full(real.shape, -1, dtype=np.int64)
     if histories.timestamps is not None:
         real[:, 0] = False
         after = positions[real]
         before, now = histories.timestamps[after - 1], histories.timestamps[after]
-        gaps[real] = np.where((before >= 0) & (now >= before), now - before, -1)
-    return gaps
+        time_deltas[real] = np.where((before >= 0) & (now >= before), now - before, -1)
+    return time_deltas
 
 
 def _last_positions(

@@ -41,7 +41,7 @@ def fetch_source(name: str, out: Path) -> Path:
 
     Args:
         name: ``ml-100k``, ``ml-1m``, ``amazon-2014-CATEGORY`` or ``amazon-2023-CATEGORY``.
-        out: Folder for ``interactions.parquet``, ``items.parquet``, ``users.parquet`` (MovieLens), ``LICENCE`` (the
+        out: Folder for ``interactions.parquet``, ``items.parquet``, ``users.parquet`` (MovieLens), ``LICENSE`` (the
             terms of use) and ``SOURCE.json`` (the mirror and the hashes of what it delivered).
 
     Returns:
@@ -69,7 +69,7 @@ def _fetch(source: PublicSource, out: Path, asked: Path) -> Path:
         with write_artifact(out, STAGE, config={"name": source.name}, inputs=hashes) as target:
             for name, table in tables.items():
                 write_parquet(table, target.path / f"{name}.parquet")
-            (target.path / "LICENCE").write_text(source.terms, encoding="utf-8")
+            (target.path / "LICENSE").write_text(source.terms, encoding="utf-8")
             write_json(target.path / RECORD, {"name": source.name, "files": _record(mirror, hashes)})
             target.counts = {name: table.height for name, table in tables.items()}
     return asked

@@ -23,13 +23,13 @@ To acknowledge: F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Dat
 Transactions on Interactive Intelligent Systems 5, 4, Article 19. https://doi.org/10.1145/2827872
 """
 AMAZON_2014_TERMS = """\
-The 2014 Amazon product data carry no formal licence; they were released for research. To acknowledge: R. He and
+The 2014 Amazon product data carry no formal license; they were released for research. To acknowledge: R. He and
 J. McAuley, Ups and downs: Modeling the visual evolution of fashion trends with one-class collaborative filtering,
 WWW 2016; J. McAuley, C. Targett, J. Shi and A. van den Hengel, Image-based recommendations on styles and substitutes,
 SIGIR 2015. https://jmcauley.ucsd.edu/data/amazon/
 """
 AMAZON_2023_TERMS = """\
-The Amazon Reviews 2023 data carry no formal licence; they were released for research. To acknowledge: Y. Hou, J. Li,
+The Amazon Reviews 2023 data carry no formal license; they were released for research. To acknowledge: Y. Hou, J. Li,
 Z. He, A. Yan, X. Chen and J. McAuley, Bridging Language and Items for Retrieval and Recommendation,
 arXiv:2403.03952. https://amazon-reviews-2023.github.io/
 """

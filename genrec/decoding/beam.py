@@ -3,7 +3,7 @@
 Each step adds the log-probabilities of one level (float32, over that level's whole codebook), puts -inf outside the
 trie and lets one choice per row say what lives (see :mod:`genrec.decoding.selection`): with plain beams one global
 top-M per user. A beam that is -inf is dead: it never comes back and never becomes an item. Nothing in the loop depends
-on values on the device, so it runs without host synchronisation.
+on values on the device, so it runs without host synchronization.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
 from genrec.decoding.finite import NonFiniteLogitsError
-from genrec.decoding.guide import ItemPrior
+from genrec.decoding.prior import ItemPrior
 from genrec.decoding.noise import gumbel, stream, user_keys
 from genrec.decoding.ranking import ban
 from genrec.decoding.selection import NEGATIVE_INFINITY, Beams, Options, selection
@@ -86,13 +86,13 @@ def find_leaves(
     options: Options,
     exclusion: Exclusion | None,
     seeds: Tensor,
-    guide: ItemPrior | None = None,
+    prior: ItemPrior | None = None,
 ) -> Leaves:
-    """The loop of every search, free of host synchronisation; ``torch.compile`` takes it whole.
+    """The loop of every search, free of host synchronization; ``torch.compile`` takes it whole.
 
     Beams of one row compete; a user has one row, or one per group or sample. The model sees all rows of a user at once.
     """
-    batch, rows, select = len(seeds), options.rows, selection(options, seeds, guide)
+    batch, rows, select = len(seeds), options.rows, selection(options, seeds, prior)
     if exclusion is not None and rows > 1:
         exclusion = exclusion.repeated(rows)
     beams = _root(trie, batch, options, seeds)

@@ -2,7 +2,7 @@
 
 A level is treated in one of three ways, chosen when the tensors are made: *full* (every node has every child: the
 child's number is arithmetic), *dense* (a bool row over the codebook per node: one row copy answers which codes are
-legal) and *sparse* (the children of a node are neighbours: gather as many as the widest node has).
+legal) and *sparse* (the children of a node are neighbors: gather as many as the widest node has).
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Level:
         start: int32 ``[n_d + 1]``, first child of each node.
         code: ``[n_{d+1}]``, code of each edge, uint8 where it fits, else int32.
         size: Columns of a row of logits: K_d, and one more where the level has end edges.
-        ends: Whether some edge is an end edge (code K_d: the identifier is over, at no cost).
+        ends: Whether some edge is an end edge (code K_d: the semantic ID is over, at no cost).
         width: Most children of any node.
         legal: bool ``[n_d, size]`` where the level is treated densely.
     """

@@ -54,14 +54,14 @@ def score_catalogue(
     """Exact top-k of a model with parallel heads: N x L gathers per user, memory bounded by chunks of items.
 
     Args:
-        model: Parallel heads; its ``item_codes [N, L]`` are the catalogue, -1 fills shorter identifiers.
+        model: Parallel heads; its ``item_codes [N, L]`` are the catalogue, -1 fills shorter semantic IDs.
         items: Dense item ids, int64 ``[B, T]``, right-padded.
         lengths: Items per user, int64 ``[B]``.
         top_k: k, the length of the lists.
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
         allowed: bool ``[N]``, False for items that nobody may get.
         temperature: Divides the logits.
-        length_penalty: p; identifiers of n codes are ranked by log p(codes) / n^p.
+        length_penalty: p; semantic IDs of n codes are ranked by log p(codes) / n^p.
         item_weight: w; ranked by log p(codes) + w log p(item).
         extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
 
@@ -102,10 +102,10 @@ def walk_trie(
     lengths: Tensor,
     *,
     temperature: float = 1.0,
-    renormalise: bool = False,
+    renormalize: bool = False,
     max_nodes: int | None = None,
 ) -> Tensor:
-    """Score every identifier of the trie by walking it breadth-first, ``max_nodes`` nodes at a time.
+    """Score every semantic ID of the trie by walking it breadth-first, ``max_nodes`` nodes at a time.
 
     The model recomputes each prefix from nothing, so this shares no cache with beam search. Memory: one float32 per
     user and node of the widest depth, and the model's own for ``[B, max_nodes]`` prefixes.
@@ -116,7 +116,7 @@ def walk_trie(
     Raises:
         NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
     """
-    options = Options(1, temperature, renormalise)
+    options = Options(1, temperature, renormalize)
     return _walk(model, trie, model.encode(items, lengths), len(items), options, max_nodes)[0]
 
 
@@ -130,7 +130,7 @@ def exhaustive_search(
     top_k: int,
     exclude: Tensor | None = None,
     temperature: float = 1.0,
-    renormalise: bool = False,
+    renormalize: bool = False,
     item_weight: float = 0.0,
     length_penalty: float = 0.0,
     max_nodes: int | None = None,
@@ -138,18 +138,18 @@ def exhaustive_search(
 ) -> RankedItems:
     """The list that a beam search would give with as many beams as items; arguments as in ``beam_search``.
 
-    Users are taken a few at a time, so that memory does not grow with their number. With ``renormalise``, a beam search
-    that excludes items renormalises over what is left of each user's trie, while this renormalises over the whole trie.
+    Users are taken a few at a time, so that memory does not grow with their number. With ``renormalize``, a beam search
+    that excludes items renormalizes over what is left of each user's trie, while this renormalizes over the whole trie.
 
     Raises:
-        ConfigError: If ``renormalise`` and ``exclude`` are given together.
+        ConfigError: If ``renormalize`` and ``exclude`` are given together.
         NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
     """
-    if renormalise and exclude is not None:
-        raise ConfigError("exhaustive search cannot renormalise per user", fix="leave out renormalise or exclude")
+    if renormalize and exclude is not None:
+        raise ConfigError("exhaustive search cannot renormalize per user", fix="leave out renormalize or exclude")
     if not trie.num_leaves or not len(items):
         return RankedItems.nothing(len(items), top_k, items.device)
-    options = Options(1, temperature, renormalise, length_penalty, item_weight=item_weight)
+    options = Options(1, temperature, renormalize, length_penalty, item_weight=item_weight)
     users = max(1, WALK_ENTRIES // max(trie.num_items, trie.num_leaves))
     parts = []
     for first in range(0, len(items), users):
@@ -186,7 +186,7 @@ def _score_items(
 def _walk(
     model: CodeWriter, trie: DeviceTrie, context: Any, batch: int, options: Options, max_nodes: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities ``[B, leaves]`` and the number of codes ``[leaves]`` of every identifier."""
+    """Log-probabilities ``[B, leaves]`` and the number of codes ``[leaves]`` of every semantic ID."""
     scores = torch.zeros(batch, 1, device=trie.device)
     written = torch.zeros(1, dtype=torch.int64, device=trie.device)
     prefixes = torch.zeros(1, 0, dtype=torch.int64, device=trie.device)
@@ -205,7 +205,7 @@ def _walk(
             edges = slice(int(level.start[first]), int(level.start[first + len(prefix)]))
             above = parents[edges] - first
             chosen = with_end_edge(values, level).expand(-1, len(prefix), -1)[:, above, codes[edges]]
-            if options.renormalise:
+            if options.renormalize:
                 total = torch.zeros(batch, len(prefix), device=trie.device)
                 chosen = chosen - total.index_add(1, above, chosen.exp()).log()[:, above]
             parts.append(scores[:, parents[edges]] + chosen)

@@ -1,4 +1,4 @@
-"""Why an item stands in a list: its identifier, and the probability of every code of it."""
+"""Why an item stands in a list: its semantic ID, and the probability of every code of it."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class Explanation(NamedTuple):
     """What the scores of ``items [B, k]`` are made of.
 
     Attributes:
-        codes: Identifiers, int64 ``[B, k, L]``; -1 behind the end of a shorter one and where there is no item.
+        codes: Semantic IDs, int64 ``[B, k, L]``; -1 behind the end of a shorter one and where there is no item.
         code_log_probs: log p of every code given the history and the codes before it, float32 ``[B, k, L]``; 0 where
             there is no code.
         item_log_probs: log p of the items by their item vectors, float32 ``[B, k]``; None where no item weight is used.
@@ -27,8 +27,8 @@ class Explanation(NamedTuple):
     item_log_probs: Tensor | None
 
 
-def writes_identifiers(model: RecommenderModel) -> GenerativeRecommender:
-    """The model, if it writes identifiers that can be explained.
+def writes_semantic_ids(model: RecommenderModel) -> GenerativeRecommender:
+    """The model, if it writes semantic IDs that can be explained.
 
     Raises:
         ConfigError: If it scores items as wholes.
@@ -36,9 +36,9 @@ def writes_identifiers(model: RecommenderModel) -> GenerativeRecommender:
     if isinstance(model, GenerativeRecommender):
         return model
     raise ConfigError(
-        f"a {model.config.family!r} model scores items as wholes: there is no identifier to explain",
+        f"a {model.config.family!r} model scores items as wholes: there is no semantic ID to explain",
         where="--explain",
-        expected="a model that writes identifiers, such as depth, decoder or seq2seq",
+        expected="a model that writes semantic IDs, such as depth, decoder or seq2seq",
         fix="leave out --explain",
     )
 
@@ -58,11 +58,11 @@ def explain_items(
     """Score given items code by code, without trie or beams.
 
     The probabilities of a level are over its whole codebook, so that ``code_log_probs.sum(-1) + item_weight *
-    item_log_probs`` is the score of a search with the same temperature that does not renormalise; in sessions the sum
+    item_log_probs`` is the score of a search with the same temperature that does not renormalize; in sessions the sum
     of this over the items so far.
 
     Args:
-        model: Writes identifiers; in eval mode.
+        model: Writes semantic IDs; in eval mode.
         items: Histories, int64 ``[B, T]``, right-padded.
         lengths: Items per user, int64 ``[B]``.
         found: Items to explain, int64 ``[B, k]``; -1 where there is none.
@@ -74,12 +74,12 @@ def explain_items(
     Raises:
         ConfigError: If the model scores items as wholes.
     """
-    writer = writes_identifiers(model)
+    writer = writes_semantic_ids(model)
     context = writer.encode(items, lengths, **extras)
     listed, levels = found.shape[1], writer.num_levels
     sessions = pad(found, (0, -listed % session_size), value=-1).unflatten(1, (-1, session_size))
     codes = writer.item_codes.long()[sessions.clamp(min=0)].masked_fill((sessions < 0).unsqueeze(-1), -1).flatten(2)
-    # Inside a session models know what stands behind the end of a shorter identifier.
+    # Inside a session models know what stands behind the end of a shorter semantic ID.
     written = codes if writer.config.variable_length and session_size > 1 else codes.clamp(min=0)
     parts = []
     for place in range(session_size * levels):

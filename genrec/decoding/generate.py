@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genrec.config import DecodingConfig
 from genrec.data.histories import Histories, pad_histories
-from genrec.decoding.explain import explain_items, writes_identifiers
+from genrec.decoding.explain import explain_items, writes_semantic_ids
 from genrec.decoding.finite import NonFiniteLogitsError
 from genrec.decoding.progress import counting_users
 from genrec.decoding.ranking import RankedItems
@@ -33,7 +33,7 @@ class UserBlock(NamedTuple):
         rows: Numbers of the rows, int64 ``[n]``.
         items: Dense item ids, int32 ``[n, k]``; -1 where there is none.
         scores: float32 ``[n, k]``; -inf where there is no item.
-        codes: The items' identifiers where they are explained, int64 ``[n, k, L]``; -1 where there is no code.
+        codes: The items' semantic IDs where they are explained, int64 ``[n, k, L]``; -1 where there is no code.
         code_log_probs: log p of each of these codes, float32 ``[n, k, L]``.
         item_log_probs: log p of the items by their item vectors, float32 ``[n, k]``, where these took part.
     """
@@ -109,7 +109,7 @@ def generate_blocks(
         ConfigError: If the filter does not fit the catalogue, or there is nothing to explain.
     """
     if explain:
-        writes_identifiers(model)
+        writes_semantic_ids(model)
     searcher = Searcher(model, decoding, allowed)
     wanted = range(count_blocks(len(histories))) if blocks is None else blocks
     total = sum(len(block_rows(number, len(histories))) for number in wanted)
@@ -205,7 +205,7 @@ def _batches(histories: Histories, blocks: Sequence[int], searcher: Searcher) ->
         for start in range(0, len(rows), size):
             chosen = by_length[start : start + size]
             seen = _seen_items(histories, chosen) if searcher.decoding.exclude_seen else None
-            extras = searcher.model.settings.read_extras(histories, chosen, longest)
+            extras = searcher.model.settings.read_side_inputs(histories, chosen, longest)
             yield _Batch(chosen, *pad_histories(histories, chosen, longest), extras, seen, start + size >= len(rows))
 
 

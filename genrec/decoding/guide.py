@@ -1,6 +1,6 @@
 """What the item vectors say of every node of the trie, so that beams know where the likely items are.
 
-A search by codes alone loses the items that only their vector favours: their beginning is never among the beams. Here
+A search by codes alone loses the items that only their vector favors: their beginning is never among the beams. Here
 a beam is ranked by log p(codes so far) + w log P(items below it), P being the sum of the item-level probabilities of
 all items that can still be reached. At a leaf this is the score of the finished item, so few beams are enough.
 """
@@ -14,7 +14,7 @@ from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
 class ItemPrior:
     """Item-level log-probabilities of some users, by item and summed below every node.
 
-    Items lie in the order of the leaves, so those below a node are neighbours and their sum is a difference of two
+    Items lie in the order of the leaves, so those below a node are neighbors and their sum is a difference of two
     running sums (float64).
 
     Args:

@@ -134,12 +134,12 @@ class Names:
 def schema_of(*, explained: bool = False, by_item: bool = False) -> pa.Schema:
     """Columns of the file.
 
-    ``user_id``, ``rank`` (1..k), ``item_id``, ``score`` (natural log-probability of the identifier, or the score that
+    ``user_id``, ``rank`` (1..k), ``item_id``, ``score`` (natural log-probability of the semantic ID, or the score that
     ranked), ``short_by`` (how many items the user's list lacks; 0 if it is full). A user without any item has one row
     in which rank, item and score are null.
 
     Args:
-        explained: With ``codes`` (the item's identifier) and ``code_log_probs`` (log p of each of its codes).
+        explained: With ``codes`` (the item's semantic ID) and ``code_log_probs`` (log p of each of its codes).
         by_item: With ``item_log_prob``, log p of the item by its item vector, which took part in the score.
     """
     return pa.schema(LISTS + (EXPLANATIONS if explained else []) + (BY_ITEM if by_item else []))

@@ -102,6 +102,6 @@ def forbid(scores: Tensor, exclude: Tensor | None, allowed: Tensor | None, first
 
 
 def ban(scores: Tensor, columns: Tensor, real: Tensor) -> Tensor:
-    """A copy of ``scores [B, n]`` with -inf in ``columns [B, E]`` where ``real [B, E]``; no host synchronisation."""
+    """A copy of ``scores [B, n]`` with -inf in ``columns [B, E]`` where ``real [B, E]``; no host synchronization."""
     infinity = torch.full((), float("inf"), dtype=scores.dtype, device=scores.device)
     return scores.scatter_reduce(1, torch.where(real, columns, 0), torch.where(real, -infinity, infinity), "amin")

@@ -8,7 +8,7 @@ from torch import Tensor
 from genrec.decoding.beam import CodeWriter, Leaves, find_leaves
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
 from genrec.decoding.finite import refuse_broken_scores
-from genrec.decoding.guide import ItemPrior
+from genrec.decoding.prior import ItemPrior
 from genrec.decoding.noise import gumbel, history_seeds, stream, user_keys
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.selection import NEGATIVE_INFINITY, Options, condition_on_largest
@@ -27,13 +27,13 @@ def beam_search(
     top_k: int,
     exclude: Tensor | None = None,
     temperature: float = 1.0,
-    renormalise: bool = False,
+    renormalize: bool = False,
     item_weight: float = 0.0,
     item_guidance: bool = True,
     length_penalty: float = 0.0,
     extras: Extras = NO_EXTRAS,
 ) -> RankedItems:
-    """Find the k items with the most probable identifiers.
+    """Find the k items with the most probable semantic IDs.
 
     With at least as many beams as leaves the ranking is that of scoring every item. With fewer, M >= k beams still give
     k items (or all that are allowed), because each beam that lives leads to at least one item that its user may get.
@@ -43,16 +43,16 @@ def beam_search(
         trie: The items that may be recommended.
         items: Dense item ids, int64 ``[B, T]``, right-padded.
         lengths: Items per user, int64 ``[B]``; 0 allowed.
-        num_beams: M, clamped to the identifiers that exist.
+        num_beams: M, clamped to the semantic IDs that exist.
         top_k: k, the length of the lists.
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
         temperature: Divides the logits.
-        renormalise: Let the probabilities of the legal codes of a step sum to one.
+        renormalize: Let the probabilities of the legal codes of a step sum to one.
         item_weight: w; items are ranked by log p(codes) + w log p(item), the latter from the model's
             ``item_log_probabilities``.
-        item_guidance: Choose beams by both as well (see :class:`~genrec.decoding.guide.ItemGuide`), for B x N more
+        item_guidance: Choose beams by both as well (see :class:`~genrec.decoding.prior.ItemGuide`), for B x N more
             numbers; else by codes alone.
-        length_penalty: p; identifiers of n codes are ranked by log p(codes) / n^p.
+        length_penalty: p; semantic IDs of n codes are ranked by log p(codes) / n^p.
         extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
 
     Returns:
@@ -63,7 +63,7 @@ def beam_search(
         NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
     """
     options = Options(
-        num_beams, temperature, renormalise, length_penalty, item_weight=item_weight, item_guidance=item_guidance
+        num_beams, temperature, renormalize, length_penalty, item_weight=item_weight, item_guidance=item_guidance
     )
     return search_items(model, trie, items, lengths, options, top_k=top_k, exclude=exclude, extras=extras)
 
@@ -83,7 +83,7 @@ def search_items(
 ) -> RankedItems:
     """Lists by any of the searches that :class:`Options` describe; other arguments as in :func:`beam_search`.
 
-    What ranks: with beams log p of the identifier, less the diversity penalties that it met in its group; with
+    What ranks: with beams log p of the semantic ID, less the diversity penalties that it met in its group; with
     ``stochastic`` the perturbed log-probability, so that the list is one sample without replacement; with ``nucleus``
     log p, and lists are shorter than k where samples repeat each other.
 
@@ -97,8 +97,8 @@ def search_items(
     seeds = history_seeds(items, lengths) if seeds is None else seeds
     exclusion = trie.exclusion(exclude)
     context = model.encode(items, lengths, **extras)
-    guide = _guide(model, trie, context, len(items), options, exclusion)
-    leaves = find_leaves(model, trie, context, options, exclusion, seeds, guide)
+    prior = _prior(model, trie, context, len(items), options, exclusion)
+    leaves = find_leaves(model, trie, context, options, exclusion, seeds, prior)
     leaves.refuse_broken()
     if options.mode == "stochastic":
         samples = _draw_items(trie, leaves, exclusion, user_keys(options.seed, seeds))
@@ -106,8 +106,8 @@ def search_items(
     if options.rows > 1:
         leaves = leaves.distinct()
     found, scores = _items_of(trie, leaves, exclusion, top_k)
-    if guide is not None:
-        scores = scores + guide.of_items(found)
+    if prior is not None:
+        scores = scores + prior.of_items(found)
     elif options.item_weight:
         scores = scores + options.item_weight * model.item_log_probabilities(context, found)
     if options.item_weight:
@@ -115,7 +115,7 @@ def search_items(
     return trie.rank(scores, found, top_k)
 
 
-def _guide(
+def _prior(
     model: CodeWriter, trie: DeviceTrie, context: Any, batch: int, options: Options, exclusion: Exclusion | None
 ) -> ItemPrior | None:
     if not (options.item_weight and options.item_guidance and options.mode == "beam"):

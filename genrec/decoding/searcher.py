@@ -126,7 +126,7 @@ class Searcher:
         if isinstance(model, ItemScorer):
             return top_items(model.score_items(items, lengths, **extras), top_k, exclude, self.allowed)
         if not isinstance(model, GenerativeRecommender):
-            raise TypeError(f"{type(model).__name__} neither writes identifiers nor scores items")
+            raise TypeError(f"{type(model).__name__} neither writes semantic IDs nor scores items")
         if decoding.mode == "items":
             everything = torch.arange(model.config.num_items, device=items.device).expand(len(items), -1)
             scores = model.item_log_probabilities(model.encode(items, lengths, **extras), everything)
@@ -153,7 +153,7 @@ class Searcher:
                 top_k=top_k,
                 exclude=exclude,
                 temperature=decoding.temperature,
-                renormalise=decoding.renormalise,
+                renormalize=decoding.renormalize,
                 item_weight=decoding.item_weight,
                 length_penalty=decoding.length_penalty,
                 extras=extras,
@@ -186,7 +186,7 @@ def options_of(decoding: DecodingConfig, top_k: int) -> Options:
     return Options(
         num_beams=groups * max(decoding.num_beams // groups, top_k),
         temperature=decoding.temperature,
-        renormalise=decoding.renormalise,
+        renormalize=decoding.renormalize,
         length_penalty=decoding.length_penalty,
         mode=decoding.mode if decoding.mode in ("stochastic", "nucleus") else "beam",
         beam_groups=groups,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.device_trie import Level
-from genrec.decoding.guide import ItemPrior
+from genrec.decoding.prior import ItemPrior
 from genrec.decoding.noise import gumbel, stream, user_keys
 
 NEGATIVE_INFINITY = float("-inf")
@@ -24,8 +24,8 @@ class Options(NamedTuple):
     Attributes:
         num_beams: M, all groups together; the number of samples with ``nucleus``.
         temperature: Divides the logits.
-        renormalise: Let the probabilities of the legal codes of a step sum to one; sampling always does.
-        length_penalty: p; identifiers of n codes are ranked by log p(codes) / n^p.
+        renormalize: Let the probabilities of the legal codes of a step sum to one; sampling always does.
+        length_penalty: p; semantic IDs of n codes are ranked by log p(codes) / n^p.
         mode: ``beam``, ``stochastic`` (without replacement) or ``nucleus`` (independent samples).
         beam_groups: G; the groups search one after another.
         diversity_penalty: Taken from a code's score for each beam of an earlier group that wrote it at this level.
@@ -37,7 +37,7 @@ class Options(NamedTuple):
 
     num_beams: int
     temperature: float = 1.0
-    renormalise: bool = False
+    renormalize: bool = False
     length_penalty: float = 0.0
     mode: Mode = "beam"
     beam_groups: int = 1
@@ -85,7 +85,7 @@ class Chosen(NamedTuple):
 Select = Callable[[Level, int, Beams, Tensor], Chosen]
 
 
-def selection(options: Options, seeds: Tensor, guide: ItemPrior | None = None) -> Select:
+def selection(options: Options, seeds: Tensor, prior: ItemPrior | None = None) -> Select:
     """The way that the options ask for.
 
     Args:
@@ -97,9 +97,9 @@ def selection(options: Options, seeds: Tensor, guide: ItemPrior | None = None) -
         A function of level, depth, beams and log-probabilities ``[R, M, size]`` of all codes of the level.
     """
     if options.mode == "beam" and options.beam_groups > 1:
-        return lambda level, depth, beams, values: _choose_by_groups(level, depth, beams, values, options, guide)
+        return lambda level, depth, beams, values: _choose_by_groups(level, depth, beams, values, options, prior)
     if options.mode == "beam":
-        return lambda level, depth, beams, values: _choose_likeliest(level, depth, beams, values, options, guide)
+        return lambda level, depth, beams, values: _choose_likeliest(level, depth, beams, values, options, prior)
     keys = user_keys(options.seed, seeds)
     if options.mode == "stochastic":
         return lambda level, depth, beams, values: _choose_without_replacement(
@@ -134,10 +134,10 @@ def condition_on_largest(keys: Tensor, largest: Tensor) -> Tensor:
     return shifted.masked_fill(keys.isneginf() | largest.isneginf(), NEGATIVE_INFINITY)
 
 
-def legal(level: Level, nodes: Tensor, values: Tensor, renormalise: bool) -> Tensor:
-    """Log-probabilities ``[R, M, W]`` of the candidates of ``nodes [R, M]``, perhaps renormalised over them."""
+def legal(level: Level, nodes: Tensor, values: Tensor, renormalize: bool) -> Tensor:
+    """Log-probabilities ``[R, M, W]`` of the candidates of ``nodes [R, M]``, perhaps renormalized over them."""
     values = level.candidates(nodes, values)
-    if renormalise:
+    if renormalize:
         values = values - values.logsumexp(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
     return values
 
@@ -152,29 +152,29 @@ def _choose_likeliest(
     beams: Beams,
     values: Tensor,
     options: Options,
-    guide: ItemPrior | None,
+    prior: ItemPrior | None,
     penalty: Tensor | None = None,
 ) -> Chosen:
     """The best of each row; ``penalty [R, size]`` is taken from the codes' scores."""
-    values = legal(level, beams.nodes, values, options.renormalise)
+    values = legal(level, beams.nodes, values, options.renormalize)
     if penalty is not None:
         negative = (-penalty).unsqueeze(1).expand(-1, beams.nodes.shape[1], -1)
         values = values + level.candidates(beams.nodes, negative)
     totals = values + beams.scores.unsqueeze(-1)
     width = _width(level, totals, options)
-    if not options.length_penalty and guide is None:
+    if not options.length_penalty and prior is None:
         scores, numbers = totals.flatten(1).topk(width)
         return Chosen(numbers, scores, scores)
     keys = totals
     if options.length_penalty:
         keys = totals / codes_written(level, beams).clamp(min=1).unsqueeze(-1) ** options.length_penalty
-    hopes = keys if guide is None else keys + guide.of_candidates(level, depth, beams.nodes)
+    hopes = keys if prior is None else keys + prior.of_candidates(level, depth, beams.nodes)
     numbers = hopes.flatten(1).topk(width).indices
     return Chosen(numbers, *(part.flatten(1).gather(1, numbers) for part in (totals, keys)))
 
 
 def _choose_by_groups(
-    level: Level, depth: int, beams: Beams, values: Tensor, options: Options, guide: ItemPrior | None
+    level: Level, depth: int, beams: Beams, values: Tensor, options: Options, prior: ItemPrior | None
 ) -> Chosen:
     """Group after group (Vijayakumar et al., "Diverse Beam Search", 2018, with Hamming diversity)."""
     groups = options.beam_groups
@@ -185,11 +185,11 @@ def _choose_by_groups(
     found = []
     for group, own in enumerate(each):
         penalty = options.diversity_penalty * used
-        chosen = _choose_likeliest(level, depth, own, per_group[:, group], options, guide, penalty)
+        chosen = _choose_likeliest(level, depth, own, per_group[:, group], options, prior, penalty)
         found.append(chosen)
         nodes = own.nodes.gather(1, chosen.numbers // level.choices)
         _, codes = level.follow(nodes, chosen.numbers % level.choices)
-        # An end edge is no code: identifiers may end together.
+        # An end edge is no code: semantic IDs may end together.
         counted = (codes < codebook) & ~chosen.keys.isneginf()
         used = used.scatter_add(1, codes, counted.to(used.dtype))
     return Chosen(*(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*found, strict=True)))

@@ -107,7 +107,7 @@ def list_by_sessions(
         trie: The items that may be recommended.
         items: Dense item ids, int64 ``[B, T]``, right-padded.
         lengths: Items per user, int64 ``[B]``; 0 allowed.
-        options: Beams, temperature, and whether to renormalise.
+        options: Beams, temperature, and whether to renormalize.
         session_size: m, items written as one sequence.
         top_k: k.
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
@@ -150,7 +150,7 @@ def write_sessions(
         model: Writes the codes of several items.
         trie: The items that may be recommended.
         context: Of the histories.
-        options: Beams, temperature, and whether to renormalise over what a list may still hold.
+        options: Beams, temperature, and whether to renormalize over what a list may still hold.
         size: Items of a list.
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
 
@@ -190,7 +190,7 @@ def _write_item(
         own = None if exclusion is None else exclusion.select((origin + first).flatten())
         values = with_end_edge(values, level).flatten(0, 1).unsqueeze(1)
         values = ban_edges(values, nodes.view(-1, 1), depth, own).view(*nodes.shape, -1)
-        grown = legal(level, nodes, values, options.renormalise) + totals.unsqueeze(-1)
+        grown = legal(level, nodes, values, options.renormalize) + totals.unsqueeze(-1)
         totals, numbers = grown.flatten(1).topk(min(options.num_beams, grown[0].numel()))
         slots = numbers // level.choices
         nodes, codes = level.follow(nodes.gather(1, slots), numbers % level.choices)

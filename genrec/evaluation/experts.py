@@ -1,6 +1,6 @@
 """Which experts serve what: the loads of a trained model and what its routers go by, measured on validation users.
 
-Specialisation is the normalised mutual information of the expert that a position is sent to first and the category of
+Specialization is the normalized mutual information of the expert that a position is sent to first and the category of
 the item (or the level of the code) that it reads: I(expert; group) / min(H(expert), H(group)), 0 where the group tells
 nothing, 1 where one of the two decides the other. Routers see items, and each group of few items would tell something
 by chance; so categories are also dealt to the items at random, and levels to the positions.
@@ -16,7 +16,7 @@ from genrec.data.histories import pad_histories
 from genrec.models.base import RecommenderModel
 from genrec.models.layers.moe import MixtureOfExperts, expert_layers
 from genrec.tokenizers.parts.sampling import draw_rows
-from genrec.tokenizers.quality.neighbourhoods import item_categories
+from genrec.tokenizers.quality.neighborhoods import item_categories
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -76,7 +76,7 @@ def measure_experts(model: RecommenderModel, dataset: "Dataset") -> dict[str, An
     return told
 
 
-def normalised_information(first: np.ndarray, second: np.ndarray) -> float:
+def normalized_information(first: np.ndarray, second: np.ndarray) -> float:
     """Mutual information over the smaller of the two entropies, 0 to 1; 0 if one of them is always the same.
 
     Args:
@@ -103,7 +103,7 @@ class _Groups:
         self.unit, self.group_of, self.rows, self.described = unit, group_of, rows, described
 
     def measure(self, chosen: np.ndarray, experts: int) -> dict[str, Any]:
-        """Specialisation and shares for the choices ``[n, k]`` of the positions."""
+        """Specialization and shares for the choices ``[n, k]`` of the positions."""
         group = self.group_of[self.unit]
         known = group >= 0
         group, chosen, unit = group[known], chosen[known], self.unit[known]
@@ -113,11 +113,11 @@ class _Groups:
         for _ in range(DRAWS):
             dealt = self.group_of.copy()
             dealt[units] = rng.permutation(dealt[units])
-            by_chance.append(normalised_information(first, dealt[unit]))
+            by_chance.append(normalized_information(first, dealt[unit]))
         counts = np.zeros((len(self.described["names"]), experts))
         np.add.at(counts, (self.rows[group][:, None], chosen), 1)
         return {
-            "nmi": normalised_information(first, group),
+            "nmi": normalized_information(first, group),
             "nmi_by_chance": float(np.mean(by_chance)),
             "shares": (counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist(),
         }
@@ -172,7 +172,7 @@ def _pass(
         rows = np.arange(start, min(start + BATCH, len(histories)))
         padded = (*pad_histories(histories, rows, model.max_history), np.array([targets[row][0] for row in rows]))
         given = [torch.from_numpy(part).to(model.device, torch.int64) for part in padded]
-        read_too = model.settings.read_extras(histories, rows, model.max_history)
+        read_too = model.settings.read_side_inputs(histories, rows, model.max_history)
         extras = {name: torch.from_numpy(part).to(model.device) for name, part in read_too.items()}
         items, place = (part.cpu().numpy() for part in model.expert_assignments(*given, **extras))
         read.append(_without_ended(model, items, place))
@@ -188,7 +188,7 @@ def _pass(
 
 
 def _without_ended(model: RecommenderModel, items: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The items, -1 where a position stands behind the end of a shorter identifier."""
+    """The items, -1 where a position stands behind the end of a shorter semantic ID."""
     if not model.config.variable_length or not places.max(initial=0):
         return items
     codes = model.get_buffer("item_codes").cpu().numpy()

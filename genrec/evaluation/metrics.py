@@ -1,4 +1,4 @@
-"""Item-level metrics of ranked lists over the full catalogue: a hit is the held-out item itself, never its identifier.
+"""Item-level metrics of ranked lists over the full catalogue: a hit is the held-out item itself, never its semantic ID.
 
 Per-user values are kept, because confidence intervals, slices and paired comparisons need them.
 """

@@ -80,12 +80,12 @@ def build_features_together(config: FeaturesConfig, dataset: "Dataset", out: Pat
     """
     encoder = build_encoder(config)
     if not encoder.shares:
-        peers.from_leader(lambda: build_features(config, dataset, out).description)
+        peers.run_on_main(lambda: build_features(config, dataset, out).description)
         return
     encoder.peers = peers
     with reserve_folder(Path(out), STAGE, reads=_read_by(config, dataset), lock=peers.rank == 0):
         features = encoder.fit(dataset)
-        peers.from_leader(lambda: _write(encoder, features, dataset, out))
+        peers.run_on_main(lambda: _write(encoder, features, dataset, out))
 
 
 def _read_by(config: FeaturesConfig, dataset: "Dataset") -> list[Path]:

@@ -24,7 +24,7 @@ class CollaborativeSettings(Section):
     """Settings that every encoder of interactions has."""
 
     dim: Width = 64
-    normalise: bool = Field(False, description="scale every vector to length 1")
+    normalize: bool = Field(False, description="scale every vector to length 1")
     seed: Seed = 42
 
 
@@ -70,7 +70,7 @@ class CollaborativeEncoder(FeatureEncoder):
             )
             values = values.copy()
             values[isolated] = values[~isolated].mean(axis=0)
-        if self.settings.normalise:
+        if self.settings.normalize:
             values = unit_rows(values)
         check_rows(values, dataset.item_ids, where=where)
         described = {

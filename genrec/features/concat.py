@@ -24,7 +24,7 @@ class ConcatSettings(Section):
     """Settings of the encoder ``concat``."""
 
     parts: tuple[FeaturesConfig, ...] = Field(min_length=1, description="encoders with their settings")
-    normalise: Literal["rows", "scale", "none"] = Field(
+    normalize: Literal["rows", "scale", "none"] = Field(
         "rows", description="rows: every row of a part to length 1; scale: a part's mean squared length to 1; none"
     )
     weights: tuple[Factor, ...] | None = Field(None, description="factor of every part; all 1 if null")
@@ -34,7 +34,7 @@ class ConcatSettings(Section):
 
 
 class ConcatEncoder(FeatureEncoder):
-    """Concatenation with normalisation per part.
+    """Concatenation with normalization per part.
 
     Args:
         settings: See :class:`ConcatSettings`.
@@ -73,7 +73,7 @@ class ConcatEncoder(FeatureEncoder):
         """Fit every part on the same data set."""
         parts = [encoder.fit(dataset) for encoder in self.encoders]
         self.widths = [part.values.shape[1] for part in parts]
-        if self.settings.normalise == "scale":
+        if self.settings.normalize == "scale":
             lengths = [float((part.values.astype(np.float64) ** 2).sum(axis=1).mean()) for part in parts]
             self.scales = np.asarray([length**-0.5 if length else 1.0 for length in lengths], dtype=np.float32)
         values = self._join([part.values for part in parts])
@@ -118,7 +118,7 @@ class ConcatEncoder(FeatureEncoder):
 
     def _join(self, parts: list[np.ndarray]) -> np.ndarray:
         weights = self.settings.weights or (1.0,) * len(parts)
-        if self.settings.normalise == "rows":
+        if self.settings.normalize == "rows":
             parts = [unit_rows(part) for part in parts]
         scaled = [part * (weight * scale) for part, weight, scale in zip(parts, weights, self.scales, strict=True)]
         return np.concatenate(scaled, axis=1, dtype=np.float32)

@@ -43,7 +43,7 @@ class LexicalSettings(Section):
     max_ngram: Few = Field(2, le=4, description="longest run of words that counts as a term")
     min_items: Count = Field(2, description="a term must stand in this many items")
     max_terms: Count = Field(200_000, description="keep the most frequent terms")
-    normalise: bool = Field(True, description="scale every vector to length 1")
+    normalize: bool = Field(True, description="scale every vector to length 1")
     missing_text: MissingText = Field("error", description="items without text: error, or zero vectors")
     seed: Seed = 42
 
@@ -130,7 +130,7 @@ class LexicalEncoder(FeatureEncoder):
         return csr_array(weights)
 
     def _fit_directions(self, weights: csr_array) -> None:
-        # The randomised solver needs fewer directions than the matrix has rows and columns.
+        # The randomized solver needs fewer directions than the matrix has rows and columns.
         dim = min(self.settings.dim, min(weights.shape) - 1)
         if dim < 1:
             raise DataError(
@@ -162,7 +162,7 @@ class LexicalEncoder(FeatureEncoder):
         if len(unknown) and self.reading > 1:
             words = [words_of(texts[row]) for row in unknown.tolist()]
             values[unknown] = borrowed_weights(words, self.terms, self.inverse_frequency) @ self.components.T
-        return unit_rows(values) if self.settings.normalise else values, unknown
+        return unit_rows(values) if self.settings.normalize else values, unknown
 
     def _report(self, values: np.ndarray, texts: list[str], unknown: np.ndarray, item_ids: list[str]) -> None:
         if not len(unknown):

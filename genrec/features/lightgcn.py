@@ -50,7 +50,7 @@ class LightGCNEncoder(CollaborativeEncoder):
         return train_lightgcn(edges, num_users, num_items, self.settings)[num_users:].numpy()
 
 
-def normalised_adjacency(edges: np.ndarray, num_users: int, num_items: int) -> csr_array:
+def normalized_adjacency(edges: np.ndarray, num_users: int, num_items: int) -> csr_array:
     """D^-1/2 A D^-1/2 of the bipartite graph, without self-loops; rows of isolated nodes are zero.
 
     Args:
@@ -90,7 +90,7 @@ def propagate(adjacency: csr_array, vectors: Tensor, num_layers: int) -> Tensor:
     """Mean of layers 0..K.
 
     Args:
-        adjacency: Normalised, ``[nodes, nodes]``.
+        adjacency: Normalized, ``[nodes, nodes]``.
         vectors: Layer 0, float32 ``[nodes, D]``.
         num_layers: K.
     """
@@ -153,17 +153,17 @@ def train_lightgcn(edges: np.ndarray, num_users: int, num_items: int, settings: 
         float32 ``[users + items, D]``.
     """
     generator = np.random.default_rng(settings.seed)
-    adjacency = normalised_adjacency(edges, num_users, num_items)
+    adjacency = normalized_adjacency(edges, num_users, num_items)
     start = generator.standard_normal((num_users + num_items, settings.dim), dtype=np.float32) * INITIAL_DEVIATION
     initial = torch.from_numpy(start).requires_grad_()
-    optimiser = torch.optim.Adam([initial], lr=settings.learning_rate)
+    optimizer = torch.optim.Adam([initial], lr=settings.learning_rate)
     offsets = np.array([[0], [num_users], [num_users]])
     for _ in progress(range(settings.epochs), "lightgcn", settings.epochs):
         triples = torch.from_numpy(sample_triples(edges, num_items, generator) + offsets)
         for batch in triples.split(settings.batch_size, dim=1):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = bpr_loss(propagate(adjacency, initial, settings.num_layers), initial, batch, settings.l2)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     with torch.no_grad():
         return propagate(adjacency, initial, settings.num_layers)

@@ -31,7 +31,7 @@ class SASRecFeatureSettings(Section):
     """Settings of the encoder ``sasrec``."""
 
     path: str = Field(description="folder of a trained sasrec, such as runs/NAME/baselines/sasrec")
-    normalise: bool = Field(False, description="scale every vector to length 1")
+    normalize: bool = Field(False, description="scale every vector to length 1")
 
 
 class SASRecEncoder(FeatureEncoder):
@@ -98,7 +98,7 @@ class SASRecEncoder(FeatureEncoder):
                 fix="train sasrec again with the new items, or use an encoder that reads the items themselves",
             )
         table = item_table(folder)[[position[item] for item in wanted]]
-        return unit_rows(table) if self.settings.normalise else table
+        return unit_rows(table) if self.settings.normalize else table
 
 
 def item_table(folder: Path) -> np.ndarray:

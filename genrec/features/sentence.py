@@ -40,7 +40,7 @@ class SentenceSettings(Section):
     columns: tuple[str, ...] | None = Field(None, description="columns to read; every text column if null")
     batch_size: BatchSize = 64
     max_tokens: Width = Field(128, description="longer texts are cut")
-    normalise: bool = Field(True, description="scale every vector to length 1")
+    normalize: bool = Field(True, description="scale every vector to length 1")
     missing_text: MissingText = Field("error", description="items without text: error, or the empty text's vector")
 
 
@@ -76,7 +76,7 @@ class SentenceEncoder(FeatureEncoder):
             values = model.encode(
                 texts[block],
                 batch_size=self.settings.batch_size,
-                normalize_embeddings=self.settings.normalise,
+                normalize_embeddings=self.settings.normalize,
                 show_progress_bar=False,
                 convert_to_numpy=True,
             )

@@ -25,7 +25,7 @@ class Peers(Protocol):
     def gather(self, value: T) -> list[T]:
         """What each process has to say, by rank."""
 
-    def from_leader(self, work: Callable[[], T]) -> T:
+    def run_on_main(self, work: Callable[[], T]) -> T:
         """Let the first process do something while the others wait; all get what came of it, or its GenrecError."""
 
 

@@ -2,8 +2,8 @@
 
 Source: Mao et al., UltraGCN: Ultra Simplification of Graph Convolutional Networks for Recommendation, CIKM 2021:
 equations 6 to 9 (user-item constraint), 10 to 12 (item-item constraint), 13 (their sum). Nothing is propagated, so an
-epoch costs as much as one of matrix factorisation. Different from the authors' code: the negatives are drawn for some
-interactions together, not for each, which makes their scores a matrix product; an item is not its own neighbour.
+epoch costs as much as one of matrix factorization. Different from the authors' code: the negatives are drawn for some
+interactions together, not for each, which makes their scores a matrix product; an item is not its own neighbor.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from genrec.features.progress import progress
 
 INITIAL_DEVIATION = 1e-4
 # Rows of the item-item product that are held at once.
-NEIGHBOUR_ROWS = 4096
+NEIGHBOR_ROWS = 4096
 # Interactions of a batch that share their negatives. If all did, few items would take all the push of a step.
 SHARED = 16
 
@@ -39,8 +39,8 @@ class UltraGCNSettings(CollaborativeSettings):
     constraints: tuple[Weight, Weight, Weight, Weight] = Field(
         (1e-6, 1.0, 1e-6, 1.0), description="w1 to w4: a constant and the graph's weight, of positives and of negatives"
     )
-    num_neighbours: WidthOrNone = Field(10, description="co-occurring items that also count as positives")
-    neighbour_weight: Weight = Field(5e-4, description="lambda, weight of the item-item constraint")
+    num_neighbors: WidthOrNone = Field(10, description="co-occurring items that also count as positives")
+    neighbor_weight: Weight = Field(5e-4, description="lambda, weight of the item-item constraint")
     l2: Weight = Field(1e-4, description="gamma, penalty on all vectors at every step")
 
 
@@ -51,13 +51,13 @@ class Graph:
     Args:
         user_factors: float32 ``[U]``, sqrt(d + 1) / d of every user's degree d; 1 without an edge.
         item_factors: float32 ``[N]``, 1 / sqrt(d + 1) of every item's degree d.
-        neighbours: int64 ``[N, k]``, co-occurring items of the largest weight.
-        weights: float32 ``[N, k]``, their weights; 0 where an item has fewer neighbours.
+        neighbors: int64 ``[N, k]``, co-occurring items of the largest weight.
+        weights: float32 ``[N, k]``, their weights; 0 where an item has fewer neighbors.
     """
 
     user_factors: Tensor
     item_factors: Tensor
-    neighbours: Tensor
+    neighbors: Tensor
     weights: Tensor
 
 
@@ -95,8 +95,8 @@ def degree_factors(edges: np.ndarray, num_users: int, num_items: int) -> tuple[n
     return user_factors.astype(np.float32), (1 / np.sqrt(items + 1)).astype(np.float32)
 
 
-def item_neighbours(
-    edges: np.ndarray, num_users: int, num_items: int, num_neighbours: int
+def item_neighbors(
+    edges: np.ndarray, num_users: int, num_items: int, num_neighbors: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The co-occurring items of largest weight (equations 10 and 11), largest first, then by position.
 
@@ -106,19 +106,19 @@ def item_neighbours(
         edges: int64 ``[2, E]``, distinct pairs of user and item.
         num_users: Number of users.
         num_items: Number of items.
-        num_neighbours: k.
+        num_neighbors: k.
 
     Returns:
-        int64 ``[N, k]`` and float32 ``[N, k]``; item 0 with weight 0 where an item has fewer neighbours.
+        int64 ``[N, k]`` and float32 ``[N, k]``; item 0 with weight 0 where an item has fewer neighbors.
     """
     ones = np.ones(edges.shape[1])
     bought = csr_array((ones, (edges[1], edges[0])), shape=(num_items, num_users))
     sums = bought @ (bought.T @ np.ones(num_items))
     others = sums - np.bincount(edges[1], minlength=num_items)
-    neighbours = np.zeros((num_items, num_neighbours), dtype=np.int64)
-    weights = np.zeros((num_items, num_neighbours), dtype=np.float32)
-    for start in range(0, num_items, NEIGHBOUR_ROWS):
-        counts = (bought[start : start + NEIGHBOUR_ROWS] @ bought.T).tocoo()
+    neighbors = np.zeros((num_items, num_neighbors), dtype=np.int64)
+    weights = np.zeros((num_items, num_neighbors), dtype=np.float32)
+    for start in range(0, num_items, NEIGHBOR_ROWS):
+        counts = (bought[start : start + NEIGHBOR_ROWS] @ bought.T).tocoo()
         rows, columns = counts.row.astype(np.int64) + start, counts.col.astype(np.int64)
         kept = rows != columns
         rows, columns = rows[kept], columns[kept]
@@ -127,10 +127,10 @@ def item_neighbours(
         rows, columns, weight = rows[order], columns[order], weight[order]
         first = np.searchsorted(rows, rows)
         rank = np.arange(len(rows)) - first
-        best = rank < num_neighbours
-        neighbours[rows[best], rank[best]] = columns[best]
+        best = rank < num_neighbors
+        neighbors[rows[best], rank[best]] = columns[best]
         weights[rows[best], rank[best]] = weight[best]
-    return neighbours, weights
+    return neighbors, weights
 
 
 def constraint_loss(
@@ -152,18 +152,18 @@ def constraint_loss(
     return (positive + negative).sum()
 
 
-def neighbour_loss(users: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
-    """The item-item constraint (equation 12): users score the neighbours of what they took.
+def neighbor_loss(users: Tensor, neighbors: Tensor, weights: Tensor) -> Tensor:
+    """The item-item constraint (equation 12): users score the neighbors of what they took.
 
     Args:
         users: float32 ``[B, D]``.
-        neighbours: float32 ``[B, k, D]``.
+        neighbors: float32 ``[B, k, D]``.
         weights: float32 ``[B, k]``.
 
     Returns:
         The sum over the batch.
     """
-    scores = (neighbours @ users.unsqueeze(2)).squeeze(2)
+    scores = (neighbors @ users.unsqueeze(2)).squeeze(2)
     return (weights * functional.softplus(-scores)).sum()
 
 
@@ -192,9 +192,9 @@ def ultragcn_loss(
         constant + factor * own * graph.item_factors[pairs[1]],
         settings.negative_weight * (constant_drawn + factor_drawn * own[:, None] * factors),
     )
-    if settings.num_neighbours and settings.neighbour_weight:
-        near = items[graph.neighbours[pairs[1]]]
-        loss = loss + settings.neighbour_weight * neighbour_loss(chosen, near, graph.weights[pairs[1]])
+    if settings.num_neighbors and settings.neighbor_weight:
+        near = items[graph.neighbors[pairs[1]]]
+        loss = loss + settings.neighbor_weight * neighbor_loss(chosen, near, graph.weights[pairs[1]])
     return loss + settings.l2 * 0.5 * (users.square().sum() + items.square().sum())
 
 
@@ -214,19 +214,19 @@ def train_ultragcn(
     """
     generator = np.random.default_rng(settings.seed)
     factors = [torch.from_numpy(part) for part in degree_factors(edges, num_users, num_items)]
-    near = [torch.from_numpy(part) for part in item_neighbours(edges, num_users, num_items, settings.num_neighbours)]
+    near = [torch.from_numpy(part) for part in item_neighbors(edges, num_users, num_items, settings.num_neighbors)]
     graph = Graph(*factors, *near)
     users, items = (
         torch.from_numpy(generator.standard_normal((rows, settings.dim), dtype=np.float32) * INITIAL_DEVIATION)
         for rows in (num_users, num_items)
     )
-    optimiser = torch.optim.Adam([users.requires_grad_(), items.requires_grad_()], lr=settings.learning_rate)
+    optimizer = torch.optim.Adam([users.requires_grad_(), items.requires_grad_()], lr=settings.learning_rate)
     for _ in progress(range(settings.epochs), "ultragcn", settings.epochs):
         shuffled = torch.from_numpy(edges[:, generator.permutation(edges.shape[1])])
         for pairs in shuffled.split(settings.batch_size, dim=1):
             groups = -(-pairs.shape[1] // SHARED)
             negatives = torch.from_numpy(generator.integers(num_items, size=(groups, settings.num_negatives)))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             ultragcn_loss(users, items, pairs, negatives, graph, settings).backward()
-            optimiser.step()
+            optimizer.step()
     return users.detach(), items.detach()

@@ -25,7 +25,7 @@ from genrec.config.ranges import Few, FewOrNone, HistoryLength, Rate, Weight, Wi
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, ModelInputs, RecommenderModel, TrainingOutput
 from genrec.models.layers.aligner import Aligner, projection, with_one
-from genrec.models.layers.history import draw_cuts, gather_targets, state_at, visible_positions
+from genrec.models.layers.history import draw_cuts, gather_targets, state_at, length_mask
 from genrec.models.layers.language import (
     language_model_like,
     load_language_model,
@@ -184,7 +184,7 @@ class AllmRec(ItemScorer):
         if not self.settings.candidates:
             everything = torch.arange(self.config.num_items, device=items.device).expand(len(items), -1)
             return self.score_candidates(items, lengths, everything)
-        known = visible_positions(lengths, items.shape[1])
+        known = length_mask(lengths, items.shape[1])
         places = items.masked_fill(~known, self.config.num_items)
         hidden = pad(torch.zeros_like(scores), (0, 1)).scatter(1, places, float("-inf"))[:, :-1]
         likely = (scores + hidden).topk(min(self.settings.candidates, scores.shape[1])).indices
@@ -211,12 +211,12 @@ class AllmRec(ItemScorer):
         rows = max(1, POSITIONS_AT_ONCE // (prompt.tokens.shape[1] + min(TITLES_AT_ONCE, candidates.shape[1])))
         parts = []
         for part in torch.arange(len(items), device=items.device).split(rows):
-            real = prompt.real[part]
+            mask = prompt.mask[part]
             vectors = self._embed(prompt.tokens[part], state[part])
             hidden, history = read_vectors(self._language(), vectors, keep=True)
-            last = hidden[torch.arange(len(part), device=items.device), real.sum(1) - 1]
+            last = hidden[torch.arange(len(part), device=items.device), mask.sum(1) - 1]
             blocks = candidates[part].split(TITLES_AT_ONCE, dim=1)
-            parts.append(torch.cat([self._score_titles(block, last, history, real) for block in blocks], dim=1))
+            parts.append(torch.cat([self._score_titles(block, last, history, mask) for block in blocks], dim=1))
         return torch.cat(parts)
 
     def vectors(self, items: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ class AllmRec(ItemScorer):
         return torch.where(self.seen[items].unsqueeze(-1), warm, cold)
 
     def _alignment_loss(self, items: Tensor, lengths: Tensor) -> Tensor:
-        weights, rows = self.settings, visible_positions(lengths, items.shape[1]).nonzero()[:, 0]
+        weights, rows = self.settings, length_mask(lengths, items.shape[1]).nonzero()[:, 0]
         with torch.no_grad():
             states, targets = gather_targets(self.collaborative.read(items[:, :-1], lengths), items, lengths)
         if self.training:
@@ -253,22 +253,22 @@ class AllmRec(ItemScorer):
         """The mean over users of log p(title of ``targets [B]``), its end included."""
         prompt = self._prompt(items, lengths, offered)
         title = self._ended_titles(targets)
-        pieces = [Piece(prompt.tokens, prompt.real), Piece(title.clamp_min(0), title != NO_WORD, learned=True)]
+        pieces = [Piece(prompt.tokens, prompt.mask), Piece(title.clamp_min(0), title != NO_WORD, learned=True)]
         joined = join_pieces(pieces, len(items))
         hidden, _ = read_vectors(self._language(), self._embed(joined.tokens, self._state(items, lengths)))
         asked = joined.learned[:, 1:]
         values = self._word_log_probabilities(hidden[:, :-1][asked])
         return values.gather(1, joined.tokens[:, 1:][asked].unsqueeze(1)).sum() / len(items)
 
-    def _score_titles(self, candidates: Tensor, last: Tensor, history: list[Any], real: Tensor) -> Tensor:
+    def _score_titles(self, candidates: Tensor, last: Tensor, history: list[Any], mask: Tensor) -> Tensor:
         """Log p of the titles of ``candidates [b, C]``, which go on side by side behind prompts that they share."""
-        titles, lengths = self._ended_titles(candidates), real.sum(1)
+        titles, lengths = self._ended_titles(candidates), mask.sum(1)
         total = self._word_log_probabilities(last).gather(1, titles[:, :, 0])
         own = None
         for step in range(int((titles != NO_WORD).sum(2).max()) - 1):
             words, following = titles[:, :, step].clamp_min(0), titles[:, :, step + 1]
             vectors = word_vectors(self._language())(words)
-            hidden, own = step_beams(self._language(), vectors, lengths + step, history, real, own)
+            hidden, own = step_beams(self._language(), vectors, lengths + step, history, mask, own)
             values = self._word_log_probabilities(hidden).gather(2, following.clamp_min(0).unsqueeze(2))[:, :, 0]
             total = total + values.masked_fill(following == NO_WORD, 0)
         return total
@@ -290,10 +290,10 @@ class AllmRec(ItemScorer):
         """Title, soft token and comma of the first ``counts [B]`` of ``items [B, C]``."""
         titles, between = self.titles[items].long(), self._words("between").tokens.expand(*items.shape, -1)
         tokens = torch.cat([titles.clamp_min(0), (items + self._first_item).unsqueeze(2), between], dim=2)
-        there = visible_positions(counts, items.shape[1]).unsqueeze(2)
-        followed = visible_positions(counts - 1, items.shape[1]).unsqueeze(2)
-        real = torch.cat([there & (titles != NO_WORD), there, followed.expand_as(between)], dim=2)
-        return Piece(tokens.flatten(1), real.flatten(1))
+        there = length_mask(counts, items.shape[1]).unsqueeze(2)
+        followed = length_mask(counts - 1, items.shape[1]).unsqueeze(2)
+        mask = torch.cat([there & (titles != NO_WORD), there, followed.expand_as(between)], dim=2)
+        return Piece(tokens.flatten(1), mask.flatten(1))
 
     def _embed(self, tokens: Tensor, states: Tensor) -> Tensor:
         """Vectors ``[B, S, D]`` of words, items and users, whose states are ``[B, d]``."""
@@ -310,7 +310,7 @@ class AllmRec(ItemScorer):
         """Each user's target among other items that the user does not have, ``[B, C]`` in the order of numbers."""
         if not self.settings.candidates:
             return None
-        known = items.masked_fill(~visible_positions(lengths, items.shape[1]), self.config.num_items)
+        known = items.masked_fill(~length_mask(lengths, items.shape[1]), self.config.num_items)
         keys = torch.rand(len(items), self.config.num_items + 1, device=items.device).scatter(1, known, -1.0)
         keys = keys.scatter(1, targets, 2.0)[:, :-1]
         return keys.topk(min(self.settings.candidates, keys.shape[1])).indices.sort(dim=1).values
@@ -407,12 +407,12 @@ def _open_part(setting: str, path: str | None, num_items: int) -> RecommenderMod
             expected=what,
             fix=fix,
         )
-    if model.settings.extra_inputs:
+    if model.settings.side_inputs:
         raise ConfigError(
-            f"{path} was trained with {', '.join(model.settings.extra_inputs)}, which 'allmrec' does not read",
+            f"{path} was trained with {', '.join(model.settings.side_inputs)}, which 'allmrec' does not read",
             where=f"recommender.{setting}",
             expected=f"{what} that reads items alone",
-            fix=f"train it again with {model.settings.extra_inputs[0]}: false",
+            fix=f"train it again with {model.settings.side_inputs[0]}: false",
         )
     if model.config.num_items != num_items:
         raise ArtifactError(

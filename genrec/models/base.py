@@ -92,11 +92,11 @@ class BackboneSettings(ExpertSettings):
         return 1
 
     @property
-    def extra_inputs(self) -> tuple[str, ...]:
+    def side_inputs(self) -> tuple[str, ...]:
         """Names of the settings that let the model read more of a history than its items."""
         return ()
 
-    def read_extras(self, histories: Histories, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    def read_side_inputs(self, histories: Histories, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
         """What the model reads of some rows beside their last ``size`` items, by the keywords of its calls.
 
         Args:
@@ -106,7 +106,7 @@ class BackboneSettings(ExpertSettings):
         """
         return {}
 
-    def check_extras(self, histories: Histories) -> None:
+    def check_side_inputs(self, histories: Histories) -> None:
         """Refuse to learn from histories that lack what the model is to read of them.
 
         Raises:
@@ -156,7 +156,7 @@ class Context:
     Attributes:
         state: ``[B, D]``, the output that predicts the first code.
         history: Keys and values ``[B, H, T, d]`` per layer, shared by a user's beams.
-        visible: bool ``[B, T]`` over the history's positions.
+        attention_mask: bool ``[B, T]`` over the history's positions.
         lengths: int64 ``[B]``, the number of visible positions.
         first: Keys and values ``[B, 1, H, d]`` of decoder positions before the first code, per layer, if there are any.
         item_state: ``[B, D]``, what points at item vectors; None where a family only writes codes.
@@ -166,28 +166,28 @@ class Context:
 
     state: Tensor
     history: list[KeyValue]
-    visible: Tensor
+    attention_mask: Tensor
     lengths: Tensor
     prefix_cache: list[list[KeyValue]] | None = None
     beam_cache: list[list[KeyValue]] | None = None
     item_state: Tensor | None = None
 
-    def reorder(self, parents: Tensor) -> None:
-        """Let each beam continue from the slot ``parents [B, M]`` of the call before."""
+    def reorder(self, beam_index: Tensor) -> None:
+        """Let each beam continue from the slot ``beam_index [B, M]`` of the call before."""
         if self.beam_cache is not None:
-            users = torch.arange(len(parents), device=parents.device).unsqueeze(1)
+            users = torch.arange(len(beam_index), device=beam_index.device).unsqueeze(1)
             self.beam_cache = [
-                [KeyValue(*(_take_beams(part, parents, users) for part in position)) for position in layer]
+                [KeyValue(*(_take_beams(part, beam_index, users) for part in position)) for position in layer]
                 for layer in self.beam_cache
             ]
 
 
-def _take_beams(part: Tensor, parents: Tensor, users: Tensor) -> Tensor:
-    """Rows ``parents [B, M]`` of ``part [B, M', H, d]``; what beams share stays as it is."""
+def _take_beams(part: Tensor, beam_index: Tensor, users: Tensor) -> Tensor:
+    """Rows ``beam_index [B, M]`` of ``part [B, M', H, d]``; what beams share stays as it is."""
     beams = part.shape[1]
     if beams == 1:
         return part
-    return part.flatten(0, 1).index_select(0, (parents + users * beams).flatten()).unflatten(0, parents.shape)
+    return part.flatten(0, 1).index_select(0, (beam_index + users * beams).flatten()).unflatten(0, beam_index.shape)
 
 
 class RecommenderModel(PreTrainedModel):
@@ -196,9 +196,9 @@ class RecommenderModel(PreTrainedModel):
     config_class = GenrecConfig
     base_model_prefix = ""
     Settings: ClassVar[type[BackboneSettings]] = BackboneSettings
-    needs_identifiers: ClassVar[bool] = True
+    needs_semantic_ids: ClassVar[bool] = True
     supports_experts: ClassVar[bool] = False
-    identifier_kind: ClassVar[Kind] = "sequence"
+    semantic_id_kind: ClassVar[Kind] = "sequence"
     reads_tokens: ClassVar[bool] = False
     # Whether the features that it reads are to tell what users did, not what items are.
     needs_collaborative: ClassVar[bool] = False
@@ -213,7 +213,7 @@ class RecommenderModel(PreTrainedModel):
         """An untrained model with what it keeps of the catalogue; families that read texts have more to do here."""
         model = cls(config)
         if materials.tokens is not None:
-            model.take_tokens(torch.tensor(materials.tokens))
+            model.set_item_tokens(torch.tensor(materials.tokens))
         if isinstance(model, GenerativeRecommender) and materials.codes is not None:
             model.item_codes.copy_(torch.tensor(materials.codes))
         if materials.features is not None:
@@ -250,7 +250,7 @@ class RecommenderModel(PreTrainedModel):
         """
         raise TypeError(f"{type(self).__name__} must define route")
 
-    def take_tokens(self, tokens: Tensor) -> None:
+    def set_item_tokens(self, tokens: Tensor) -> None:
         """Keep the catalogue's continuous tokens float32 ``[N, Q, C]``; only where ``reads_tokens``."""
         raise TypeError(f"{type(self).__name__} reads no tokens")
 
@@ -277,7 +277,7 @@ class RecommenderModel(PreTrainedModel):
 class ItemScorer(RecommenderModel):
     """A recommender that scores every item at once."""
 
-    needs_identifiers = False
+    needs_semantic_ids = False
 
     def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Score the whole catalogue, float32 ``[B, N]``, from ``items [B, T]`` and ``lengths [B]``."""
@@ -285,7 +285,7 @@ class ItemScorer(RecommenderModel):
 
 
 class GenerativeRecommender(RecommenderModel):
-    """A recommender that writes the next item's identifier code by code.
+    """A recommender that writes the next item's semantic ID code by code.
 
     A decoder needs ``encode`` once per user and ``next_code_logits`` per level; families whose heads are independent
     given the context also answer ``all_code_logits`` and set ``supports_parallel``.
@@ -309,28 +309,28 @@ class GenerativeRecommender(RecommenderModel):
         """Read each history once; ``items`` int64 ``[B, T]`` right-padded, ``lengths`` int64 ``[B]``, 0 allowed."""
         raise TypeError(f"{type(self).__name__} must define encode")
 
-    def next_code_logits(self, context: Context, prefix: Tensor, parents: Tensor | None = None) -> Tensor:
+    def next_code_logits(self, context: Context, prefix: Tensor, beam_index: Tensor | None = None) -> Tensor:
         """Logits of the next code of each beam.
 
         Args:
             context: From ``encode``; its cache grows by one position per call.
             prefix: Codes written so far, int64 ``[B, M, l]``; behind L of them the next item of a session begins. In a
-                session -1 stands behind the end of a shorter identifier.
-            parents: Slot of each beam in the call before, int64 ``[B, M]``; None recomputes the whole prefix.
+                session -1 stands behind the end of a shorter semantic ID.
+            beam_index: Slot of each beam in the call before, int64 ``[B, M]``; None recomputes the whole prefix.
 
         Returns:
-            ``[B, M, K]`` over the codebook of level ``l % L``, unnormalised.
+            ``[B, M, K]`` over the codebook of level ``l % L``, unnormalized.
         """
         place = prefix.shape[2]
         if place == 0:
             context.beam_cache = context.prefix_cache
             return self.code_logits(0, context.state).unsqueeze(1)
         written = range(place - 1, place)
-        if parents is None:
+        if beam_index is None:
             context.beam_cache = context.prefix_cache
-            parents = torch.zeros_like(prefix[:, :, 0])
+            beam_index = torch.zeros_like(prefix[:, :, 0])
             written = range(place)
-        context.reorder(parents)
+        context.reorder(beam_index)
         for earlier in written:
             hidden = self.beam_step(context, earlier, prefix[:, :, earlier])
         return self.code_logits(place % self.num_levels, hidden)

@@ -1,13 +1,13 @@
-"""Encoder-decoder recommender that reads users as sets of item contents and writes collaborative identifiers.
+"""Encoder-decoder recommender that reads users as sets of item contents and writes collaborative semantic IDs.
 
-After Wang et al., "Content-Based Collaborative Generation for Recommender Systems" (ColaRec, 2403.18480): identifiers
+After Wang et al., "Content-Based Collaborative Generation for Recommender Systems" (ColaRec, 2403.18480): semantic IDs
 come from collaborative vectors (tokenizer ``gid``), inputs are contents. One T5 learns two tasks, told apart by a
-learned prompt: *recommendation*, the contents of a user's items in, the next item's identifier out; and *item
-indexing*, one item's content and its users in, its own identifier out. States of users and of their items are drawn
+learned prompt: *recommendation*, the contents of a user's items in, the next item's semantic ID out; and *item
+indexing*, one item's content and its users in, its own semantic ID out. States of users and of their items are drawn
 together by BPR, those of items that share all codes but the last by a contrast.
 
 Where the authors' code goes astray this follows the method: the level of a code is given and not guessed from the
-length of the cache, logits are not rescaled, a level has as many codes as the identifiers need, and the last position
+length of the cache, logits are not rescaled, a level has as many codes as the semantic IDs need, and the last position
 is the last real one. The user drawn for item indexing is the item's collaborative vector, the sum of all of its users:
 a model here has no table of users.
 """
@@ -23,7 +23,7 @@ from genrec.config.ranges import Codes, Few, HistoryLength, Weight
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, ModelInputs, RecommenderModel, TrainingOutput
 from genrec.models.layers.hashed_words import hash_words
-from genrec.models.layers.history import visible_positions
+from genrec.models.layers.history import length_mask
 from genrec.models.layers.items import ItemEmbedding
 from genrec.models.layers.negatives import draw_unknown, first_usable
 from genrec.models.seq2seq import PADDING, Seq2Seq, Seq2SeqSettings
@@ -37,8 +37,8 @@ class ColaRecSettings(Seq2SeqSettings):
     item_words: Few = Field(12, description="words read of an item")
     word_buckets: Codes = Field(16_384, description="rows of the table of words, which words may share")
     history_size: HistoryLength = Field(10, description="items that a user is in training; later all are read")
-    generation_weight: Weight = Field(0.08, description="of writing the next item's identifier")
-    indexing_weight: Weight = Field(0.08, description="of writing an item's own identifier")
+    generation_weight: Weight = Field(0.08, description="of writing the next item's semantic ID")
+    indexing_weight: Weight = Field(0.08, description="of writing an item's own semantic ID")
     bpr_weight: Weight = Field(1.0, description="of users nearer to their items than to others")
     contrast_weight: Weight = Field(0.1, description="of items nearer to their siblings than to others")
 
@@ -59,7 +59,7 @@ class ColaRec(Seq2Seq):
             raise ConfigError(
                 "the recommender 'colarec' compares items that share all codes but the last, and these have one code",
                 where="tokenizer",
-                expected="identifiers of at least two codes",
+                expected="semantic IDs of at least two codes",
                 fix="set tokenizer.name=gid, or another tokenizer with levels",
             )
         self.items = ItemEmbedding(
@@ -93,10 +93,10 @@ class ColaRec(Seq2Seq):
         weights = self.settings
         rows, cuts = self._draw_targets(lengths)
         items, lengths, targets = items[rows], lengths[rows], items[rows, cuts]
-        users, mask = self._read_users(*self._other_items(items, lengths, targets))
-        loss = weights.generation_weight * self.writing_loss(users, mask, targets)
+        users, attention_mask = self._read_users(*self._other_items(items, lengths, targets))
+        loss = weights.generation_weight * self.writing_loss(users, attention_mask, targets)
         if weights.indexing_weight or weights.bpr_weight or weights.contrast_weight:
-            loss = loss + self._item_losses(last_state(users, mask), items, lengths, targets)
+            loss = loss + self._item_losses(last_state(users, attention_mask), items, lengths, targets)
         return self.training_output(loss)
 
     def history_tokens(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,11 +106,11 @@ class ColaRec(Seq2Seq):
         """
         place = torch.arange(items.shape[1], device=items.device)
         newest_first = items.gather(1, (lengths.unsqueeze(1) - 1 - place).clamp_min(0))
-        tokens, mask = self._content(newest_first)
-        mask = mask & (place < lengths.unsqueeze(1)).unsqueeze(2)
-        return self._prompted(self._first_word - 2, tokens.flatten(1), mask.flatten(1))
+        tokens, attention_mask = self._content(newest_first)
+        attention_mask = attention_mask & (place < lengths.unsqueeze(1)).unsqueeze(2)
+        return self._prompted(self._first_word - 2, tokens.flatten(1), attention_mask.flatten(1))
 
-    def embed_history(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def embed_history(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
         """Vectors ``[B, S, D]`` of prompts, words and items by number."""
         item = tokens - self.t5.config.vocab_size
         ids = cast(nn.Embedding, self.items.ids)
@@ -126,29 +126,29 @@ class ColaRec(Seq2Seq):
         tokens = (items + self.t5.config.vocab_size).unsqueeze(-1)
         if self.words is not None:
             tokens = torch.cat([tokens, self.words[items].long() + self._first_word], dim=-1)
-        real = tokens >= self._first_word
-        return tokens.masked_fill(~real, PADDING), real
+        mask = tokens >= self._first_word
+        return tokens.masked_fill(~mask, PADDING), mask
 
-    def _prompted(self, prompt: int, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _prompted(self, prompt: int, tokens: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         first = torch.full_like(tokens[:, :1], prompt)
-        return torch.cat([first, tokens], dim=1), torch.cat([torch.ones_like(first), mask.long()], dim=1)
+        return torch.cat([first, tokens], dim=1), torch.cat([torch.ones_like(first), attention_mask.long()], dim=1)
 
     def _read_users(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, mask = self.history_tokens(items, lengths)
-        return self._encode(self.embed_history(tokens, mask), mask), mask
+        tokens, attention_mask = self.history_tokens(items, lengths)
+        return self._encode(self.embed_history(tokens, attention_mask), attention_mask), attention_mask
 
     def _read_items(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's outputs ``[n, S, D]`` for item indexing of ``items [n]``, and the mask."""
-        tokens, mask = self._prompted(self._first_word - 1, *self._content(items))
-        vectors = self.embed_history(tokens, mask)
+        tokens, attention_mask = self._prompted(self._first_word - 1, *self._content(items))
+        vectors = self.embed_history(tokens, attention_mask)
         if self.items.projection is not None and self.items.features is not None:
             collaborative = self.items.projection(self.items.features[items])
             vectors = torch.cat([vectors, collaborative.unsqueeze(1)], dim=1)
-            mask = torch.cat([mask, mask[:, :1]], dim=1)
-        return self._encode(vectors, mask), mask
+            attention_mask = torch.cat([attention_mask, attention_mask[:, :1]], dim=1)
+        return self._encode(vectors, attention_mask), attention_mask
 
-    def _encode(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        return cast(Tensor, self.t5.encoder(inputs_embeds=vectors, attention_mask=mask).last_hidden_state)
+    def _encode(self, vectors: Tensor, attention_mask: Tensor) -> Tensor:
+        return cast(Tensor, self.t5.encoder(inputs_embeds=vectors, attention_mask=attention_mask).last_hidden_state)
 
     def _draw_targets(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
         # A set has no first item: any may be asked for.
@@ -160,7 +160,7 @@ class ColaRec(Seq2Seq):
 
     def _other_items(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The items that a user is without the target, int64 ``[n, T]`` and how many, ``[n]``."""
-        others = visible_positions(lengths, items.shape[1]) & (items != targets.unsqueeze(1))
+        others = length_mask(lengths, items.shape[1]) & (items != targets.unsqueeze(1))
         counts = others.sum(1)
         keys = torch.zeros(items.shape, device=items.device)
         if self.training:
@@ -172,10 +172,10 @@ class ColaRec(Seq2Seq):
         weights = self.settings
         siblings, related = self._draw_siblings(targets)
         negatives, found = self._draw_negatives(items, lengths, targets)
-        states, mask = self._read_items(torch.cat([targets, negatives, siblings]))
-        positive, negative, sibling = last_state(states, mask).chunk(3)
+        states, attention_mask = self._read_items(torch.cat([targets, negatives, siblings]))
+        positive, negative, sibling = last_state(states, attention_mask).chunk(3)
         named = torch.cat([torch.ones_like(found), found]).nonzero()[:, 0]
-        own = self.writing_loss(states[named], mask[named], torch.cat([targets, negatives])[named])
+        own = self.writing_loss(states[named], attention_mask[named], torch.cat([targets, negatives])[named])
         # The paper adds up the losses of writing both, each a mean.
         loss = 2 * weights.indexing_weight * own
         loss = loss + weights.bpr_weight * ranking_loss(users, positive, negative, found)
@@ -236,9 +236,9 @@ def find_siblings(codes: Tensor) -> Siblings:
     return Siblings(group, place - start, counts[group], start, order)
 
 
-def last_state(states: Tensor, mask: Tensor) -> Tensor:
-    """The state at the last real position, ``[n, D]``, of ``states [n, S, D]`` with ``mask [n, S]``."""
-    last = (mask * torch.arange(mask.shape[1], device=mask.device)).amax(1)
+def last_state(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """The state at the last real position, ``[n, D]``, of ``states [n, S, D]`` with ``attention_mask [n, S]``."""
+    last = (attention_mask * torch.arange(attention_mask.shape[1], device=attention_mask.device)).amax(1)
     return states[torch.arange(len(last), device=last.device), last]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.extras import SideInputs, SideInputSettings
 from genrec.models.layers.codes import CodeEmbedding, CodeHead, code_loss
-from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
+from genrec.models.layers.history import gather_targets, positions_read, state_at, length_mask
 
 
 class DecoderSettings(SideInputSettings):
@@ -45,8 +45,8 @@ class Decoder(GenerativeRecommender):
         """Predict every code from the codes before it; the loss is the mean over all items of the sum over levels."""
         batch, length = items.shape
         inputs = self.inputs(self.start, self.codes(self.item_codes[items]), **extras)
-        real = visible_positions(lengths * self.num_levels, length * self.num_levels)
-        hidden, _ = self.transformer(inputs[:, :-1], real)
+        mask = length_mask(lengths * self.num_levels, length * self.num_levels)
+        hidden, _ = self.transformer(inputs[:, :-1], mask)
         states, targets = gather_targets(hidden.view(batch, length, self.num_levels, -1), items, lengths)
         codes = self.item_codes[targets].long()
         losses = [code_loss(self.head(level, states[:, level]), codes[:, level]) for level in range(self.num_levels)]
@@ -56,9 +56,9 @@ class Decoder(GenerativeRecommender):
         """Read each history once and keep its keys and values."""
         inputs = self.inputs(self.start, self.codes(self.item_codes[items]), **extras)
         positions = lengths * self.num_levels
-        visible = visible_positions(positions + 1, inputs.shape[1])
-        hidden, history = self.transformer(inputs, visible)
-        return Context(state_at(hidden, positions), history, visible, positions + 1)
+        attention_mask = length_mask(positions + 1, inputs.shape[1])
+        hidden, history = self.transformer(inputs, attention_mask)
+        return Context(state_at(hidden, positions), history, attention_mask, positions + 1)
 
     def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
         """Experts read codes."""
@@ -71,7 +71,7 @@ class Decoder(GenerativeRecommender):
         if level % self.num_levels == self.num_levels - 1:
             vectors = self.inputs.of_written(vectors)
         hidden, context.beam_cache = self.transformer.step(
-            vectors, context.lengths + level, context.history, context.visible, context.beam_cache
+            vectors, context.lengths + level, context.history, context.attention_mask, context.beam_cache
         )
         return hidden
 

@@ -1,4 +1,4 @@
-"""Item-level backbone with a depth decoder: the history is read item by item, the next identifier written code by
+"""Item-level backbone with a depth decoder: the history is read item by item, the next semantic ID written code by
 code.
 
 The backbone learns from every position in one pass; from each state a small *depth decoder* writes the codes of the
@@ -62,11 +62,11 @@ class Depth(ItemBackbone):
         book = self.codes.book(level)
         if self.training or len(book) > codes.numel():
             hidden, context.beam_cache = self.depth.step(
-                self.codes.level(level, codes), context.lengths + level, context.history, context.visible, context.beam_cache
+                self.codes.level(level, codes), context.lengths + level, context.history, context.attention_mask, context.beam_cache
             )
         else:
             hidden, context.beam_cache = self.depth.step_in_book(
-                book, codes, 1 + level, context.history, context.visible, context.beam_cache
+                book, codes, 1 + level, context.history, context.attention_mask, context.beam_cache
             )
         return hidden
 

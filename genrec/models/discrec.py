@@ -48,16 +48,16 @@ class DiscRec(Seq2Seq):
         self.written_branches = self._branches(self.num_levels)
         self.post_init()
 
-    def embed_history(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def embed_history(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
         """Both branches over each item's codes; the end of the history belongs to the last item."""
         place = torch.arange(tokens.shape[1], device=tokens.device)
         ends = tokens == END
         item = place // self.num_levels - ends.long()
         slots = (place % self.num_levels).masked_fill(ends, self.num_levels)
-        visible = (item.unsqueeze(2) == item.unsqueeze(1)) & mask.bool().unsqueeze(1)
+        attention_mask = (item.unsqueeze(2) == item.unsqueeze(1)) & attention_mask.bool().unsqueeze(1)
         # Padding sees itself, because a row that sees nothing has no softmax; nobody reads it.
-        visible = visible | torch.eye(len(place), dtype=torch.bool, device=tokens.device)
-        return cast(Tensor, self.read_branches(self.t5.shared(tokens), slots, visible.unsqueeze(1)))
+        attention_mask = attention_mask | torch.eye(len(place), dtype=torch.bool, device=tokens.device)
+        return cast(Tensor, self.read_branches(self.t5.shared(tokens), slots, attention_mask.unsqueeze(1)))
 
     def embed_written(self, tokens: Tensor) -> Tensor:
         """Both branches over the codes written so far, each of which sees itself and those before it."""
@@ -113,20 +113,20 @@ class DualBranch(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.gate = nn.Parameter(torch.zeros(2, hidden_size))
 
-    def forward(self, vectors: Tensor, slots: Tensor, visible: Tensor) -> Tensor:
+    def forward(self, vectors: Tensor, slots: Tensor, attention_mask: Tensor) -> Tensor:
         """Mix both branches.
 
         Args:
             vectors: Code embeddings, ``[B, S, D]``.
             slots: Position of each inside its item, int64 ``[B, S]`` or ``[S]``.
-            visible: bool, ``[B, 1, S, S]`` or ``[S, S]``: whether the first may attend to the second.
+            attention_mask: bool, ``[B, 1, S, S]`` or ``[S, S]``: whether the first may attend to the second.
 
         Returns:
             ``[B, S, D]``.
         """
         x = vectors + self.slots(slots)
         query, key, value = self._project(x).permute(2, 0, 3, 1, 4)
-        mixed = scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         return self._join(vectors, x, mixed.transpose(1, 2).flatten(2))
 
     def step(self, vectors: Tensor, own: list[KeyValue]) -> tuple[Tensor, list[KeyValue]]:

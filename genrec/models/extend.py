@@ -18,7 +18,7 @@ def extend_recommender(model: RecommenderModel, index: ItemIndex, features: np.n
 
     What it writes after a history of old items does not change: codes come from weights that stay as they are. Only
     what belongs to single items grows: codes, features, and id vectors, of which a new item gets the mean over the old
-    items that share the longest beginning of its identifier.
+    items that share the longest beginning of its semantic ID.
 
     Args:
         model: Trained on the first N items of the index.
@@ -76,13 +76,13 @@ def replace_catalogue(model: RecommenderModel, index: ItemIndex, features: np.nd
 
     Raises:
         ConfigError: If the family keeps for every item what only training can give.
-        ArtifactError: If the identifiers are not of the model's codebooks.
+        ArtifactError: If the semantic IDs are not of the model's codebooks.
     """
     model = extendable(model)
     known = cast(GenrecConfig, model.config)
     if list(index.level_sizes) != model.level_sizes or (index.variable_length and not known.variable_length):
         raise ArtifactError(
-            "these identifiers are not of the codebooks that the model was trained with",
+            "these semantic IDs are not of the codebooks that the model was trained with",
             expected=f"{model.level_sizes} codes, found {list(index.level_sizes)}",
             fix="name the items with the tokenizer in the model's folder",
         )
@@ -125,7 +125,7 @@ def extendable(model: RecommenderModel) -> GenerativeRecommender:
         return model
     raise ConfigError(
         f"the recommender {model.config.family!r} learns a score for every item, and has none for new ones",
-        expected="a family that writes identifiers, such as depth, decoder or seq2seq",
+        expected="a family that writes semantic IDs, such as depth, decoder or seq2seq",
         fix="train again with the new items",
     )
 
@@ -135,7 +135,7 @@ def _new_rows(name: str, known: Tensor, index: ItemIndex, old: int, features: np
     if name == "item_codes":
         return torch.tensor(index.codes[old:], dtype=known.dtype)
     if name.endswith("ids.weight"):
-        return mean_of_relatives(known, index.codes, old)
+        return mean_of_prefix_siblings(known, index.codes, old)
     if name.endswith("features") and features is not None and features.shape[1] == known.shape[1]:
         return torch.tensor(features, dtype=known.dtype)
     raise ConfigError(
@@ -145,8 +145,8 @@ def _new_rows(name: str, known: Tensor, index: ItemIndex, old: int, features: np
     )
 
 
-def mean_of_relatives(vectors: Tensor, codes: np.ndarray, old: int) -> Tensor:
-    """For each new item the mean vector of the old items that share the longest beginning of its identifier.
+def mean_of_prefix_siblings(vectors: Tensor, codes: np.ndarray, old: int) -> Tensor:
+    """For each new item the mean vector of the old items that share the longest beginning of its semantic ID.
 
     Args:
         vectors: ``[N, D]`` of the old items.

@@ -1,7 +1,7 @@
 """What a history tells beside its items, at the input of the families that read it with our causal transformer.
 
 Extras are tensors that travel beside ``items [B, T]`` and ``lengths [B]`` as keywords of ``forward``, ``encode``,
-``score_items``, ``read`` and ``route``: ``gaps``, int64 ``[B, T]``, the seconds since the item before, -1 where they
+``score_items``, ``read`` and ``route``: ``time_deltas``, int64 ``[B, T]``, the seconds since the item before, -1 where they
 are unknown; ``user_values``, int64 ``[B, F]``, the buckets of the user's columns, 0 where they are unknown. A call
 without them is answered as if nothing of the kind were known.
 """
@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from genrec.data.histories import Histories, pad_gaps
+from genrec.data.histories import Histories, pad_time_deltas
 from genrec.data.profiles import NOTHING, USER_BUCKETS
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings
@@ -36,13 +36,13 @@ class SideInputSettings(BackboneSettings):
     )
 
     @property
-    def extra_inputs(self) -> tuple[str, ...]:
+    def side_inputs(self) -> tuple[str, ...]:
         """Names of the settings that are on."""
         return tuple(name for name in ("use_times", "use_user_features") if getattr(self, name))
 
-    def read_extras(self, histories: Histories, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    def read_side_inputs(self, histories: Histories, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
         """What is read of some rows beside the items of :func:`~genrec.data.histories.pad_histories`."""
-        extras = {"gaps": pad_gaps(histories, rows, size)} if self.use_times else {}
+        extras = {"time_deltas": pad_time_deltas(histories, rows, size)} if self.use_times else {}
         if self.use_user_features:
             profiles, users = histories.profiles, histories.users[rows]
             if profiles is None:
@@ -51,7 +51,7 @@ class SideInputSettings(BackboneSettings):
                 extras["user_values"] = profiles.values(users, self.user_columns or profiles.columns)
         return extras
 
-    def check_extras(self, histories: Histories) -> None:
+    def check_side_inputs(self, histories: Histories) -> None:
         """Refuse to learn from histories without what the settings say that the model reads."""
         if self.use_times and histories.timestamps is None:
             raise ConfigError(
@@ -100,7 +100,7 @@ class SideInputs(nn.Module):
             self.user_vectors = nn.Embedding(1 + USER_BUCKETS, settings.hidden_size, padding_idx=NOTHING)
 
     def forward(
-        self, start: Tensor, x: Tensor, gaps: Tensor | None = None, user_values: Tensor | None = None
+        self, start: Tensor, x: Tensor, time_deltas: Tensor | None = None, user_values: Tensor | None = None
     ) -> Tensor:
         """Inputs of all positions, ``[B, 1 + T * P, D]``.
 
@@ -108,14 +108,14 @@ class SideInputs(nn.Module):
             start: ``[D]``, read before the first item.
             x: Vectors of T items of P positions each, ``[B, T, P, D]``. The gap stands at an item's last position:
                 those before it take part in predicting the item itself, whose time is not known then.
-            gaps: Seconds since the item before, int64 ``[B, T]``; -1 or None where they are unknown. Those of items
+            time_deltas: Seconds since the item before, int64 ``[B, T]``; -1 or None where they are unknown. Those of items
                 behind the T are not read.
             user_values: Buckets of the user's columns, int64 ``[B, F]``; 0 or None where they are unknown.
         """
         if self.gap_vectors is not None:
-            if gaps is None:
-                gaps = torch.full(x.shape[:2], -1, device=x.device)
-            known = self.gap_vectors(gap_buckets(gaps[:, : x.shape[1]]))
+            if time_deltas is None:
+                time_deltas = torch.full(x.shape[:2], -1, device=x.device)
+            known = self.gap_vectors(time_delta_buckets(time_deltas[:, : x.shape[1]]))
             x = torch.cat([x[:, :, :-1], x[:, :, -1:] + known.unsqueeze(2)], dim=2)
         if self.user_vectors is not None:
             if user_values is None:
@@ -128,11 +128,11 @@ class SideInputs(nn.Module):
         return x if self.gap_vectors is None else x + self.gap_vectors.weight[0]
 
 
-def gap_buckets(gaps: Tensor) -> Tensor:
+def time_delta_buckets(time_deltas: Tensor) -> Tensor:
     """Buckets 0 to 31 of gaps in seconds, int64: 0 below zero (unknown), 1 of zero, else 2 + floor(log2(gap)).
 
     By logarithm as in HSTU (Zhai et al. 2024), whose attention has a bias for each bucket of time: the order of
     magnitude matters. Gaps longer than the bounds share the last bucket.
     """
-    bounds = 2 ** torch.arange(GAP_BUCKETS - 2, device=gaps.device)
-    return torch.where(gaps < 0, 0, 1 + torch.bucketize(gaps.contiguous(), bounds, right=True))
+    bounds = 2 ** torch.arange(GAP_BUCKETS - 2, device=time_deltas.device)
+    return torch.where(time_deltas < 0, 0, 1 + torch.bucketize(time_deltas.contiguous(), bounds, right=True))

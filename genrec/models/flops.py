@@ -85,8 +85,8 @@ def _head(module: CodeHead, given: tuple[int, Tensor]) -> int:
 
 
 def _experts(module: MixtureOfExperts, given: tuple[Tensor, ...]) -> int:
-    real = given[1] if len(given) > 1 else None
-    positions = given[0][..., 0].numel() if real is None else int(real.sum())
+    mask = given[1] if len(given) > 1 else None
+    positions = given[0][..., 0].numel() if mask is None else int(mask.sum())
     weights = module.router.numel()
     weights += module.settings.experts_per_token * (module.first[0].numel() + module.second[0].numel())
     if module.shared_first is not None and module.shared_second is not None:

@@ -11,7 +11,7 @@ from genrec.config.ranges import CountOrZero, Rate, Weight
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.extras import SideInputs, SideInputSettings
 from genrec.models.layers.codes import CodeHead
-from genrec.models.layers.history import gather_targets, positions_read, visible_positions
+from genrec.models.layers.history import gather_targets, positions_read, length_mask
 from genrec.models.layers.items import ItemEmbedding
 
 
@@ -77,9 +77,9 @@ class ItemBackbone(GenerativeRecommender):
 
     def read(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Tensor:
         """States ``[B, 1 + T, D]`` before the first and after each of ``items [B, T]``; ``lengths [B]`` are real."""
-        real = visible_positions(lengths + 1, items.shape[1] + 1)
+        mask = length_mask(lengths + 1, items.shape[1] + 1)
         vectors = self.items(items, self.item_codes).unsqueeze(2)
-        hidden, _ = self.transformer(self.inputs(self.start, vectors, **extras), real)
+        hidden, _ = self.transformer(self.inputs(self.start, vectors, **extras), mask)
         return hidden
 
     def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +89,7 @@ class ItemBackbone(GenerativeRecommender):
 
     @abstractmethod
     def codes_loss(self, states: Tensor, codes: Tensor) -> Tensor:
-        """Loss of writing the identifiers ``codes [n, L]`` from ``states [n, D]``: sum over levels, mean over n."""
+        """Loss of writing the semantic IDs ``codes [n, L]`` from ``states [n, D]``: sum over levels, mean over n."""
 
     def item_log_probabilities(self, context: Context, items: Tensor) -> Tensor:
         """Log-softmax over the catalogue of the state's products with the item vectors, at ``items [B, C]``."""

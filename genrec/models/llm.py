@@ -1,8 +1,8 @@
-"""A causal language model of ``transformers`` with identifiers added to its vocabulary.
+"""A causal language model of ``transformers`` with semantic IDs added to its vocabulary.
 
 After LC-Rec (Zheng et al., "Adapting Large Language Models by Integrating Collaborative Semantics for Recommendation",
-ICDE 2024, sections 3.2 and 3.3) and the open re-implementations of OneRec: a history is written in identifiers behind a
-sentence, and tasks on texts (an item's text from its identifier, the identifier from the text, the title of what comes
+ICDE 2024, sections 3.2 and 3.3) and the open re-implementations of OneRec: a history is written in semantic IDs behind a
+sentence, and tasks on texts (an item's text from its semantic ID, the semantic ID from the text, the title of what comes
 next) teach the model what the new tokens mean.
 
 Where this departs: a user's whole history is learned in one pass, every item from all before it, instead of one prompt
@@ -23,7 +23,7 @@ from genrec.config.ranges import BatchSize, Codes, Heads, Layers, Positive, Rate
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings, Context, GenrecConfig, ItemTexts, ModelInputs, TrainingOutput
 from genrec.models.layers.codes import code_loss
-from genrec.models.layers.history import gather_targets, state_at, visible_positions
+from genrec.models.layers.history import gather_targets, state_at, length_mask
 from genrec.models.layers.language import (
     input_vectors,
     language_model_like,
@@ -42,7 +42,7 @@ from genrec.models.layers.words import (
     NO_WORD,
     Joined,
     Piece,
-    add_identifiers,
+    add_semantic_ids,
     encode_texts,
     join_pieces,
     load_words,
@@ -56,7 +56,7 @@ PROMPTS = {
     "item": "Item",
     "described": "is described as:",
     "text": "This is the description of an item:",
-    "named": "Its identifier is",
+    "named": "Its semantic ID is",
     "title": "The title of the next item is:",
 }
 BEGINNINGS = ("history", "item", "text")
@@ -76,7 +76,7 @@ class LLMSettings(BackboneSettings):
         "texts", description="what new rows start from: the codebook among the items' words, or among their vectors"
     )
     text_tasks: tuple[Task, ...] = Field(
-        ("item-to-text", "text-to-item", "history-to-title"), description="what ties identifiers to texts"
+        ("item-to-text", "text-to-item", "history-to-title"), description="what ties semantic IDs to texts"
     )
     text_weight: Weight = Field(0.5, description="weight of these tasks; 0 leaves them out")
     text_rows: BatchSize = Field(16, description="examples of each task in a step")
@@ -138,10 +138,10 @@ class LLM(TextModel):
 
     @classmethod
     def build(cls, config: GenrecConfig, materials: ModelInputs) -> "LLM":
-        """Make or load the language model and its words, and add the identifiers.
+        """Make or load the language model and its words, and add the semantic IDs.
 
         Raises:
-            ConfigError: If the backbone cannot be used, has other sizes or fewer positions, or has identifiers already.
+            ConfigError: If the backbone cannot be used, has other sizes or fewer positions, or has semantic IDs already.
             ArtifactError: If an adapter is for another backbone.
         """
         settings, sizes, lm = LLMSettings(**(config.settings or {})), config.level_sizes or [], None
@@ -154,7 +154,7 @@ class LLM(TextModel):
             config.backbone = lm.config.to_dict()
         config.prompts = _encode_prompts(words)
         told = None if materials.texts is None else tabulate_texts(words, materials.texts, settings.text_length)
-        config.num_words = add_identifiers(words, sizes)
+        config.num_words = add_semantic_ids(words, sizes)
         model = cls(config, lm)
         _check_room(model)
         model.words = words
@@ -193,12 +193,12 @@ class LLM(TextModel):
         """Predict every code from the codes before it; in training, with the tasks on texts."""
         tokens = self._history_tokens(items)
         first = len(self._prompts["history"]) - 1
-        real = visible_positions(first + lengths * self.num_levels, tokens.shape[1] - 1)
-        learned = learn_vectors(self.lm, self._embed(tokens[:, :-1]), real)
+        mask = length_mask(first + lengths * self.num_levels, tokens.shape[1] - 1)
+        learned = learn_vectors(self.lm, self._embed(tokens[:, :-1]), mask)
         self._routings = learned.routings
         states = learned.states[:, first:].unflatten(1, (items.shape[1], self.num_levels))
         states, targets = gather_targets(states, items, lengths)
-        loss = self._identifier_loss(states, targets) + learned.balance
+        loss = self._semantic_id_loss(states, targets) + learned.balance
         if self.training and self.settings.text_weight and self.item_words is not None:
             loss = loss + self.settings.text_weight * self.text_loss(items, lengths)
         return self.training_output(loss)
@@ -214,9 +214,9 @@ class LLM(TextModel):
             if task == "item-to-text":
                 losses.append(self._word_loss(self._descriptions(described)))
             else:
-                states, _, balance = self._learned_states(self._identifiers(described))
+                states, _, balance = self._learned_states(self._semantic_ids(described))
                 states = states.unflatten(0, (len(described), -1))
-                losses.append(self._identifier_loss(states, described) + balance)
+                losses.append(self._semantic_id_loss(states, described) + balance)
         return torch.stack(losses).mean()
 
     def training_metrics(self) -> dict[str, Any]:
@@ -228,14 +228,14 @@ class LLM(TextModel):
         tokens = self._history_tokens(items)
         hidden, history = read_vectors(self.lm, self._embed(tokens), keep=True)
         positions = lengths * self.num_levels + len(self._prompts["history"])
-        visible = visible_positions(positions, tokens.shape[1])
-        return Context(state_at(hidden, positions - 1), history, visible, positions)
+        attention_mask = length_mask(positions, tokens.shape[1])
+        return Context(state_at(hidden, positions - 1), history, attention_mask, positions)
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``."""
         vectors = self.dropout(self.codes(codes + sum(self.level_sizes[:level])))
         positions = context.lengths + level
-        hidden, context.beam_cache = step_beams(self.lm, vectors, positions, context.history, context.visible, context.beam_cache)
+        hidden, context.beam_cache = step_beams(self.lm, vectors, positions, context.history, context.attention_mask, context.beam_cache)
         return hidden
 
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ class LLM(TextModel):
         table = self.codes.weight if self.code_head is None else self.code_head.weight
         return linear(hidden, table[start : start + self.level_sizes[level]])
 
-    def _identifier_loss(self, states: Tensor, items: Tensor) -> Tensor:
+    def _semantic_id_loss(self, states: Tensor, items: Tensor) -> Tensor:
         """The sum over levels of the loss of writing ``items [n]`` from ``states [n, L, D]``."""
         codes = self.item_codes[items].long()
         losses = [
@@ -260,7 +260,7 @@ class LLM(TextModel):
 
     def _learned_states(self, joined: Joined) -> tuple[Tensor, Tensor, Tensor]:
         """States ``[n, D]`` before the learned tokens, row by row, these tokens ``[n]``, and the balance of experts."""
-        states, balance, _ = learn_vectors(self.lm, self._embed(joined.tokens[:, :-1]), joined.real[:, 1:])
+        states, balance, _ = learn_vectors(self.lm, self._embed(joined.tokens[:, :-1]), joined.mask[:, 1:])
         learned = joined.learned[:, 1:]
         return states[learned], joined.tokens[:, 1:][learned], balance
 
@@ -271,8 +271,8 @@ class LLM(TextModel):
             [self._prompt("item"), Piece(self._code_tokens(items)), self._prompt("described"), words], len(items)
         )
 
-    def _identifiers(self, items: Tensor) -> Joined:
-        """``This is the description of an item: <words> Its identifier is <codes>``, the codes learned."""
+    def _semantic_ids(self, items: Tensor) -> Joined:
+        """``This is the description of an item: <words> Its semantic_id is <codes>``, the codes learned."""
         words = _learned_words(self.item_words, items)._replace(learned=False)
         codes = Piece(self._code_tokens(items), learned=True)
         return join_pieces([self._prompt("text"), words, self._prompt("named"), codes], len(items))
@@ -281,7 +281,7 @@ class LLM(TextModel):
         """Histories, cut at random, and the title of the item behind the cut, which is learned."""
         rows = torch.randperm(len(items), device=items.device)[: self.settings.text_rows]
         cuts = (torch.rand(len(rows), device=items.device) * lengths[rows]).long().clamp_max(lengths[rows] - 1)
-        read = visible_positions(cuts * self.num_levels, items.shape[1] * self.num_levels)
+        read = length_mask(cuts * self.num_levels, items.shape[1] * self.num_levels)
         codes = Piece(self._code_tokens(items[rows]).flatten(1), read)
         title = _learned_words(self.item_titles, items[rows, cuts])
         return join_pieces([self._prompt("history"), codes, self._prompt("title"), title], len(rows))

@@ -1,11 +1,11 @@
-"""Text-to-text recommendation: a T5 reads a sentence about a history, in which items stand as identifiers.
+"""Text-to-text recommendation: a T5 reads a sentence about a history, in which items stand as semantic IDs.
 
 After Hua et al., "How to Index Item IDs for Recommendation Foundation Models" (2305.06569, sections 3 and 4) on P5
-(Geng et al. 2022): the setting in which that paper compares identifiers. One of several sentences is drawn per user in
-training, the first one writes lists. Identifiers are extra vocabulary behind the words; all pieces of a word, and all
+(Geng et al. 2022): the setting in which that paper compares semantic IDs. One of several sentences is drawn per user in
+training, the first one writes lists. Semantic IDs are extra vocabulary behind the words; all pieces of a word, and all
 pieces of an item's ``item_...``, carry the same whole-word embedding, which tells where one item ends.
 
-Batches know no users, so the sentences name none (theirs say ``user_17``), and the target is the identifier without the
+Batches know no users, so the sentences name none (theirs say ``user_17``), and the target is the semantic ID without the
 word ``item_`` before it, which would be the same for all.
 """
 
@@ -21,11 +21,11 @@ from genrec.config.ranges import Few
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, ModelInputs, RecommenderModel
 from genrec.models.layers.codes import NO_CODE
-from genrec.models.layers.history import visible_positions
+from genrec.models.layers.history import length_mask
 from genrec.models.layers.language import without_code
 from genrec.models.layers.words import (
     Piece,
-    add_identifiers,
+    add_semantic_ids,
     join_pieces,
     load_words,
     loading,
@@ -76,16 +76,16 @@ class P5(TextModel, Seq2Seq):
 
     @classmethod
     def build(cls, config: GenrecConfig, materials: ModelInputs) -> RecommenderModel:
-        """Make or load the words and the T5, and put the identifiers behind its vocabulary.
+        """Make or load the words and the T5, and put the semantic IDs behind its vocabulary.
 
         Raises:
-            ConfigError: If the backbone cannot be loaded, is not a T5, has other sizes or has identifiers already.
+            ConfigError: If the backbone cannot be loaded, is not a T5, has other sizes or has semantic IDs already.
         """
         settings = P5Settings(**(config.settings or {}))
         pretrained = None if settings.backbone is None else load_t5(settings.backbone)
         words = train_words(_own_texts(), 1024) if settings.backbone is None else load_words(settings.backbone)
         config.prompts = encode_sentences(words)
-        config.num_words = add_identifiers(words, config.level_sizes or [])
+        config.num_words = add_semantic_ids(words, config.level_sizes or [])
         if pretrained is not None:
             check_sizes(settings, sizes_of(pretrained.config), str(settings.backbone))
             rows = config.num_words + sum(config.level_sizes or [])
@@ -126,16 +126,16 @@ class P5(TextModel, Seq2Seq):
         choices = self.settings.sentences if self.training else 1
         drawn = torch.randint(choices, (batch,), device=device)
         before, after = (self._prompt(name, device)[drawn] for name in ("before", "after"))
-        listed, real = self._list_items(items, lengths)
+        listed, mask = self._list_items(items, lengths)
         end = torch.full((1,), END, device=device)
-        pieces = [Piece(before, before != PADDING), Piece(listed, real), Piece(after, after != PADDING), Piece(end)]
+        pieces = [Piece(before, before != PADDING), Piece(listed, mask), Piece(after, after != PADDING), Piece(end)]
         joined = join_pieces(pieces, batch)
-        return joined.tokens, joined.real.long()
+        return joined.tokens, joined.mask.long()
 
-    def embed_history(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def embed_history(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
         """Word and code vectors, plus one for the place of the whole word that each belongs to; the end has place 0."""
         place = self.starts_word[tokens].long().cumsum(1).clamp_max(WHOLE_WORDS - 1)
-        place = place.masked_fill((mask == 0) | (tokens == END), 0)
+        place = place.masked_fill((attention_mask == 0) | (tokens == END), 0)
         return cast(Tensor, self.t5.shared(tokens) + self.whole_words(place))
 
     def _list_items(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,13 +143,13 @@ class P5(TextModel, Seq2Seq):
         codes = self.item_codes[items].long()
         item, between = (self._prompt(name, items.device).expand(*items.shape, -1) for name in ("item", "between"))
         tokens = torch.cat([item, self.code_tokens(codes), between], dim=2)
-        there = visible_positions(lengths, items.shape[1]).unsqueeze(2)
-        followed = visible_positions(lengths - 1, items.shape[1]).unsqueeze(2)
-        real = torch.cat(
+        there = length_mask(lengths, items.shape[1]).unsqueeze(2)
+        followed = length_mask(lengths - 1, items.shape[1]).unsqueeze(2)
+        mask = torch.cat(
             [there.expand_as(item), there & (codes != NO_CODE), followed.expand_as(between)],
             dim=2,
         )
-        return tokens.flatten(1), real.flatten(1)
+        return tokens.flatten(1), mask.flatten(1)
 
     def _find_starts(self, words: PreTrainedTokenizerBase) -> Tensor:
         """Which tokens start a word, bool ``[V]``."""

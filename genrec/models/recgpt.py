@@ -9,9 +9,9 @@ Where the authors' code contradicts itself, this follows the method: histories a
 beginning in training and in use, so that a score depends on nothing else in the batch, and items of equal codes are
 all reached. Positions are rotary with a learned vector per place inside an item, instead of one per position.
 
-Two things go beyond the paper. With ``grid`` neighbours on the grid share what they learn, at the input and in the
+Two things go beyond the paper. With ``grid`` neighbors on the grid share what they learn, at the input and in the
 head. With ``item_loss`` the raw vectors speak for themselves, too: an item is likely where it is near to those read
-(:mod:`genrec.models.layers.neighbourhoods`), which holds in catalogues whose codes mean little to the heads.
+(:mod:`genrec.models.layers.neighborhoods`), which holds in catalogues whose codes mean little to the heads.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ from genrec.models.base import (
     TrainingOutput,
 )
 from genrec.models.layers.codes import code_loss
-from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
-from genrec.models.layers.neighbourhoods import SoftmaxMixture, Neighbourhoods
+from genrec.models.layers.history import gather_targets, positions_read, state_at, length_mask
+from genrec.models.layers.neighborhoods import SoftmaxMixture, Neighborhoods
 
 
 class RecGPTSettings(BackboneSettings):
@@ -49,9 +49,9 @@ class RecGPTSettings(BackboneSettings):
     grid: tuple[Codes, ...] | None = Field(
         None, description="the grid of the tokenizer: a code is then read and written as its numbers, too"
     )
-    item_loss: Weight = Field(0.0, description="weight of the loss of neighbourhoods beside that of codes")
+    item_loss: Weight = Field(0.0, description="weight of the loss of neighborhoods beside that of codes")
     item_negatives: CountOrZero = Field(0, description="items that a batch shares in the item loss; 0 takes all items")
-    kernels: Few = Field(3, description="sharpnesses of neighbourhoods, where there is an item loss")
+    kernels: Few = Field(3, description="sharpnesses of neighborhoods, where there is an item loss")
 
     @model_validator(mode="after")
     def _items_have_vectors(self) -> "RecGPTSettings":
@@ -97,8 +97,8 @@ class RecGPT(GenerativeRecommender):
         self.transformer = settings.transformer()
         self.head = nn.Linear(settings.hidden_size, codes, bias=False)
         self.head_numbers = GridRows(settings.grid, settings.hidden_size) if settings.grid else None
-        self.neighbourhoods = (
-            Neighbourhoods(config.feature_size, settings.hidden_size, settings.max_history, settings.kernels)
+        self.neighborhoods = (
+            Neighborhoods(config.feature_size, settings.hidden_size, settings.max_history, settings.kernels)
             if settings.item_loss
             else None
         )
@@ -106,10 +106,10 @@ class RecGPT(GenerativeRecommender):
 
     @classmethod
     def build(cls, config: GenrecConfig, materials: ModelInputs) -> RecommenderModel:
-        """An untrained model; neighbourhoods are measured by the vectors of this catalogue."""
+        """An untrained model; neighborhoods are measured by the vectors of this catalogue."""
         model = super().build(config, materials)
-        if isinstance(model, RecGPT) and model.neighbourhoods is not None:
-            model.neighbourhoods.fit(model.get_buffer("items.features"))
+        if isinstance(model, RecGPT) and model.neighborhoods is not None:
+            model.neighborhoods.fit(model.get_buffer("items.features"))
         return model
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
@@ -119,11 +119,11 @@ class RecGPT(GenerativeRecommender):
         codes = self.item_codes[targets].long()
         losses = [code_loss(self.code_logits(level, states), codes[:, level]) for level in range(self.num_levels)]
         loss = torch.stack(losses).sum()
-        if self.neighbourhoods is not None:
-            loss = loss + self.settings.item_loss * self.neighbourhoods.next_item_loss(
+        if self.neighborhoods is not None:
+            loss = loss + self.settings.item_loss * self.neighborhoods.next_item_loss(
                 self.item_state(hidden),
                 items,
-                visible_positions(lengths, items.shape[1]),
+                length_mask(lengths, items.shape[1]),
                 self.get_buffer("items.features"),
                 negatives=self.settings.item_negatives,
             )
@@ -133,18 +133,18 @@ class RecGPT(GenerativeRecommender):
         """States ``[B, 1 + T, L * D]`` before the first and after each of ``items [B, T]``, ``lengths [B]`` real."""
         tokens = self.items(items, self.item_codes).flatten(1, 2)
         tokens = torch.cat([self.start.expand(len(items), -1, -1).to(tokens.dtype), tokens], dim=1)
-        real = visible_positions((lengths + 1) * self.num_levels, tokens.shape[1])
-        hidden, _ = self.transformer(tokens, real, item_mask(tokens.shape[1], self.num_levels, tokens.device))
+        mask = length_mask((lengths + 1) * self.num_levels, tokens.shape[1])
+        hidden, _ = self.transformer(tokens, mask, item_mask(tokens.shape[1], self.num_levels, tokens.device))
         return hidden.reshape(len(items), -1, self.num_levels * hidden.shape[2])
 
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Read each history once; there is nothing to attend to afterwards."""
         ones = torch.ones_like(lengths)
         state = state_at(self.read(items, lengths), lengths)
-        if self.neighbourhoods is None:
+        if self.neighborhoods is None:
             return Context(state, [], ones.bool().unsqueeze(1), ones)
         last = self.item_state(state).unsqueeze(1)
-        mixture = self.neighbourhoods.mixture(last, lengths.unsqueeze(1), items.shape[1])
+        mixture = self.neighborhoods.mixture(last, lengths.unsqueeze(1), items.shape[1])
         return ReadContext(state, [], ones.bool().unsqueeze(1), ones, items=items, mixture=mixture)
 
     def item_state(self, hidden: Tensor) -> Tensor:
@@ -152,11 +152,11 @@ class RecGPT(GenerativeRecommender):
         return hidden.unflatten(-1, (self.num_levels, -1)).mean(dim=-2)
 
     def item_log_probabilities(self, context: Context, items: Tensor) -> Tensor:
-        """log p of ``items [B, C]`` as neighbours of what was read, float32 ``[B, C]``."""
-        if self.neighbourhoods is None or not isinstance(context, ReadContext):
+        """log p of ``items [B, C]`` as neighbors of what was read, float32 ``[B, C]``."""
+        if self.neighborhoods is None or not isinstance(context, ReadContext):
             return super().item_log_probabilities(context, items)
         features = self.get_buffer("items.features")
-        return self.neighbourhoods.log_probabilities(context.mixture, context.items, features).gather(1, items)
+        return self.neighborhoods.log_probabilities(context.mixture, context.items, features).gather(1, items)
 
     def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Experts read codes."""
@@ -232,7 +232,7 @@ class GridRows(nn.Module):
 
     Args:
         grid: Levels of every number; the codes are ordered as those of
-            :class:`~genrec.tokenizers.parts.scalar.ScalarQuantiser`.
+            :class:`~genrec.tokenizers.parts.scalar.ScalarQuantizer`.
         hidden_size: Width D.
     """
 
@@ -254,7 +254,7 @@ class GridRows(nn.Module):
 def _check_grid(grid: Sequence[int] | None, level_sizes: Sequence[int]) -> None:
     if grid and level_sizes and set(level_sizes) != {prod(grid)}:
         raise ConfigError(
-            f"a grid of {prod(grid)} codes is not that of these identifiers, whose levels have {list(level_sizes)}",
+            f"a grid of {prod(grid)} codes is not that of these semantic IDs, whose levels have {list(level_sizes)}",
             where="recommender.grid",
             expected="the grid of the tokenizer fsq",
             fix="set recommender.grid to tokenizer.grid, or leave it out",

@@ -84,9 +84,9 @@ def build_recommender(
     Args:
         config: Family and settings.
         num_items: Catalogue size N.
-        index: Identifiers of the N items; needed by every family that writes identifiers.
+        index: Semantic IDs of the N items; needed by every family that writes semantic IDs.
         features: float32 ``[N, F]``; needed where the settings use features.
-        tokens: Continuous tokens, float32 ``[N, Q, C]``; needed by families of set identifiers.
+        tokens: Continuous tokens, float32 ``[N, Q, C]``; needed by families of set semantic IDs.
         texts: Titles and texts of the N items; needed where the settings use texts.
 
     Raises:
@@ -94,7 +94,7 @@ def build_recommender(
     """
     family = recommender_class(config.name)
     settings = parse_recommender(config)
-    if family.needs_identifiers:
+    if family.needs_semantic_ids:
         index = _check_index(config.name, index, num_items)
     uses_features = bool(getattr(settings, "use_features", False))
     if uses_features:
@@ -108,15 +108,15 @@ def build_recommender(
             family=config.name,
             settings=settings.model_dump(),
             num_items=num_items,
-            level_sizes=list(index.level_sizes) if family.needs_identifiers and index else [],
-            variable_length=bool(family.needs_identifiers and index and index.variable_length),
-            index_fingerprint=index.fingerprint if family.needs_identifiers and index else "",
+            level_sizes=list(index.level_sizes) if family.needs_semantic_ids and index else [],
+            variable_length=bool(family.needs_semantic_ids and index and index.variable_length),
+            index_fingerprint=index.fingerprint if family.needs_semantic_ids and index else "",
             feature_size=features.shape[1] if uses_features and features is not None else 0,
             num_tokens=sizes[0],
             token_size=sizes[1],
         ),
         ModelInputs(
-            codes=index.codes if family.needs_identifiers and index else None,
+            codes=index.codes if family.needs_semantic_ids and index else None,
             features=features if uses_features else None,
             tokens=tokens if family.reads_tokens else None,
             texts=texts if uses_texts else None,
@@ -148,7 +148,7 @@ def load_recommender(folder: Path) -> RecommenderModel:
 def _check_index(name: str, index: ItemIndex | None, num_items: int) -> ItemIndex:
     if index is None:
         raise ConfigError(
-            f"the recommender {name!r} writes identifiers and none were given", fix="run the tokenizer stage first"
+            f"the recommender {name!r} writes semantic IDs and none were given", fix="run the tokenizer stage first"
         )
     if index.num_items != num_items:
         raise ArtifactError(
@@ -160,11 +160,11 @@ def _check_index(name: str, index: ItemIndex | None, num_items: int) -> ItemInde
 
 
 def check_kind(name: str, kind: Kind, *, variable_length: bool = False) -> None:
-    """Refuse identifiers that a family cannot write.
+    """Refuse semantic IDs that a family cannot write.
 
     Args:
         name: The family.
-        kind: Of the identifiers.
+        kind: Of the semantic IDs.
         variable_length: Whether some are shorter than others.
 
     Raises:
@@ -172,16 +172,16 @@ def check_kind(name: str, kind: Kind, *, variable_length: bool = False) -> None:
     """
     family = recommender_class(name)
     any_length = getattr(family, "supports_variable_length", False)
-    if kind == family.identifier_kind and (any_length or not variable_length):
+    if kind == family.semantic_id_kind and (any_length or not variable_length):
         return
-    if family.identifier_kind == "set":
-        wanted, fix = "set identifiers", "set tokenizer.name=set"
+    if family.semantic_id_kind == "set":
+        wanted, fix = "set semantic IDs", "set tokenizer.name=set"
     else:
-        wanted = "ordered identifiers" + ("" if any_length else " of one length")
+        wanted = "ordered semantic IDs" + ("" if any_length else " of one length")
         fix = "choose another tokenizer, such as tokenizer.name=rqkmeans, or another collision policy"
     found = "sets" if kind == "set" else "of different lengths" if variable_length else "ordered"
     raise ConfigError(
-        f"the recommender {name!r} cannot use these identifiers, which are {found}",
+        f"the recommender {name!r} cannot use these semantic IDs, which are {found}",
         where="tokenizer",
         expected=wanted,
         fix=fix,

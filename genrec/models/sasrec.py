@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from genrec.config.ranges import CountOrZero, Rate
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
 from genrec.models.extras import SideInputs, SideInputSettings
-from genrec.models.layers.history import gather_targets, positions_read, state_at, visible_positions
+from genrec.models.layers.history import gather_targets, positions_read, state_at, length_mask
 from genrec.models.layers.items import ItemEmbedding
 
 
@@ -74,6 +74,6 @@ class SASRec(ItemScorer):
 
     def read(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Tensor:
         """States ``[B, 1 + T, D]`` before the first and after each of ``items [B, T]``; ``lengths [B]`` are real."""
-        real = visible_positions(lengths + 1, items.shape[1] + 1)
-        hidden, _ = self.transformer(self.inputs(self.start, self.items(items).unsqueeze(2), **extras), real)
+        mask = length_mask(lengths + 1, items.shape[1] + 1)
+        hidden, _ = self.transformer(self.inputs(self.start, self.items(items).unsqueeze(2), **extras), mask)
         return hidden

@@ -83,12 +83,12 @@ class Seq2Seq(GenerativeRecommender):
         """Predict drawn items, or sessions, of each history from those before; the loss is the sum over levels."""
         rows, cuts = self._draw_targets(lengths)
         length = int(cuts.max().clamp_min(1))
-        tokens, mask = self.history_tokens(items[rows, :length], cuts)
-        encoded = self.t5.encoder(inputs_embeds=self.embed_history(tokens, mask), attention_mask=mask).last_hidden_state
-        return self.training_output(self.writing_loss(encoded, mask, self._sessions(items, lengths, rows, cuts)))
+        tokens, attention_mask = self.history_tokens(items[rows, :length], cuts)
+        encoded = self.t5.encoder(inputs_embeds=self.embed_history(tokens, attention_mask), attention_mask=attention_mask).last_hidden_state
+        return self.training_output(self.writing_loss(encoded, attention_mask, self._sessions(items, lengths, rows, cuts)))
 
-    def writing_loss(self, encoded: Tensor, mask: Tensor, items: Tensor) -> Tensor:
-        """Loss of writing identifiers: the sum over levels, the mean over items.
+    def writing_loss(self, encoded: Tensor, attention_mask: Tensor, items: Tensor) -> Tensor:
+        """Loss of writing semantic IDs: the sum over levels, the mean over items.
 
         Args:
             encoded: The encoder's outputs, ``[n, S, D]``.
@@ -103,7 +103,7 @@ class Seq2Seq(GenerativeRecommender):
         hidden = self.t5.decoder(
             inputs_embeds=self.embed_written(written),
             encoder_hidden_states=encoded,
-            encoder_attention_mask=mask,
+            encoder_attention_mask=attention_mask,
             use_cache=False,
         ).last_hidden_state
         codes = codes.masked_fill((sessions < 0).unsqueeze(-1), NO_CODE)
@@ -131,7 +131,7 @@ class Seq2Seq(GenerativeRecommender):
 
     @property
     def first_code(self) -> int:
-        """Row of the first code; what stands before it is not of identifiers."""
+        """Row of the first code; what stands before it is not of semantic IDs."""
         return FIRST_CODE
 
     def vocabulary_size(self) -> int:
@@ -145,7 +145,7 @@ class Seq2Seq(GenerativeRecommender):
     def history_tokens(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, int64 ``[B, T * L + 1]``, of histories closed by the end token.
 
-        Behind the end of a shorter identifier stands padding, which is masked.
+        Behind the end of a shorter semantic ID stands padding, which is masked.
         """
         positions = lengths.unsqueeze(1) * self.num_levels
         tokens = self.code_tokens(self.item_codes[items].long()).flatten(1)
@@ -154,7 +154,7 @@ class Seq2Seq(GenerativeRecommender):
         tokens = tokens.masked_fill(place >= positions, PADDING).masked_fill(place == positions, END)
         return tokens, ((place <= positions) & (tokens != PADDING)).long()
 
-    def embed_history(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def embed_history(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
         """What the encoder reads, ``[B, S, D]``, of token ids and attention mask ``[B, S]``."""
         return cast(Tensor, self.t5.shared(tokens))
 
@@ -163,20 +163,20 @@ class Seq2Seq(GenerativeRecommender):
         return cast(Tensor, self.t5.shared(tokens))
 
     def code_tokens(self, codes: Tensor) -> Tensor:
-        """Token ids of complete identifiers ``[..., L]``; padding where there is no code."""
+        """Token ids of complete semantic IDs ``[..., L]``; padding where there is no code."""
         starts = torch.tensor([0, *self.level_sizes[:-1]], device=codes.device).cumsum(0)
         tokens = codes + starts + self.first_code
         return tokens.masked_fill(codes == NO_CODE, PADDING) if self.config.variable_length else tokens
 
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Run the encoder once per user and project each decoder layer's cross-attention keys and values."""
-        tokens, mask = self.history_tokens(items, lengths)
-        encoded = self._read_history(tokens, mask)
+        tokens, attention_mask = self.history_tokens(items, lengths)
+        encoded = self._read_history(tokens, attention_mask)
         history = []
         for block in self._decoder_blocks():
             cross = block.layer[1].EncDecAttention
             history.append(KeyValue(_split(cross, cross.k(encoded)), _split(cross, cross.v(encoded))))
-        context = Context(encoded[:, 0], history, mask.bool(), lengths * self.num_levels + 1)
+        context = Context(encoded[:, 0], history, attention_mask.bool(), lengths * self.num_levels + 1)
         start = torch.full((len(items), 1), PADDING, device=items.device)
         context.state = self._decode_token(context, start)[:, 0]
         context.prefix_cache = context.beam_cache
@@ -184,8 +184,8 @@ class Seq2Seq(GenerativeRecommender):
 
     def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Experts are in the decoder, which reads a start and the codes of a target but the last."""
-        tokens, mask = self.history_tokens(items, lengths)
-        self.writing_loss(self._read_history(tokens, mask), mask, targets)
+        tokens, attention_mask = self.history_tokens(items, lengths)
+        self.writing_loss(self._read_history(tokens, attention_mask), attention_mask, targets)
         read = positions_read(targets.unsqueeze(1), torch.ones_like(targets), codes=self.num_levels)
         written, places = (part.view(len(targets), -1)[:, :-1].flatten() for part in read)
         return written, places
@@ -208,16 +208,16 @@ class Seq2Seq(GenerativeRecommender):
             hidden = hidden * self.t5.model_dim**-0.5
         return torch.nn.functional.linear(hidden, rows)
 
-    def _read_history(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """The encoder's output ``[B, T, D]``; what it is where ``mask [B, T]`` is 0 does not matter."""
+    def _read_history(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+        """The encoder's output ``[B, T, D]``; what it is where ``attention_mask [B, T]`` is 0 does not matter."""
         if tokens.device.type != "cpu":
-            vectors = self.embed_history(tokens, mask)
-            return cast(Tensor, self.t5.encoder(inputs_embeds=vectors, attention_mask=mask).last_hidden_state)
-        lengths = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
+            vectors = self.embed_history(tokens, attention_mask)
+            return cast(Tensor, self.t5.encoder(inputs_embeds=vectors, attention_mask=attention_mask).last_hidden_state)
+        lengths = (attention_mask * torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)).amax(1)
         encoded = torch.zeros(*tokens.shape, self.t5.model_dim, dtype=self.dtype)
         for rows in lengths.argsort().split(max(1, CACHED_TOKENS // tokens.shape[1])):
             width = int(lengths[rows].max())
-            seen = mask[rows, :width]
+            seen = attention_mask[rows, :width]
             vectors = self.embed_history(tokens[rows, :width], seen)
             encoded[rows, :width] = self.t5.encoder(inputs_embeds=vectors, attention_mask=seen).last_hidden_state
         return encoded
@@ -255,7 +255,7 @@ class Seq2Seq(GenerativeRecommender):
         position = len(context.beam_cache[0]) if context.beam_cache else 0
         blocks = self._decoder_blocks()
         bias = blocks[0].layer[0].SelfAttention.compute_bias(position + 1, position + 1)[:, :, -1]
-        unseen = torch.zeros_like(context.visible, dtype=x.dtype).masked_fill(~context.visible, float("-inf"))
+        unseen = torch.zeros_like(context.attention_mask, dtype=x.dtype).masked_fill(~context.attention_mask, float("-inf"))
         grown = []
         for layer, block in enumerate(blocks):
             self_attention, cross_attention, feed_forward = block.layer

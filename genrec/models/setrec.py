@@ -1,6 +1,6 @@
-"""Set identifiers: an item is one collaborative and several semantic vectors, and the next item's are written at once.
+"""Set semantic IDs: an item is one collaborative and several semantic vectors, and the next item's are written at once.
 
-After Lin et al., "Order-agnostic Identifier for Large Language Model-based Generative Recommendation" (SETRec, SIGIR
+After Lin et al., "Order-agnostic Semantic ID for Large Language Model-based Generative Recommendation" (SETRec, SIGIR
 2025, arXiv 2502.10833, sections 3.1 to 3.3). All tokens of an item share one position; learned queries after a history
 see all of it, and of each other nothing. Each query's output is compared with that token of every catalogue item.
 
@@ -48,8 +48,8 @@ class SETRec(ItemScorer):
 
     Settings: ClassVar[type[BackboneSettings]] = SETRecSettings
     settings: SETRecSettings
-    needs_identifiers = True
-    identifier_kind: ClassVar[Kind] = "set"
+    needs_semantic_ids = True
+    semantic_id_kind: ClassVar[Kind] = "set"
     reads_tokens = True
     tokens: Tensor
 
@@ -70,7 +70,7 @@ class SETRec(ItemScorer):
         self.semantic_weight = settings.semantic_weight
         self.post_init()
 
-    def take_tokens(self, tokens: Tensor) -> None:
+    def set_item_tokens(self, tokens: Tensor) -> None:
         """Keep the catalogue's tokens float32 ``[N, Q, C]``, each slot scaled to a mean square of one."""
         size = tokens.square().mean(dim=(0, 2), keepdim=True).sqrt().clamp_min(1e-12)
         self.tokens.copy_(tokens / size)
@@ -109,7 +109,7 @@ class SETRec(ItemScorer):
     def token_log_probabilities(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Log-softmax over the catalogue of each query's products with that token of every item, ``[B, Q, N]``.
 
-        The normaliser is the same for all items of a user, so the ranking is that of the paper's plain products.
+        The normalizer is the same for all items of a user, so the ranking is that of the paper's plain products.
         """
         states = self.read(self.embed(self.tokens[items]), lengths.unsqueeze(1))[:, 0]
         logits = torch.einsum("bqd,nqd->bqn", states, self.embed(self.tokens))
@@ -138,8 +138,8 @@ class SETRec(ItemScorer):
         own = torch.arange(length, device=prefixes.device).expand(len(prefixes), -1)
         positions = torch.cat([own, prefixes], dim=1).repeat_interleave(self.num_tokens, dim=1)
         x = torch.cat([vectors, queries], dim=1).flatten(1, 2)
-        mask = set_mask(positions, length * self.num_tokens)
-        hidden, _ = self.transformer(x, mask=mask.unsqueeze(1), positions=positions)
+        attention_mask = set_mask(positions, length * self.num_tokens)
+        hidden, _ = self.transformer(x, attention_mask=attention_mask.unsqueeze(1), positions=positions)
         return hidden[:, length * self.num_tokens :].unflatten(1, (count, self.num_tokens))
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """What a model folder stores of a recommender, read without trust: settings by name, weights from safetensors only.
 
 ``transformers`` is given a configuration and tensors, never the folder: it would also look there for adapters, pickles,
-quantisation, code to run, and names of files elsewhere. Every tensor of the model must be stored, and no other.
+quantization, code to run, and names of files elsewhere. Every tensor of the model must be stored, and no other.
 """
 
 import re

@@ -62,7 +62,7 @@ def align_model(
     # Before anything is put on a GPU: each process has its own.
     _, world = join_processes(config)
     others = [Path(path) for path in (config.reference, config.scorer, config.pairs.path) if path is not None]
-    with reserve_folder(out, STAGE, reads=[source, dataset.path, *others], lock=world.leads) as place:
+    with reserve_folder(out, STAGE, reads=[source, dataset.path, *others], lock=world.is_main) as place:
         iterations = check_work_folder(place.with_name(f"{place.name}.iterations"))
         return _align_model(source, dataset, config, place, iterations, world, console)
 
@@ -78,7 +78,7 @@ def _align_model(
 ) -> AlignmentResult:
     trained = open_model(source)
     trained.check_catalogue(dataset)
-    if trained.manifest.inputs.get("dataset") != dataset.fingerprint and world.leads:
+    if trained.manifest.inputs.get("dataset") != dataset.fingerprint and world.is_main:
         logger.warning("the model was trained on another preparation of these items: it may know what measures it")
     before = example_lists(trained.model, trained, dataset)
     inputs = {"model": trained.manifest.fingerprint, **_other_inputs(config, trained)}
@@ -96,7 +96,7 @@ def _align_model(
         if config.iterations == 1:
             remove_work_folder(iterations)
 
-    world.from_leader(finish)
+    world.run_on_main(finish)
     return result
 
 

@@ -39,7 +39,7 @@ def on_catalogue(trained: TrainedModel, dataset: Dataset, *, features: Path | No
         values = np.asarray(encoder.transform(dataset.items), dtype=np.float32)
     nothing = int((values == 0).all(axis=1).sum())
     if nothing:
-        logger.warning("%d items have nothing that the encoder knows: their identifiers say nothing", nothing)
+        logger.warning("%d items have nothing that the encoder knows: their semantic IDs say nothing", nothing)
     check_width(tokenizer, values, trained.folder / TOKENIZER_FOLDER)
     with computing(trained.folder / TOKENIZER_FOLDER):
         index = name_catalogue(tokenizer, dataset, values, model.level_sizes)
@@ -50,7 +50,7 @@ def on_catalogue(trained: TrainedModel, dataset: Dataset, *, features: Path | No
 
 
 def name_catalogue(tokenizer: ItemTokenizer, dataset: Dataset, values: np.ndarray, level_sizes: list[int]) -> ItemIndex:
-    """Identifiers of a catalogue that the tokenizer was not fitted on.
+    """Semantic IDs of a catalogue that the tokenizer was not fitted on.
 
     Args:
         tokenizer: Fitted on another catalogue.

@@ -46,7 +46,7 @@ class StageCache:
         except (ArtifactError, ValidationError, AttributeError):
             self.records = {}
 
-    def stale_because(self, stage: str, key: str) -> str | None:
+    def stale_reason(self, stage: str, key: str) -> str | None:
         """Why a stage must run, or None if what it left is still what would come out.
 
         Args:

@@ -191,7 +191,7 @@ def _read_parts(
             fix="restore the folder, or train again",
         )
     _check_item_ids(items, folder)
-    index = ItemIndex.load(folder / TOKENIZER_FOLDER) if model.needs_identifiers else None
+    index = ItemIndex.load(folder / TOKENIZER_FOLDER) if model.needs_semantic_ids else None
     if index is not None:
         _check_index(index, model, items["item_id"].to_list(), folder)
         _check_derived(index, model, folder)
@@ -291,7 +291,7 @@ def _check_item_ids(items: pl.DataFrame, folder: Path) -> None:
 
 
 def _check_derived(index: ItemIndex, model: RecommenderModel, folder: Path) -> None:
-    """What the model keeps of the identifiers is what the tokenizer says."""
+    """What the model keeps of the semantic IDs is what the tokenizer says."""
     config, wrong = model.config, ""
     if list(index.level_sizes) != config.level_sizes or index.variable_length != config.variable_length:
         wrong = f"levels {config.level_sizes}"
@@ -314,7 +314,7 @@ def _has_tokens_of(model: RecommenderModel, tokenizer: Path) -> bool:
     if not isinstance(fitted, SetTokenizer):
         return False
     stored = kept.clone()
-    model.take_tokens(torch.tensor(fitted.catalogue_tokens))
+    model.set_item_tokens(torch.tensor(fitted.catalogue_tokens))
     same = torch.allclose(stored, kept, atol=1e-4)
     kept.copy_(stored)
     return same

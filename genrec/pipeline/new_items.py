@@ -1,7 +1,7 @@
 """``genrec add-items``: new items in a trained model's catalogue, without training.
 
 The model folder's own encoder makes their vectors, its own tokenizer their codes; both were fitted before these items
-existed. Identifiers and numbers of the old items stay as they are.
+existed. Semantic IDs and numbers of the old items stay as they are.
 """
 
 import logging
@@ -35,7 +35,7 @@ class Added:
 
     Attributes:
         items: How many items.
-        sharing: How many of them share their identifier with another item.
+        sharing: How many of them share their semantic ID with another item.
     """
 
     items: int
@@ -70,7 +70,7 @@ def _add_new_items(model: Path, items: Path, out: Path, features: Path | None) -
         values = np.asarray(encoder.transform(frame), dtype=np.float32)
     nothing = int((values == 0).all(axis=1).sum())
     if nothing:
-        logger.warning("%d new items have nothing that the encoder knows: their identifiers say nothing", nothing)
+        logger.warning("%d new items have nothing that the encoder knows: their semantic IDs say nothing", nothing)
     with computing(model / TOKENIZER_FOLDER):
         index = _extend_index(model / TOKENIZER_FOLDER, frame, values)
     added = Added(frame.height, _count_sharing(index, known.height))
@@ -86,7 +86,7 @@ def _add_new_items(model: Path, items: Path, out: Path, features: Path | None) -
         sources={"model": trained.manifest.fingerprint, "new items": table_sha256(items)},
         encoder=(features or model) / ENCODER_FOLDER,
     )
-    shared = f"; {added.sharing} of them share an identifier with another item" if added.sharing else ""
+    shared = f"; {added.sharing} of them share a semantic ID with another item" if added.sharing else ""
     add_to_card(
         model,
         out,
@@ -225,6 +225,6 @@ def _extend_index(folder: Path, frame: pl.DataFrame, values: np.ndarray) -> Item
 
 
 def _count_sharing(index: ItemIndex, first: int) -> int:
-    """How many of the items from number ``first`` on share their identifier."""
+    """How many of the items from number ``first`` on share their semantic ID."""
     group = group_of(index.codes)
     return int((np.bincount(group)[group[first:]] > 1).sum())

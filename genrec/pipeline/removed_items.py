@@ -1,6 +1,6 @@
 """``genrec remove-items``: items taken out of a trained model's catalogue, without training.
 
-The trie loses their leaves and every node that leads to nothing else; the other items keep their identifiers and move
+The trie loses their leaves and every node that leads to nothing else; the other items keep their semantic IDs and move
 up in their order.
 """
 

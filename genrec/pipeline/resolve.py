@@ -42,7 +42,7 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     _check_baselines(recipe)
     selecting_k(recipe.training.metric)
     _check_alignment(recipe)
-    if needs_identifiers(recipe):
+    if needs_semantic_ids(recipe):
         check_kind(recipe.recommender.name, tokenizer.kind)
         session_size_of(recipe.decoding, recipe.recommender.name, parse_recommender(recipe.recommender))
         _check_item_scores(recipe)
@@ -77,9 +77,9 @@ def baseline_training(recipe: Recipe) -> TrainingConfig:
     return parse_settings(TrainingConfig, values, where="evaluation.sasrec_training")
 
 
-def needs_identifiers(recipe: Recipe) -> bool:
-    """Whether the recipe's recommender writes identifiers."""
-    return recommender_class(recipe.recommender.name).needs_identifiers
+def needs_semantic_ids(recipe: Recipe) -> bool:
+    """Whether the recipe's recommender writes semantic IDs."""
+    return recommender_class(recipe.recommender.name).needs_semantic_ids
 
 
 def uses_features(config: RecommenderConfig) -> bool:

@@ -181,7 +181,7 @@ class _Runner:
 
     def stale_reason(self, stage: Stage) -> str | None:
         """Why a stage must run, or None if it is fresh; the stages that it reads have run."""
-        return "forced" if stage.name in self.force else self.ledger.stale_because(stage.name, self.key(stage))
+        return "forced" if stage.name in self.force else self.ledger.stale_reason(stage.name, self.key(stage))
 
     def work_on(self, stage: Stage, key: str, label: str) -> None:
         """Run one stage and write down what it left."""

@@ -28,7 +28,7 @@ def train_point(plan: TrainingPlan, dataset: Dataset, companions: Companions, fo
     Args:
         plan: What to train; a family whose operations are counted.
         dataset: Prepared data.
-        companions: Folders of the identifiers and of the features.
+        companions: Folders of the semantic IDs and of the features.
         folder: Where the model and its point are written.
 
     Raises:
@@ -46,7 +46,7 @@ def train_point(plan: TrainingPlan, dataset: Dataset, companions: Companions, fo
     training = read_json(folder / "model" / TRAINING_FILE)
     model = open_model(folder / "model").model
     if not isinstance(model, GenerativeRecommender):
-        raise TypeError(f"{type(model).__name__} writes no identifiers")
+        raise TypeError(f"{type(model).__name__} writes no semantic IDs")
     windows = cut_windows(dataset.train(), model.max_history + 1)
     history = training["history"]
     point = {
@@ -77,7 +77,7 @@ def _known_point(folder: Path, made_from: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def held_out_loss(model: GenerativeRecommender, dataset: Dataset) -> float:
-    """Mean of -log p(identifier | history) over all validation items, in nats per item, under the unmasked softmax.
+    """Mean of -log p(semantic ID | history) over all validation items, in nats per item, under the unmasked softmax.
 
     Args:
         model: In eval mode.
@@ -87,7 +87,7 @@ def held_out_loss(model: GenerativeRecommender, dataset: Dataset) -> float:
     total, count = 0.0, 0
     for rows in np.array_split(np.argsort(histories.lengths), max(1, len(histories) // SCORED_USERS)):
         items, lengths = (_on(model, part) for part in pad_histories(histories, rows, model.max_history))
-        read_too = model.settings.read_extras(histories, rows, model.max_history)
+        read_too = model.settings.read_side_inputs(histories, rows, model.max_history)
         extras = {name: _on(model, part) for name, part in read_too.items()}
         wanted = targets.select(rows)
         candidates = np.full((len(rows), int(wanted.lengths.max())), -1, dtype=np.int64)

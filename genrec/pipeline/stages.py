@@ -33,7 +33,7 @@ from genrec.pipeline.model_folder import EXPERTS_FILE, TrainedModel, open_model
 from genrec.pipeline.resolve import (
     LEARNED_BASELINE,
     baseline_recommender,
-    needs_identifiers,
+    needs_semantic_ids,
     uses_features,
 )
 from genrec.pipeline.steps import (
@@ -106,7 +106,7 @@ def make_features(work: Work) -> str:
 
 
 def make_tokenizer(work: Work) -> str:
-    """Turn vectors into identifiers."""
+    """Turn vectors into semantic IDs."""
     folder = work.folder / "tokenizer"
     index = tokenize_items(work.recipe.tokenizer, work.dataset, work.folder / "features", folder)
     rate = read_manifest(folder).counts.get("collision_rate", 0.0)
@@ -221,7 +221,7 @@ def report_content(work: Work) -> ReportContent:
         runs=[read_json(folder / METRICS_FILE)],
         statistics=work.dataset.statistics,
         training=read_records(folder / LOG_FILE),
-        quality=read_json(quality) if needs_identifiers(work.recipe) else {},
+        quality=read_json(quality) if needs_semantic_ids(work.recipe) else {},
         experts=read_json(experts) if experts.is_file() else {},
         examples=examples(work),
         **_alignment_content(work),
@@ -312,7 +312,7 @@ def _baseline_results(work: Work) -> list[Result]:
 def _read_by(recipe: Recipe, config: RecommenderConfig) -> list[str]:
     """Stages whose folders a recommender is built from."""
     features = ["features"] if uses_features(config) else []
-    return features + (["tokenizer"] if recommender_class(config.name).needs_identifiers else [])
+    return features + (["tokenizer"] if recommender_class(config.name).needs_semantic_ids else [])
 
 
 def _search_settings(work: Work) -> dict[str, Any]:
@@ -350,7 +350,7 @@ STAGES: tuple[Stage, ...] = (
         settings=lambda work: work.recipe.tokenizer.model_dump(mode="json"),
         outputs=lambda work: ["tokenizer"],
         after=lambda recipe: ["dataset", "features"],
-        needed=needs_identifiers,
+        needed=needs_semantic_ids,
     ),
     Stage(
         "model",

@@ -116,7 +116,7 @@ def load_features(folder: Path, dataset: Dataset) -> ItemFeatures:
 
 
 def load_index(folder: Path, dataset: Dataset) -> ItemIndex:
-    """Open the identifiers of a ``tokenizer`` folder and check that they name this catalogue.
+    """Open the semantic IDs of a ``tokenizer`` folder and check that they name this catalogue.
 
     Raises:
         ArtifactError: If the folder is missing or changed, or it names other items.
@@ -140,7 +140,7 @@ def load_tokens(folder: Path) -> np.ndarray:
             f"the tokenizer {tokenizer.name!r} has no continuous tokens",
             where=str(folder),
             expected="the tokenizer set",
-            fix="set tokenizer.name=set and make the identifiers again (genrec tokenize)",
+            fix="set tokenizer.name=set and make the semantic IDs again (genrec tokenize)",
         )
     return tokenizer.catalogue_tokens
 
@@ -157,7 +157,7 @@ def check_data(config: RecommenderConfig, dataset: Dataset) -> None:
     Raises:
         ConfigError: Naming what is missing.
     """
-    parse_recommender(config).check_extras(dataset.full())
+    parse_recommender(config).check_side_inputs(dataset.full())
     if uses_texts(config):
         check_texts(config.name, texts_of(dataset), dataset.num_items)
 
@@ -180,7 +180,7 @@ def tokenize_together(
         tokenize_items(config, dataset, features, out, stability=stability)
     else:
         fit_together(config, dataset, load_features(features, dataset), out, world, stability=stability)
-    return world.leads
+    return world.is_main
 
 
 def embed_together(config: FeaturesConfig, dataset: Dataset, out: Path) -> bool:
@@ -190,7 +190,7 @@ def embed_together(config: FeaturesConfig, dataset: Dataset, out: Path) -> bool:
         build_features(config, dataset, out)
     else:
         build_features_together(config, dataset, out, world)
-    return world.leads
+    return world.is_main
 
 
 def train_model(
@@ -208,7 +208,7 @@ def train_model(
     Args:
         plan: What to train.
         dataset: Prepared data.
-        companions: Folders of the identifiers and of the features, where the family reads them.
+        companions: Folders of the semantic IDs and of the features, where the family reads them.
         out: The ``model`` folder.
         checkpoints: Private folder of checkpoints, removed at the end; ``OUT.checkpoints`` by default.
         log: File of one record per epoch and validation; ``OUT.metrics.jsonl`` by default.
@@ -222,7 +222,7 @@ def train_model(
     launch.check(plan.training)
     world = launch.join()
     reads = [dataset.path, companions.tokenizer, companions.features, *paths_named(plan.recommender.settings)]
-    with reserve_folder(out, MODEL_STAGE, reads=reads, lock=world.leads) as place:
+    with reserve_folder(out, MODEL_STAGE, reads=reads, lock=world.is_main) as place:
         checkpoints = checkpoints or place.with_name(f"{place.name}.checkpoints")
         log = log or place.with_name(f"{place.name}.{LOG_FILE}")
         check_work_folder(checkpoints)
@@ -243,7 +243,7 @@ def _train_model(
 ) -> TrainingResult:
     model = new_model(plan, dataset, companions)
     result = train_recommender(model, dataset, plan.training, plan.decoding, checkpoints, log=log, console=console)
-    identified = recommender_class(plan.recommender.name).needs_identifiers
+    identified = recommender_class(plan.recommender.name).needs_semantic_ids
     companions = Companions(
         companions.tokenizer if identified else None,
         companions.features if identified or uses_features(plan.recommender) else None,
@@ -253,7 +253,7 @@ def _train_model(
         save_model(out, model, dataset, companions, decoding=plan.decoding, result=result, settings=plan.settings)
         remove_work_folder(checkpoints)
 
-    world.from_leader(finish)
+    world.run_on_main(finish)
     return result
 
 
@@ -263,7 +263,7 @@ def try_training(plan: TrainingPlan, dataset: Dataset, companions: Companions) -
     Args:
         plan: What to train.
         dataset: Prepared data.
-        companions: Folders of the identifiers and of the features, where the family reads them.
+        companions: Folders of the semantic IDs and of the features, where the family reads them.
 
     Raises:
         ConfigError: If a folder that the family reads is not given.
@@ -282,13 +282,13 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
     """
     name, config = plan.recommender.name, plan.recommender
     settings = parse_recommender(config)
-    settings.check_extras(dataset.full())
+    settings.check_side_inputs(dataset.full())
     if isinstance(settings, SideInputSettings) and settings.use_user_features and dataset.profiles is not None:
         # Written into the model, which reads these of whatever data set it meets later.
         columns = settings.user_columns or list(dataset.profiles.columns)
         config = config.model_copy(update={"user_columns": columns})
     index, values, tokens = None, None, None
-    if recommender_class(name).needs_identifiers:
+    if recommender_class(name).needs_semantic_ids:
         command = "genrec tokenize TOKENIZER.yaml --dataset DIR --features DIR --out FOLDER"
         folder = _given(companions.tokenizer, name, "identifiers", "--tokenizer", command)
         index = load_index(folder, dataset)

@@ -15,7 +15,7 @@ from genrec.pipeline.resolve import (
     LEARNED_BASELINE,
     baseline_recommender,
     baseline_training,
-    needs_identifiers,
+    needs_semantic_ids,
     uses_features,
 )
 from genrec.pipeline.steps import LOG_FILE, TrainingPlan, train_model
@@ -83,7 +83,7 @@ class Work:
         """Folders that models are built from."""
         tokenizer, features = self.folder / "tokenizer", self.folder / "features"
         made = needs_features(self.recipe)
-        return Companions(tokenizer if needs_identifiers(self.recipe) else None, features if made else None)
+        return Companions(tokenizer if needs_semantic_ids(self.recipe) else None, features if made else None)
 
     @property
     def list_length(self) -> int:
@@ -122,7 +122,7 @@ class Work:
 def needs_features(recipe: Recipe) -> bool:
     """Whether a recipe has any use for item vectors."""
     learned = LEARNED_BASELINE in recipe.evaluation.baselines and uses_features(baseline_recommender(recipe))
-    return needs_identifiers(recipe) or uses_features(recipe.recommender) or learned
+    return needs_semantic_ids(recipe) or uses_features(recipe.recommender) or learned
 
 
 def aligns(recipe: Recipe) -> bool:

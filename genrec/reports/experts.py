@@ -18,7 +18,7 @@ KINDS = {"category": "Categories", "level": "Code levels"}
 
 
 def experts_sentence(values: Mapping[str, Any]) -> str:
-    """Loads and specialisation in a sentence or two, from ``experts.json``; empty where there is none."""
+    """Loads and specialization in a sentence or two, from ``experts.json``; empty where there is none."""
     if not values:
         return ""
     layers, total = values["layers"], values["experts"] * len(values["layers"])
@@ -66,7 +66,7 @@ def expert_maps(values: Mapping[str, Any]) -> list[Figure]:
             )
             caption = (
                 f"Percent of a row's choices; an equal share is {100 / values['experts']:.3g}."
-                f" Specialisation {told['nmi']:.3f}, by chance {told['nmi_by_chance']:.3f}:"
+                f" Specialization {told['nmi']:.3f}, by chance {told['nmi_by_chance']:.3f}:"
                 " mutual information with the expert that is chosen first, over the smaller entropy."
             )
             figures.append(Figure(chart, name, caption))

@@ -242,7 +242,7 @@ def _facts(statistics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def in_words(settings: Mapping[str, Any]) -> str:
-    """Settings on one line: ``neighbours 100, decay 0.5``; those that are not set are left out."""
+    """Settings on one line: ``neighbors 100, decay 0.5``; those that are not set are left out."""
     rows = [(name.replace("_", " "), value) for name, value in settings.items() if value is not None]
     return ", ".join(f"{name} {value}" for name, value in rows)
 

@@ -20,7 +20,7 @@ def write_model_card(
     content: ReportContent,
     *,
     location: str,
-    licence: str | None = None,
+    license: str | None = None,
     example_items: Sequence[str] = (),
 ) -> None:
     """Write the card, whole or not at all.
@@ -29,26 +29,26 @@ def write_model_card(
         path: File to create or replace, ``model/README.md``.
         content: What is known of the run.
         location: What ``Recommender.from_pretrained`` takes: a path or a hub name.
-        licence: Licence identifier of the weights, if they have one.
+        license: License semantic ID of the weights, if they have one.
         example_items: External ids for the example of use.
 
     Raises:
         ArtifactError: If the place cannot be written or the disk is full.
     """
-    card = render_model_card(content, location=location, licence=licence, example_items=example_items)
+    card = render_model_card(content, location=location, license=license, example_items=example_items)
     with write_file(path) as temporary:
         temporary.write_text(stamped(card), encoding="utf-8")
 
 
 def render_model_card(
-    content: ReportContent, *, location: str, licence: str | None = None, example_items: Sequence[str] = ()
+    content: ReportContent, *, location: str, license: str | None = None, example_items: Sequence[str] = ()
 ) -> str:
     """The card as Markdown with the front matter that the Hugging Face hub reads; arguments as in the writer."""
     run = content.runs[0]
     k = headline_k(run["metrics"])
     items = list(example_items[:3]) or ["item-1", "item-2"]
     parts = [
-        f"---\n{_front_matter(content, licence)}---",
+        f"---\n{_front_matter(content, license)}---",
         f"# {escape_markdown(content.system)} on {escape_markdown(content.name)}",
         escape_markdown(summary_sentence(content, k)),
         _what_it_is(run["protocol"]),
@@ -65,7 +65,7 @@ def render_model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(content: ReportContent, licence: str | None) -> str:
+def _front_matter(content: ReportContent, license: str | None) -> str:
     run = content.runs[0]
     table = side_by_side(content.runs, content.system, DEFAULT_METRICS)
     metrics = [
@@ -78,8 +78,8 @@ def _front_matter(content: ReportContent, licence: str | None) -> str:
         "metrics": metrics,
     }
     matter: dict[str, Any] = {"library_name": "genrec", "tags": TAGS}
-    if licence:
-        matter["license"] = licence
+    if license:
+        matter["license"] = license
     matter["model-index"] = [{"name": content.system, "results": [result]}]
     return yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
 
@@ -88,7 +88,7 @@ def _what_it_is(protocol: Mapping[str, Any]) -> str:
     sentence = "A recommender trained with genrec"
     if protocol.get("tokenizer"):
         sentence = (
-            "A generative recommender: it reads a user's history and writes the identifier of the next item, code by "
+            "A generative recommender: it reads a user's history and writes the semantic ID of the next item, code by "
             f"code. Items are named by the item tokenizer {escape_markdown(protocol['tokenizer'])}"
         )
         if protocol.get("encoder"):

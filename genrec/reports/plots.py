@@ -1,4 +1,4 @@
-"""Charts as inline SVG: colours come from the page's style, so they follow light, dark and print.
+"""Charts as inline SVG: colors come from the page's style, so they follow light, dark and print.
 
 All text is escaped; every chart has a label for screen readers and every mark a tooltip.
 """
@@ -26,7 +26,7 @@ class Bar:
         value: Its length, from 0.
         low: Lower end of the interval, or None.
         high: Upper end of the interval, or None.
-        series: Which colour: 0 is the accent.
+        series: Which color: 0 is the accent.
     """
 
     label: str
@@ -44,7 +44,7 @@ class Figure:
         chart: SVG.
         title: Above it.
         caption: Below it.
-        legend: Names of the colours, in their order.
+        legend: Names of the colors, in their order.
     """
 
     chart: Markup
@@ -60,7 +60,7 @@ class Line:
     Attributes:
         label: At its right end.
         points: Pairs (x, y), x ascending.
-        series: Which colour: 0 is the accent.
+        series: Which color: 0 is the accent.
     """
 
     label: str
@@ -215,7 +215,7 @@ def line_chart(
 
 
 def heat_map(rows: Sequence[str], columns: Sequence[str], shares: Sequence[Sequence[float]], *, title: str) -> Markup:
-    """Cells whose colour is a share; in percent where there is room.
+    """Cells whose color is a share; in percent where there is room.
 
     Args:
         rows: Names, from top to bottom.
@@ -248,7 +248,7 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], shares: Sequence[Seque
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = 300) -> tuple[tuple[float, float], ...]:
-    """Means of neighbouring points, so that a long log is a small drawing; short ones stay as they are."""
+    """Means of neighboring points, so that a long log is a small drawing; short ones stay as they are."""
     size = math.ceil(len(points) / most)
     if size <= 1:
         return tuple(points)
@@ -307,7 +307,7 @@ def _inside(values: Sequence[float], low: float, high: float) -> list[float]:
 
 
 def _spread(places: Sequence[float], gap: float) -> list[float]:
-    """Move places apart until neighbours are ``gap`` apart, in their order."""
+    """Move places apart until neighbors are ``gap`` apart, in their order."""
     order = sorted(range(len(places)), key=lambda index: places[index])
     moved = list(places)
     for before, here in pairwise(order):

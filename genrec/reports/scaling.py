@@ -142,8 +142,8 @@ def draw_scaling(studies: Sequence[Study], path: Path) -> None:
     for row, study in zip(axes, studies, strict=True):
         dress(row[0], f"{study.data}: loss", "nats per validation item; lines: a + b C^-c")
         dress(row[1], f"{study.data}: {metric_name(METRIC)}", "validation users, full catalogue")
-        for kind, colour in KINDS.items():
-            _draw_kind(row, study, kind, colour)
+        for kind, color in KINDS.items():
+            _draw_kind(row, study, kind, color)
         for panel in row:
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -154,17 +154,17 @@ def draw_scaling(studies: Sequence[Study], path: Path) -> None:
     write_figure(figure, path)
 
 
-def _draw_kind(panels: Sequence["Axes"], study: Study, kind: str, colour: str) -> None:
+def _draw_kind(panels: Sequence["Axes"], study: Study, kind: str, color: str) -> None:
     sizes = study.of(kind)
     if not sizes:
         return
     flops = [size.flops for size in sizes]
-    panels[0].plot(flops, [size.mean_loss for size in sizes], "o", color=colour, markersize=5, label=kind)
-    panels[1].plot(flops, [mean(size.metric) for size in sizes], "o-", color=colour, markersize=5, linewidth=1.2)
+    panels[0].plot(flops, [size.mean_loss for size in sizes], "o", color=color, markersize=5, label=kind)
+    panels[1].plot(flops, [mean(size.metric) for size in sizes], "o-", color=color, markersize=5, linewidth=1.2)
     curve = study.curves[kind]
     if not isinstance(curve, str):
         grid = np.geomspace(flops[0], flops[-1], 60)
-        panels[0].plot(grid, [curve.at(float(c)) for c in grid], color=colour, linewidth=1.4)
+        panels[0].plot(grid, [curve.at(float(c)) for c in grid], color=color, linewidth=1.4)
 
 
 def _size(points: Sequence[Mapping[str, Any]]) -> SizeResult:

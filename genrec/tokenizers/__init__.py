@@ -1,4 +1,4 @@
-"""Items to identifiers."""
+"""Items to semantic IDs."""
 
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
 from genrec.tokenizers.fit import build_tokenizer, fit_tokenizer

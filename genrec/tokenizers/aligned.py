@@ -1,4 +1,4 @@
-"""One unified code for what users did and what items are: both kinds of vectors aligned, joined and quantised.
+"""One unified code for what users did and what items are: both kinds of vectors aligned, joined and quantized.
 
 Source: Hu et al., Progressive Collaborative and Semantic Knowledge Fusion for Generative Recommendation (PRORec),
 arXiv 2502.06269, stage I. There the collaborative vectors are learned at the same time, inside a click model; here they
@@ -47,7 +47,7 @@ class AlignedTokenizer(ResidualKMeansTokenizer):
 
     name: ClassVar[str] = "aligned"
     Settings: ClassVar[type[TokenizerSettings]] = AlignedSettings
-    quantises_vectors: ClassVar[bool] = False
+    quantizes_vectors: ClassVar[bool] = False
     settings: AlignedSettings
 
     def __init__(self, settings: AlignedSettings) -> None:

@@ -67,7 +67,7 @@ class CodebookSettings(TokenizerSettings):
 
 
 class ItemTokenizer(ABC):
-    """Turns items into short identifiers.
+    """Turns items into short semantic IDs.
 
     Families that read vectors override :meth:`_fit` and :meth:`_encode`. Families that read texts override
     :meth:`encode_items`; families that only know the items they were fitted on override :meth:`encode_catalogue` and
@@ -103,7 +103,7 @@ class ItemTokenizer(ABC):
         Raises:
             DataError: If the vectors do not belong to the data set, are not finite, or are too few or too much alike.
         """
-        check_alignment(dataset.item_ids, features.item_ids)
+        check_row_order(dataset.item_ids, features.item_ids)
         self.width = features.values.shape[1]
         self._check_vectors(features.values)
         self._check_catalogue(dataset, features)
@@ -113,7 +113,7 @@ class ItemTokenizer(ABC):
         """Codes of the catalogue that the tokenizer was fitted on.
 
         Returns:
-            int32 ``[N, L]``, before the collision policy; -1 fills the tail of a shorter identifier.
+            int32 ``[N, L]``, before the collision policy; -1 fills the tail of a shorter semantic ID.
         """
         return self.encode_items(dataset.items, features.values)
 
@@ -290,7 +290,7 @@ def cannot_reassign(name: str) -> ConfigError:
     )
 
 
-def check_alignment(catalogue: Sequence[str], vectors: Sequence[str]) -> None:
+def check_row_order(catalogue: Sequence[str], vectors: Sequence[str]) -> None:
     """Refuse features whose rows are not the catalogue's items in its order.
 
     Raises:

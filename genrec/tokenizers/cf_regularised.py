@@ -1,7 +1,7 @@
 """LETTER: an RQ-VAE of semantic vectors whose codes also follow what users did, with codes kept evenly spread.
 
 Source: Wang et al., Learnable Item Tokenization for Generative Recommendation (LETTER), CIKM 2024, arXiv 2405.07314,
-sections 3.2.1 to 3.2.3: the loss of an RQ-VAE, an InfoNCE of quantised vectors and collaborative ones (weight 0.02),
+sections 3.2.1 to 3.2.3: the loss of an RQ-VAE, an InfoNCE of quantized vectors and collaborative ones (weight 0.02),
 and the diversity of code vectors (weight 1e-4). Where the code space has another width than the collaborative vectors,
 a linear map stands between them; the collaborative vectors are centred and of length 1.
 """
@@ -20,7 +20,7 @@ from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.contrastive import centred_directions, info_nce, mean_of_known
 from genrec.tokenizers.parts.sources import FusedSettings, Sources
 from genrec.tokenizers.rqkmeans_balanced import balanced_kmeans
-from genrec.tokenizers.rqvae import ExtraLoss, QuantisedBatch, ResidualVAESettings, ResidualVAETokenizer
+from genrec.tokenizers.rqvae import ExtraLoss, QuantizedBatch, ResidualVAESettings, ResidualVAETokenizer
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -30,8 +30,8 @@ REGROUP_STEPS = 10
 GROUPING_SWEEPS = 5
 
 
-class CFRegularisedSettings(ResidualVAESettings, FusedSettings):
-    """Settings of the tokenizer ``cf-regularised``."""
+class CFRegularizedSettings(ResidualVAESettings, FusedSettings):
+    """Settings of the tokenizer ``cf-regularized``."""
 
     ema: bool = Field(False, description="codebooks are moving averages; the diversity term needs learned ones")
     collaborative_weight: Weight = Field(0.02, description="weight of the alignment with collaborative vectors")
@@ -39,26 +39,26 @@ class CFRegularisedSettings(ResidualVAESettings, FusedSettings):
     num_groups: Width = Field(10, ge=2, description="groups of code vectors that are drawn together, per level")
 
     @model_validator(mode="after")
-    def _learned(self) -> "CFRegularisedSettings":
+    def _learned(self) -> "CFRegularizedSettings":
         if self.ema and self.diversity_weight:
             raise ValueError("the diversity term moves code vectors by the loss: ema: false, or diversity_weight: 0")
         return self
 
 
-class CFRegularisedTokenizer(ResidualVAETokenizer):
+class CFRegularizedTokenizer(ResidualVAETokenizer):
     """An RQ-VAE of the semantic columns with LETTER's two further terms; only they see the collaborative columns.
 
     So new items need no collaborative vector to be named.
 
     Args:
-        settings: See :class:`CFRegularisedSettings`.
+        settings: See :class:`CFRegularizedSettings`.
     """
 
-    name: ClassVar[str] = "cf-regularised"
-    Settings: ClassVar[type[TokenizerSettings]] = CFRegularisedSettings
-    settings: CFRegularisedSettings
+    name: ClassVar[str] = "cf-regularized"
+    Settings: ClassVar[type[TokenizerSettings]] = CFRegularizedSettings
+    settings: CFRegularizedSettings
 
-    def __init__(self, settings: CFRegularisedSettings) -> None:
+    def __init__(self, settings: CFRegularizedSettings) -> None:
         super().__init__(settings)
         self.sources = Sources(0, 0)
 
@@ -102,7 +102,7 @@ class LetterLoss(ExtraLoss):
     groups: Tensor
     steps: Tensor
 
-    def __init__(self, targets: Tensor, level_sizes: tuple[int, ...], settings: CFRegularisedSettings) -> None:
+    def __init__(self, targets: Tensor, level_sizes: tuple[int, ...], settings: CFRegularizedSettings) -> None:
         super().__init__()
         self.settings = settings
         same = targets.shape[1] == settings.latent_size
@@ -111,9 +111,9 @@ class LetterLoss(ExtraLoss):
         self.register_buffer("groups", torch.zeros(len(level_sizes), max(level_sizes), dtype=torch.int64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, batch: QuantisedBatch) -> Tensor:
+    def forward(self, batch: QuantizedBatch) -> Tensor:
         """The two terms with their weights."""
-        alignment = info_nce(self.map(batch.quantised), self.targets[batch.rows], temperature=1.0)
+        alignment = info_nce(self.map(batch.quantized), self.targets[batch.rows], temperature=1.0)
         loss = self.settings.collaborative_weight * alignment
         if not self.settings.diversity_weight:
             return loss

@@ -1,4 +1,4 @@
-"""Collaborative identifiers: the path of an item through a recursive clustering of the co-occurrence graph.
+"""Collaborative semantic IDs: the path of an item through a recursive clustering of the co-occurrence graph.
 
 Source: Hua et al., How to Index Item IDs for Recommendation Foundation Models, arXiv 2305.06569 (CID). Two items are
 linked by the number of training histories that hold both (the paper's code keeps the count of one order only).

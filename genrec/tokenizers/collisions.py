@@ -1,7 +1,7 @@
 """What to do with items that share all codes: a stated policy, with its effect reported.
 
 Policies: ``suffix`` (TIGER's extra code), ``reassign`` (nearest free code on the last level), ``bucket`` (several items
-per identifier in a stated order), ``error``.
+per semantic ID in a stated order), ``error``.
 """
 
 from collections import deque
@@ -20,13 +20,13 @@ REASSIGN_ELEMENTS = 1 << 23
 
 @dataclass(frozen=True)
 class Resolution:
-    """Identifiers after a policy.
+    """Semantic IDs after a policy.
 
     Args:
         codes: int32 ``[N, L']``.
         level_sizes: Codebook size of every level, length L'.
         report: The policy and the collisions before and after it, JSON-able.
-        priority: int32 ``[N]``, the rank of every item among those of its identifier (0 comes first).
+        priority: int32 ``[N]``, the rank of every item among those of its semantic ID (0 comes first).
     """
 
     codes: np.ndarray
@@ -81,14 +81,14 @@ def resolve_collisions(
 
 
 def count_collisions(codes: np.ndarray) -> dict[str, Any]:
-    """How many items share identifiers.
+    """How many items share semantic IDs.
 
     Args:
         codes: int ``[N, L]``.
 
     Returns:
-        ``identifiers``, ``colliding_items`` (items that share theirs), ``collision_rate`` (1 - identifiers / items)
-        and ``largest_bucket`` (most items of one identifier).
+        ``semantic_ids``, ``colliding_items`` (items that share theirs), ``collision_rate`` (1 - semantic IDs / items)
+        and ``largest_bucket`` (most items of one semantic ID).
     """
     sizes = np.bincount(group_of(codes))
     return {
@@ -100,7 +100,7 @@ def count_collisions(codes: np.ndarray) -> dict[str, Any]:
 
 
 def group_of(codes: np.ndarray) -> np.ndarray:
-    """The number of each row's identifier among the distinct ones in sorted order, int64 ``[N]``."""
+    """The number of each row's semantic ID among the distinct ones in sorted order, int64 ``[N]``."""
     return deque(prefix_groups(codes), maxlen=1)[0] if codes.shape[1] else np.zeros(len(codes), dtype=np.int64)
 
 
@@ -214,6 +214,6 @@ def _refuse_collisions(codes: np.ndarray, counted: dict[str, Any], item_ids: Seq
     raise DataError(
         f"{counted['colliding_items']} items share their codes with another item, {len(shared)} of them {names}",
         where=f"items, {first_rows(shared.tolist())}",
-        expected="an identifier of its own for every item (tokenizer.collisions: error)",
+        expected="a semantic ID of its own for every item (tokenizer.collisions: error)",
         fix="use collisions: suffix, more levels or codes per level, or remove duplicated items",
     )

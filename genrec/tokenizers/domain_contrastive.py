@@ -1,7 +1,7 @@
 """One RQ-VAE over several domains, whose first codes tell domains apart and whose later codes they share.
 
 Source: GMC, Generative Multi-Target Cross-Domain Recommendation, arXiv 2507.12871: the loss of an RQ-VAE and, on the
-quantised vectors, a supervised contrastive term in which items of one domain are positives and others negatives. Its
+quantized vectors, a supervised contrastive term in which items of one domain are positives and others negatives. Its
 weight and temperature are not published; those here are ours. Every domain counts alike, however few items it has.
 """
 
@@ -19,7 +19,7 @@ from genrec.errors import DataError, first_rows
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.contrastive import supervised_contrastive
-from genrec.tokenizers.rqvae import ExtraLoss, QuantisedBatch, ResidualVAESettings, ResidualVAETokenizer
+from genrec.tokenizers.rqvae import ExtraLoss, QuantizedBatch, ResidualVAESettings, ResidualVAETokenizer
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -71,9 +71,9 @@ class DomainLoss(ExtraLoss):
         self.weight, self.temperature = weight, temperature
         self.register_buffer("domains", domains, persistent=False)
 
-    def forward(self, batch: QuantisedBatch) -> Tensor:
+    def forward(self, batch: QuantizedBatch) -> Tensor:
         """See :func:`genrec.tokenizers.parts.contrastive.supervised_contrastive`."""
-        directions = functional.normalize(batch.quantised, dim=1)
+        directions = functional.normalize(batch.quantized, dim=1)
         return self.weight * supervised_contrastive(directions, self.domains[batch.rows], self.temperature)
 
 

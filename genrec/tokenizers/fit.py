@@ -1,4 +1,4 @@
-"""The tokenizer stage: from a recipe's section to a folder of codebooks, identifiers and diagnostics."""
+"""The tokenizer stage: from a recipe's section to a folder of codebooks, semantic IDs and diagnostics."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ def fit_together(
     """
     tokenizer = build_tokenizer(config)
     if not _named_by_rows(type(tokenizer)):
-        peers.from_leader(lambda: fit_tokenizer(config, dataset, features, out, stability=stability).level_sizes)
+        peers.run_on_main(lambda: fit_tokenizer(config, dataset, features, out, stability=stability).level_sizes)
         return
 
     def learn() -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
@@ -103,13 +103,13 @@ def fit_together(
 
     with reserve_folder(Path(out), STAGE, reads=_read_by(config, dataset), lock=peers.rank == 0) as place:
         tokenizer.checkpoint_path = _checkpoint(place)
-        learned, tokenizer.level_sizes = peers.from_leader(learn)
+        learned, tokenizer.level_sizes = peers.run_on_main(learn)
         if peers.rank:
             tokenizer.width = features.values.shape[1]
             tokenizer.restore(learned)
         blocks = list(row_blocks(len(features.values)))
         codes = share_blocks(peers, blocks, lambda part: tokenizer.encode(features.values[part]), "naming the items")
-        peers.from_leader(lambda: _write(tokenizer, codes, dataset, features, out, stability=stability).level_sizes)
+        peers.run_on_main(lambda: _write(tokenizer, codes, dataset, features, out, stability=stability).level_sizes)
 
 
 def _named_by_rows(family: type[ItemTokenizer]) -> bool:

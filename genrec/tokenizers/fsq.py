@@ -1,4 +1,4 @@
-"""Scalar quantisation of the slices of a vector, learned by rebuilding the whole vector from all of them.
+"""Scalar quantization of the slices of a vector, learned by rebuilding the whole vector from all of them.
 
 Source: RecGPT (2506.06270, section 3.1): one linear map for all slices, rounding on a fixed grid, and a small
 Transformer whose last position rebuilds the vector. The grid's ends and middle are those of Mentzer et al. (ICLR 2024)
@@ -27,7 +27,7 @@ from genrec.tokenizers.parts.autoencoder import (
 )
 from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, TrainableTokenizer, LearningSettings, learn
 from genrec.tokenizers.parts.residual import squared_distances
-from genrec.tokenizers.parts.scalar import ScalarQuantiser, spread_outputs
+from genrec.tokenizers.parts.scalar import ScalarQuantizer, spread_outputs
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -97,7 +97,7 @@ class ScalarTokenizer(ItemTokenizer):
     @torch.no_grad()
     def _encode(self, values: np.ndarray) -> np.ndarray:
         network, parts = self._network(), torch.from_numpy(values).split(ENCODE_ROWS)
-        codes = [network.quantiser(network.projected(part))[1] for part in parts]
+        codes = [network.quantizer(network.projected(part))[1] for part in parts]
         return torch.cat(codes).numpy().astype(np.int32)
 
     @torch.no_grad()
@@ -105,8 +105,8 @@ class ScalarTokenizer(ItemTokenizer):
         """Squared distances in the grid of the last slice to every code, float64 ``[n, K]``."""
         network = self._network()
         values = torch.from_numpy(self._check_vectors(np.asarray(features)))
-        last = network.quantiser.values(network.quantiser.bound(network.projected(values)[:, -1])).float().numpy()
-        codebook = network.quantiser.codebook().numpy()
+        last = network.quantizer.values(network.quantizer.bound(network.projected(values)[:, -1])).float().numpy()
+        codebook = network.quantizer.codebook().numpy()
         relative = np.concatenate([block for _, block in squared_distances(last, codebook)])
         return relative + (last.astype(np.float64) ** 2).sum(axis=1, keepdims=True)
 
@@ -114,7 +114,7 @@ class ScalarTokenizer(ItemTokenizer):
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """What the decoder makes of codes int ``[n, L]``, float32 ``[n, D]``."""
         network = self._network()
-        codebook = network.quantiser.codebook()
+        codebook = network.quantizer.codebook()
         parts = torch.from_numpy(codes.astype(np.int64)).split(ENCODE_ROWS)
         return torch.cat([network.decode(codebook[part]) * network.scale + network.mean for part in parts]).numpy()
 
@@ -148,7 +148,7 @@ class SliceAutoencoder(TrainableTokenizer):
         super().__init__()
         self.slices, size = settings.num_levels, _slice_width(width, settings.num_levels)
         self.filled = self.slices * size - width
-        self.quantiser = ScalarQuantiser(settings.grid)
+        self.quantizer = ScalarQuantizer(settings.grid)
         self.project_in = nn.Linear(size, len(settings.grid))
         self.project_out = nn.Linear(len(settings.grid), size)
         self.positions = nn.Parameter(0.02 * torch.randn(self.slices, size))
@@ -168,9 +168,9 @@ class SliceAutoencoder(TrainableTokenizer):
         filled = functional.pad((vectors - self.mean) / self.scale, (0, self.filled)).unflatten(1, (self.slices, -1))
         return functional.linear(filled.double(), self.project_in.weight.double(), self.project_in.bias.double())
 
-    def decode(self, quantised: Tensor) -> Tensor:
-        """Standardised vectors float32 ``[n, D]`` from what the codes stand for, float32 ``[n, L, d]``."""
-        hidden = self.dropout(self.project_out(quantised) + self.positions)
+    def decode(self, quantized: Tensor) -> Tensor:
+        """Standardized vectors float32 ``[n, D]`` from what the codes stand for, float32 ``[n, L, d]``."""
+        hidden = self.dropout(self.project_out(quantized) + self.positions)
         for layer in self.layers:
             hidden = layer(hidden)
         return self.output(hidden[:, -1] if len(self.layers) else hidden.mean(dim=1))
@@ -181,8 +181,8 @@ class SliceAutoencoder(TrainableTokenizer):
 
     def loss(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Mean absolute error of the rebuilt vectors, in units of their deviation."""
-        quantised, _ = self.quantiser(self.projected(vectors))
-        return functional.l1_loss(self.decode(quantised.float()), (vectors - self.mean) / self.scale)
+        quantized, _ = self.quantizer(self.projected(vectors))
+        return functional.l1_loss(self.decode(quantized.float()), (vectors - self.mean) / self.scale)
 
     @torch.no_grad()
     def error(self, vectors: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Identifiers from a tree of clusters that never overflow: hierarchical k-means with a capacity per cluster.
+"""Semantic IDs from a tree of clusters that never overflow: hierarchical k-means with a capacity per cluster.
 
 Source: Wang et al., Content-Based Collaborative Generation for Recommender Systems (ColaRec), arXiv 2403.18480, on the
 vectors of a LightGCN. The paper solves a flow problem in every iteration; here items move in rounds.

@@ -1,6 +1,6 @@
-"""Two identifiers written one after the other: what items share first, what tells them apart second.
+"""Two semantic IDs written one after the other: what items share first, what tells them apart second.
 
-Source: the hybrid identifiers of Hua et al., How to Index Item IDs for Recommendation Foundation Models, arXiv
+Source: the hybrid semantic IDs of Hua et al., How to Index Item IDs for Recommendation Foundation Models, arXiv
 2305.06569 (HID).
 """
 
@@ -99,7 +99,7 @@ def _build_part(part: str, config: TokenizerConfig, seed: int) -> ItemTokenizer:
     misplaced = [key for key in OF_THE_WHOLE if key in config.settings]
     if misplaced:
         raise ConfigError(
-            f"{misplaced[0]} is decided by the whole identifier",
+            f"{misplaced[0]} is decided by the whole semantic ID",
             where=where,
             expected="settings of the part alone",
             fix=f"move {misplaced[0]} to tokenizer.{misplaced[0]}",

@@ -1,4 +1,4 @@
-"""The only truth of item <-> codes: which identifier each item of the catalogue has."""
+"""The only truth of item <-> codes: which semantic ID each item of the catalogue has."""
 
 import hashlib
 import json
@@ -28,20 +28,20 @@ INDEX_FILE = "index.json"
 
 @dataclass(frozen=True, eq=False)
 class ItemIndex:
-    """Identifiers of a whole catalogue.
+    """Semantic IDs of a whole catalogue.
 
     Args:
-        codes: int32 ``[N, L]``; row i is the identifier of dense item i; -1 fills the tail of a shorter one. Read-only.
+        codes: int32 ``[N, L]``; row i is the semantic ID of dense item i; -1 fills the tail of a shorter one. Read-only.
         level_sizes: Codebook size K_l of every level, length L.
         item_ids: External id of every dense item, length N, no two alike.
         kind: ``sequence`` if the codes are read in order, ``set`` if they stand side by side.
-        priority: int32 ``[N]``, the rank of every item among those that share its identifier (0 comes first); by
+        priority: int32 ``[N]``, the rank of every item among those that share its semantic ID (0 comes first); by
             position if None.
-        known_trie: The trie of these identifiers, if there is one already; built at first use if None.
+        known_trie: The trie of these semantic IDs, if there is one already; built at first use if None.
 
     Raises:
-        ArtifactError: If shapes disagree, a code is out of range, an id stands twice, or one identifier of a catalogue
-            with identifiers of different lengths is the beginning of another.
+        ArtifactError: If shapes disagree, a code is out of range, an id stands twice, or one semantic ID of a catalogue
+            with semantic IDs of different lengths is the beginning of another.
     """
 
     codes: np.ndarray
@@ -72,17 +72,17 @@ class ItemIndex:
 
     @property
     def num_levels(self) -> int:
-        """L, the number of codes of the longest identifier."""
+        """L, the number of codes of the longest semantic ID."""
         return self.codes.shape[1]
 
     @property
     def variable_length(self) -> bool:
-        """Whether some identifier is shorter than L."""
+        """Whether some semantic ID is shorter than L."""
         return bool((self.codes[:, -1] < 0).any())
 
     @cached_property
     def trie(self) -> Trie:
-        """The tree of all identifiers: mapped from the folder it was loaded from, or built at first use."""
+        """The tree of all semantic IDs: mapped from the folder it was loaded from, or built at first use."""
         return build_trie(self.codes, self.level_sizes, self.priority)
 
     @cached_property
@@ -96,7 +96,7 @@ class ItemIndex:
             digest.update(self.priority.astype("<i4", copy=False).tobytes())
         return digest.hexdigest()
 
-    def identifier(self, item: int) -> tuple[int, ...]:
+    def semantic_id(self, item: int) -> tuple[int, ...]:
         """The codes of one dense item, without the filled tail."""
         return tuple(int(code) for code in self.codes[item] if code >= 0)
 
@@ -104,12 +104,12 @@ class ItemIndex:
         """The index with further items behind the old ones, which keep their numbers; the trie is not built again.
 
         Args:
-            codes: int ``[n, L]``; -1 fills the tail of a shorter identifier. An identifier that is taken is shared: the
+            codes: int ``[n, L]``; -1 fills the tail of a shorter semantic ID. A semantic ID that is taken is shared: the
                 new item comes after the old ones.
             item_ids: External ids of the new items.
 
         Raises:
-            ArtifactError: If shapes disagree, a code is out of range, an id is taken, or one identifier would be the
+            ArtifactError: If shapes disagree, a code is out of range, an id is taken, or one semantic ID would be the
                 beginning of another.
         """
         codes = np.asarray(codes)
@@ -265,7 +265,7 @@ def _check_shape(codes: np.ndarray, level_sizes: Sequence[int], item_ids: Sequen
 def _check_codes(codes: np.ndarray, level_sizes: Sequence[int]) -> None:
     for level, size in enumerate(level_sizes):
         column = codes[:, level]
-        # The first code must exist; once a shorter identifier has ended, nothing follows.
+        # The first code must exist; once a shorter semantic ID has ended, nothing follows.
         wrong = (column >= size) | (column < (-1 if level else 0))
         if level:
             wrong |= (codes[:, level - 1] < 0) & (column >= 0)
@@ -274,7 +274,7 @@ def _check_codes(codes: np.ndarray, level_sizes: Sequence[int]) -> None:
             raise ArtifactError(
                 f"code {int(column[rows[0]])} at level {level} of item {int(rows[0])}",
                 where=first_rows(rows.tolist()),
-                expected=f"codes 0 to {size - 1}; -1 only after the end of a shorter identifier",
+                expected=f"codes 0 to {size - 1}; -1 only after the end of a shorter semantic ID",
                 fix="fit the tokenizer again",
             )
 

@@ -1,4 +1,4 @@
-"""Nested residual codes: what a prefix of the identifier stands for is trained to be a good reconstruction by itself.
+"""Nested residual codes: what a prefix of the semantic ID stands for is trained to be a good reconstruction by itself.
 
 Source: the idea of fMRLRec (2409.16627) and of Matryoshka representations (Kusupati et al., NeurIPS 2022, section 3),
 the loss at every prefix size, for the levels of an RQ-VAE instead of the widths of a vector.
@@ -49,9 +49,9 @@ class MatryoshkaTokenizer(ResidualVAETokenizer):
             )
         self.weights = weights
 
-    def new_learner(self, network: Autoencoder, quantiser: Any, extra: ExtraLoss | None) -> ResidualLearner:
+    def new_learner(self, network: Autoencoder, quantizer: Any, extra: ExtraLoss | None) -> ResidualLearner:
         """What is trained: an RQ-VAE with an error per prefix."""
-        return PrefixLearner(network, quantiser, extra, self.weights)
+        return PrefixLearner(network, quantizer, extra, self.weights)
 
 
 class PrefixLearner(ResidualLearner):
@@ -59,32 +59,32 @@ class PrefixLearner(ResidualLearner):
 
     Args:
         network: Its scale must be set.
-        quantiser: See :func:`genrec.tokenizers.rqvae.make_quantiser`.
+        quantizer: See :func:`genrec.tokenizers.rqvae.make_quantizer`.
         extra: A further term of the loss.
         weights: Of the prefixes, shortest first.
     """
 
     def __init__(
-        self, network: Autoencoder, quantiser: Any, extra: ExtraLoss | None, weights: tuple[float, ...]
+        self, network: Autoencoder, quantizer: Any, extra: ExtraLoss | None, weights: tuple[float, ...]
     ) -> None:
-        super().__init__(network, quantiser, extra)
+        super().__init__(network, quantizer, extra)
         self.weights = weights
 
-    def reconstruction(self, vectors: Tensor, latents: Tensor, quantised: Tensor, codes: Tensor) -> Tensor:
+    def reconstruction(self, vectors: Tensor, latents: Tensor, quantized: Tensor, codes: Tensor) -> Tensor:
         """The errors of the decoder with the first codes alone, with two, and so on."""
         pairs = zip(self.codebooks()[:-1], codes.unbind(dim=1), strict=False)
         prefix, errors = torch.zeros_like(latents), []
         for codebook, code in pairs:
             prefix = prefix + codebook[code]
-            # The gradient reaches the encoder as if nothing was quantised.
+            # The gradient reaches the encoder as if nothing was quantized.
             errors.append(self.network.error(vectors, latents + (prefix - latents).detach()))
-        errors.append(self.network.error(vectors, quantised))
+        errors.append(self.network.error(vectors, quantized))
         return torch.stack([weight * error for weight, error in zip(self.weights, errors, strict=True)]).sum()
 
     @torch.no_grad()
     def error(self, vectors: Tensor) -> float:
         """The same of held-out vectors."""
-        self.quantiser.eval()
+        self.quantizer.eval()
         latents = self.network.encode(vectors)
-        quantised, codes, _ = self.quantiser(latents)
-        return float(self.reconstruction(vectors, latents, quantised, codes))
+        quantized, codes, _ = self.quantizer(latents)
+        return float(self.reconstruction(vectors, latents, quantized, codes))

@@ -1,6 +1,6 @@
 """Parallel codes by a mixture of experts: every expert has its own view of the item and its own codebook.
 
-Source: REG4Rec (2508.15308), multi-expert parallel quantisation. There is no official code; the form of the
+Source: REG4Rec (2508.15308), multi-expert parallel quantization. There is no official code; the form of the
 orthogonality penalty and its weight are ours. The vector is rebuilt from the experts' codes in the proportions that a
 router gives, and the penalty keeps the experts from saying the same.
 """
@@ -25,13 +25,13 @@ from genrec.tokenizers.parts.autoencoder import (
 )
 from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, TrainableTokenizer, learn
 from genrec.tokenizers.parts.residual import nearest_codes, squared_distances
-from genrec.tokenizers.rqvae import QuantiserSettings, quantiser_options
+from genrec.tokenizers.rqvae import QuantizerSettings, quantizer_options
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
 
 
-class QuantizerExpertSettings(QuantiserSettings):
+class QuantizerExpertSettings(QuantizerSettings):
     """Settings of the tokenizer ``mpq``."""
 
     num_levels: Levels = Field(4, description="experts, one code each")
@@ -61,7 +61,7 @@ class ExpertTokenizer(ItemTokenizer):
             torch.manual_seed(settings.seed)
             network = Experts(vectors.shape[1], settings)
             network.mean, network.scale = column_means_and_scale(vectors)
-            learner = ExpertLearner(network, make_quantisers(self.level_sizes, len(vectors), settings), settings)
+            learner = ExpertLearner(network, make_quantizers(self.level_sizes, len(vectors), settings), settings)
             learn(learner, vectors, settings, self.name, Checkpoint.of(self, dataset, features))
         self.network = network.eval()
         self.codebooks = learner.codebooks()
@@ -99,7 +99,7 @@ class ExpertTokenizer(ItemTokenizer):
 
 
 class Experts(nn.Module):
-    """Experts, router and decoder over standardised vectors.
+    """Experts, router and decoder over standardized vectors.
 
     Args:
         width: D, the width of the vectors.
@@ -123,48 +123,48 @@ class Experts(nn.Module):
         scaled = (vectors - self.mean) / self.scale
         return torch.stack([expert(scaled) for expert in self.experts], dim=1)
 
-    def error(self, vectors: Tensor, quantised: Tensor) -> Tensor:
-        """Mean squared error of vectors rebuilt from quantised views ``[n, L, C]``, in units of their variance."""
+    def error(self, vectors: Tensor, quantized: Tensor) -> Tensor:
+        """Mean squared error of vectors rebuilt from quantized views ``[n, L, C]``, in units of their variance."""
         scaled = (vectors - self.mean) / self.scale
         weights = self.router(scaled).softmax(dim=1)
-        return functional.mse_loss(self.decoder((weights.unsqueeze(2) * quantised).sum(dim=1)), scaled)
+        return functional.mse_loss(self.decoder((weights.unsqueeze(2) * quantized).sum(dim=1)), scaled)
 
 
 class ExpertLearner(TrainableTokenizer):
-    """Experts with a quantiser each.
+    """Experts with a quantizer each.
 
     Args:
         network: Its scale must be set.
-        quantisers: One of the library's per expert.
+        quantizers: One of the library's per expert.
         settings: Of the tokenizer.
     """
 
-    def __init__(self, network: Experts, quantisers: nn.ModuleList, settings: QuantizerExpertSettings) -> None:
+    def __init__(self, network: Experts, quantizers: nn.ModuleList, settings: QuantizerExpertSettings) -> None:
         super().__init__()
-        self.network, self.quantisers, self.orthogonality = network, quantisers, settings.orthogonality
+        self.network, self.quantizers, self.orthogonality = network, quantizers, settings.orthogonality
 
     def start(self, vectors: Tensor) -> None:
         """Make the codebooks by k-means of nearly everything: the library takes the first batch it sees."""
-        self._quantise(self.network.views(vectors[:INITIAL_ROWS]))
+        self._quantize(self.network.views(vectors[:INITIAL_ROWS]))
 
     def loss(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Reconstruction error, pull towards the codes, and the penalty on experts that say the same."""
         views = self.network.views(vectors)
-        quantised, commitment = self._quantise(views)
-        return self.network.error(vectors, quantised) + commitment + self.orthogonality * overlap(views)
+        quantized, commitment = self._quantize(views)
+        return self.network.error(vectors, quantized) + commitment + self.orthogonality * overlap(views)
 
     @torch.no_grad()
     def error(self, vectors: Tensor) -> float:
         """Reconstruction error of held-out vectors."""
-        return float(self.network.error(vectors, self._quantise(self.network.views(vectors))[0]))
+        return float(self.network.error(vectors, self._quantize(self.network.views(vectors))[0]))
 
     def codebooks(self) -> list[np.ndarray]:
         """The codes' vectors, float32 ``[K_l, C]`` per expert."""
-        layers: list[Any] = list(self.quantisers)
+        layers: list[Any] = list(self.quantizers)
         return [np.ascontiguousarray(layer.codebook.detach().numpy()) for layer in layers]
 
-    def _quantise(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        results = [quantiser(views[:, expert]) for expert, quantiser in enumerate(self.quantisers)]
+    def _quantize(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        results = [quantizer(views[:, expert]) for expert, quantizer in enumerate(self.quantizers)]
         return torch.stack([result[0] for result in results], dim=1), torch.stack([r[2].sum() for r in results]).sum()
 
 
@@ -185,8 +185,8 @@ def overlap(views: Tensor) -> Tensor:
     return (squared.sum() - squared.diagonal().sum()) / (experts * (experts - 1))
 
 
-def make_quantisers(level_sizes: tuple[int, ...], num_items: int, settings: QuantizerExpertSettings) -> nn.ModuleList:
-    """One of the library's quantisers per expert.
+def make_quantizers(level_sizes: tuple[int, ...], num_items: int, settings: QuantizerExpertSettings) -> nn.ModuleList:
+    """One of the library's quantizers per expert.
 
     Args:
         level_sizes: Codebook size of every expert.
@@ -196,6 +196,6 @@ def make_quantisers(level_sizes: tuple[int, ...], num_items: int, settings: Quan
     from vector_quantize_pytorch import VectorQuantize
 
     def make(size: int) -> Any:
-        return VectorQuantize(codebook_size=size, **quantiser_options(size, num_items, settings, not settings.ema))
+        return VectorQuantize(codebook_size=size, **quantizer_options(size, num_items, settings, not settings.ema))
 
     return nn.ModuleList([make(size) for size in level_sizes])

@@ -1,4 +1,4 @@
-"""Optimised product quantisation: the vectors are rotated first, so that cutting them loses least.
+"""Optimized product quantization: the vectors are rotated first, so that cutting them loses least.
 
 Source: Ge, He, Ke and Sun, Optimized Product Quantization, CVPR 2013; rotation by faiss.
 """
@@ -14,24 +14,24 @@ from genrec.tokenizers.parts.clustering import learn_rotation
 from genrec.tokenizers.pq import ProductSettings, ProductTokenizer
 
 
-class OptimisedProductSettings(ProductSettings):
+class OptimizedProductSettings(ProductSettings):
     """Settings of the tokenizer ``opq``."""
 
     rotation_iterations: Rounds = Field(50, description="alternations between rotation and centroids")
 
 
-class OptimisedProductTokenizer(ProductTokenizer):
-    """Product quantisation of rotated vectors.
+class OptimizedProductTokenizer(ProductTokenizer):
+    """Product quantization of rotated vectors.
 
     Args:
-        settings: See :class:`OptimisedProductSettings`.
+        settings: See :class:`OptimizedProductSettings`.
     """
 
     name: ClassVar[str] = "opq"
-    Settings: ClassVar[type[TokenizerSettings]] = OptimisedProductSettings
-    settings: OptimisedProductSettings
+    Settings: ClassVar[type[TokenizerSettings]] = OptimizedProductSettings
+    settings: OptimizedProductSettings
 
-    def __init__(self, settings: OptimisedProductSettings) -> None:
+    def __init__(self, settings: OptimizedProductSettings) -> None:
         super().__init__(settings)
         self.rotation = np.empty((0, 0), dtype=np.float32)
 

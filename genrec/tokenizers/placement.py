@@ -1,4 +1,4 @@
-"""New items beside the identifiers of a catalogue whose own may not change, because a model has learned them."""
+"""New items beside the semantic IDs of a catalogue whose own may not change, because a model has learned them."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,12 +13,12 @@ from genrec.tokenizers.index import ItemIndex
 def place_new_items(
     index: ItemIndex, codes: np.ndarray, policy: CollisionPolicy, last_level_costs: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Identifiers of new items, in their order: none of the old ones moves.
+    """Semantic IDs of new items, in their order: none of the old ones moves.
 
     ``suffix``: the lowest free suffix of the prefix. ``reassign``: the nearest free code on the last level. Where none
-    is free, the identifier that the fewest items have is shared; so is with ``bucket``, and with ``suffix`` where the
+    is free, the semantic ID that the fewest items have is shared; so is with ``bucket``, and with ``suffix`` where the
     catalogue has no such level because nothing collided in it, the one that the tokenizer says. ``error``: every
-    identifier must be free.
+    semantic ID must be free.
 
     Args:
         index: The catalogue.
@@ -51,10 +51,10 @@ def place_new_items(
 def place_catalogue(
     policy: CollisionPolicy, codes: np.ndarray, level_sizes: Sequence[int], catalogue: Catalogue
 ) -> Resolution:
-    """Identifiers of a whole other catalogue for a model whose codebooks may not grow.
+    """Semantic IDs of a whole other catalogue for a model whose codebooks may not grow.
 
     As :func:`genrec.tokenizers.collisions.resolve_collisions`, but there are as many suffixes as the model knows: where
-    more items have equal codes, they share identifiers, and all of them do where the model has no level of suffixes.
+    more items have equal codes, they share semantic IDs, and all of them do where the model has no level of suffixes.
 
     Args:
         policy: That of the tokenizer.
@@ -121,6 +121,6 @@ def _refuse_collisions(index: ItemIndex, codes: np.ndarray) -> None:
     raise DataError(
         f"{len(rows)} new items get codes that are taken: the first shares its own with {owner}",
         where=f"the new items, {first_rows((rows + 1).tolist())}",
-        expected="an identifier of its own for every item (tokenizer.collisions: error)",
+        expected="a semantic ID of its own for every item (tokenizer.collisions: error)",
         fix="leave these items out, or train with collisions: suffix or bucket",
     )

@@ -1,6 +1,6 @@
-"""Product quantisation: a vector is cut into parts, and each part gets the nearest of its own centroids.
+"""Product quantization: a vector is cut into parts, and each part gets the nearest of its own centroids.
 
-Source: Jégou, Douze and Schmid, Product Quantization for Nearest Neighbor Search, PAMI 2011; as item identifiers in
+Source: Jégou, Douze and Schmid, Product Quantization for Nearest Neighbor Search, PAMI 2011; as item semantic IDs in
 VQ-Rec (Hou et al., WWW 2023) and RPG (2506.05781). Centroids by faiss.
 """
 
@@ -66,7 +66,7 @@ class ProductTokenizer(ItemTokenizer):
         parts = zip(self._parts(vectors), self.level_sizes, strict=True)
         self.codebooks = [
             kmeans(part, size, settings.iterations, settings.seed)
-            for part, size in progress(parts, "product quantisation", len(self.level_sizes))
+            for part, size in progress(parts, "product quantization", len(self.level_sizes))
         ]
 
     def _encode(self, values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Random numbers: the control whose identifiers have the shape of the others and mean nothing.
+"""Random numbers: the control whose semantic IDs have the shape of the others and mean nothing.
 
 Source: Hua et al., How to Index Item IDs for Recommendation Foundation Models, arXiv 2305.06569 (RID).
 """

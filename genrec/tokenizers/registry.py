@@ -10,7 +10,7 @@ from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
 
 TOKENIZERS = {
     "aligned": "genrec.tokenizers.aligned:AlignedTokenizer",
-    "cf-regularised": "genrec.tokenizers.cf_regularised:CFRegularisedTokenizer",
+    "cf-regularized": "genrec.tokenizers.cf_regularized:CFRegularizedTokenizer",
     "cid": "genrec.tokenizers.cid:CollaborativeTokenizer",
     "domain-contrastive": "genrec.tokenizers.domain_contrastive:DomainContrastiveTokenizer",
     "fsq": "genrec.tokenizers.fsq:ScalarTokenizer",
@@ -20,7 +20,7 @@ TOKENIZERS = {
     "louvain": "genrec.tokenizers.louvain:LouvainTokenizer",
     "matryoshka": "genrec.tokenizers.matryoshka:MatryoshkaTokenizer",
     "mpq": "genrec.tokenizers.mpq:ExpertTokenizer",
-    "opq": "genrec.tokenizers.opq:OptimisedProductTokenizer",
+    "opq": "genrec.tokenizers.opq:OptimizedProductTokenizer",
     "pq": "genrec.tokenizers.pq:ProductTokenizer",
     "random": "genrec.tokenizers.random_digits:RandomTokenizer",
     "residual-fsq": "genrec.tokenizers.residual_fsq:ResidualScalarTokenizer",

@@ -1,4 +1,4 @@
-"""Residual scalar quantisation: an autoencoder whose middle is rounded, level after level on a finer grid.
+"""Residual scalar quantization: an autoencoder whose middle is rounded, level after level on a finer grid.
 
 Source: Mentzer et al., Finite Scalar Quantization, ICLR 2024; residual form as in vector-quantize-pytorch's
 ``ResidualFSQ``, to which the codes are equal where every level has the same grid. Nothing of the codebooks is learned,
@@ -18,7 +18,7 @@ from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
 from genrec.tokenizers.parts.autoencoder import AutoencodedTokenizer, Autoencoder, NetworkSettings
 from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, TrainableTokenizer, learn
-from genrec.tokenizers.parts.scalar import ScalarQuantiser, spread_outputs
+from genrec.tokenizers.parts.scalar import ScalarQuantizer, spread_outputs
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -28,7 +28,7 @@ class ResidualScalarSettings(TokenizerSettings, NetworkSettings):
     """Settings of the tokenizer ``residual-fsq``."""
 
     grids: tuple[tuple[Codes, ...], ...] = Field(
-        ((4, 4, 4, 4),) * 3, description="for every level of the identifier, the levels that each number is rounded to"
+        ((4, 4, 4, 4),) * 3, description="for every level of the semantic ID, the levels that each number is rounded to"
     )
 
     @field_validator("grids")
@@ -44,7 +44,7 @@ class ResidualScalarSettings(TokenizerSettings, NetworkSettings):
 
 
 class ResidualScalarTokenizer(AutoencodedTokenizer):
-    """Residual quantisation on fixed grids in the middle of a learned autoencoder.
+    """Residual quantization on fixed grids in the middle of a learned autoencoder.
 
     Args:
         settings: See :class:`ResidualScalarSettings`.
@@ -56,7 +56,7 @@ class ResidualScalarTokenizer(AutoencodedTokenizer):
 
     def __init__(self, settings: ResidualScalarSettings) -> None:
         super().__init__(settings)
-        self.quantiser = ResidualScalarQuantiser(settings.grids)
+        self.quantizer = ResidualScalarQuantizer(settings.grids)
         self.level_sizes = tuple(prod(grid) for grid in settings.grids)
 
     def _check_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> None:
@@ -69,10 +69,10 @@ class ResidualScalarTokenizer(AutoencodedTokenizer):
             torch.manual_seed(self.settings.seed)
             network = self.new_network(vectors.shape[1])
             network.set_scale(vectors)
-            learner = ScalarLearner(network, self.quantiser)
+            learner = ScalarLearner(network, self.quantizer)
             learn(learner, vectors, self.settings, self.name, Checkpoint.of(self, dataset, features))
         self.network = network.eval()
-        self.codebooks = self.quantiser.codebooks()
+        self.codebooks = self.quantizer.codebooks()
 
     def new_network(self, width: int) -> Autoencoder:
         """Encoder and decoder with a code space as wide as the grids."""
@@ -81,19 +81,19 @@ class ResidualScalarTokenizer(AutoencodedTokenizer):
     @torch.no_grad()
     def to_code_space(self, values: np.ndarray) -> np.ndarray:
         """The encoder's output within the range of the grids, float32 ``[n, C]``."""
-        return self.quantiser.bound(torch.from_numpy(super().to_code_space(values))).numpy()
+        return self.quantizer.bound(torch.from_numpy(super().to_code_space(values))).numpy()
 
     @torch.no_grad()
     def _encode(self, values: np.ndarray) -> np.ndarray:
         bounded = torch.from_numpy(self.to_code_space(values))
-        return self.quantiser.quantise(bounded)[1].numpy().astype(np.int32)
+        return self.quantizer.quantize(bounded)[1].numpy().astype(np.int32)
 
 
-class ResidualScalarQuantiser(nn.Module):
+class ResidualScalarQuantizer(nn.Module):
     """Grids one after the other, each as fine as a step of the one before.
 
     Args:
-        grids: For every level of the identifier the levels of each number.
+        grids: For every level of the semantic ID the levels of each number.
     """
 
     limit: Tensor
@@ -101,7 +101,7 @@ class ResidualScalarQuantiser(nn.Module):
 
     def __init__(self, grids: tuple[tuple[int, ...], ...]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([ScalarQuantiser(grid, symmetric=True) for grid in grids])
+        self.layers = nn.ModuleList([ScalarQuantizer(grid, symmetric=True) for grid in grids])
         levels = torch.tensor(grids, dtype=torch.float32)
         # A little more than 1, so that the ends of the first grid have items on both sides.
         self.register_buffer("limit", 1 + 1 / (levels[0] - 1), persistent=False)
@@ -114,9 +114,9 @@ class ResidualScalarQuantiser(nn.Module):
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """What the codes of latents float32 ``[n, C]`` stand for, with gradient, and their codes int64 ``[n, L]``."""
-        return self.quantise(self.bound(latents))
+        return self.quantize(self.bound(latents))
 
-    def quantise(self, bounded: Tensor) -> tuple[Tensor, Tensor]:
+    def quantize(self, bounded: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`forward`, for latents within the range."""
         residual, total, codes = bounded, torch.zeros_like(bounded), []
         for layer, scale in zip(self.layers, self.scales, strict=True):
@@ -127,21 +127,21 @@ class ResidualScalarQuantiser(nn.Module):
 
     def codebooks(self) -> list[np.ndarray]:
         """What the codes of every level stand for, float32 ``[K_l, C]`` each."""
-        grids = (cast(ScalarQuantiser, layer).codebook() for layer in self.layers)
+        grids = (cast(ScalarQuantizer, layer).codebook() for layer in self.layers)
         return [(grid * scale).numpy() for grid, scale in zip(grids, self.scales, strict=True)]
 
 
 class ScalarLearner(TrainableTokenizer):
-    """An autoencoder with residual scalar quantisation in its middle.
+    """An autoencoder with residual scalar quantization in its middle.
 
     Args:
         network: Its scale must be set.
-        quantiser: Grids.
+        quantizer: Grids.
     """
 
-    def __init__(self, network: Autoencoder, quantiser: ResidualScalarQuantiser) -> None:
+    def __init__(self, network: Autoencoder, quantizer: ResidualScalarQuantizer) -> None:
         super().__init__()
-        self.network, self.quantiser = network, quantiser
+        self.network, self.quantizer = network, quantizer
 
     def start(self, vectors: Tensor) -> None:
         """Spread the items over the grid."""
@@ -150,7 +150,7 @@ class ScalarLearner(TrainableTokenizer):
 
     def loss(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """The reconstruction error, in units of the vectors' variance."""
-        return self.network.error(vectors, self.quantiser(self.network.encode(vectors))[0])
+        return self.network.error(vectors, self.quantizer(self.network.encode(vectors))[0])
 
     @torch.no_grad()
     def error(self, vectors: Tensor) -> float:

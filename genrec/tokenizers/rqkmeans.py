@@ -25,7 +25,7 @@ class ResidualKMeansSettings(CodebookSettings):
     """Settings of the tokenizer ``rqkmeans``."""
 
     iterations: Rounds = Field(25, description="k-means iterations per level")
-    normalise_residuals: bool = Field(True, description="scale residuals to length 1 before every level (GRID)")
+    normalize_residuals: bool = Field(True, description="scale residuals to length 1 before every level (GRID)")
     max_points: Count = Field(
         1024, description="training vectors per centroid; of a larger catalogue a sample makes the centroids"
     )
@@ -40,12 +40,12 @@ class ResidualKMeansTokenizer(ResidualTokenizer):
 
     name: ClassVar[str] = "rqkmeans"
     Settings: ClassVar[type[TokenizerSettings]] = ResidualKMeansSettings
-    quantises_vectors: ClassVar[bool] = True
+    quantizes_vectors: ClassVar[bool] = True
     settings: ResidualKMeansSettings
 
     def __init__(self, settings: ResidualKMeansSettings) -> None:
         super().__init__(settings)
-        self.normalise_residuals = settings.normalise_residuals
+        self.normalize_residuals = settings.normalize_residuals
 
     def _fit(self, dataset: "Dataset", features: ItemFeatures) -> None:
         self.learn(features.values)
@@ -60,9 +60,9 @@ class ResidualKMeansTokenizer(ResidualTokenizer):
         residual = values[draw_rows(len(values), limit, self.settings.seed)]
         self.codebooks = []
         for level, size in enumerate(progress(self.level_sizes, "residual k-means", len(self.level_sizes))):
-            vectors = unit_rows(residual) if self.normalise_residuals else residual
+            vectors = unit_rows(residual) if self.normalize_residuals else residual
             self.codebooks.append(kmeans(vectors, size, self.settings.iterations, self.settings.seed + level))
-            _, residual = residual_step(residual, self.codebooks[-1], self.normalise_residuals)
+            _, residual = residual_step(residual, self.codebooks[-1], self.normalize_residuals)
 
     def to_code_space(self, values: np.ndarray) -> np.ndarray:
         """The vectors themselves."""

@@ -33,7 +33,7 @@ class BalancedKMeansSettings(ResidualKMeansSettings):
     iterations: Rounds = Field(25, description="k-means iterations that give the first centroids of a level")
     sweeps: Rounds = Field(50, description="sweeps over all clusters per level at most")
     patience: Rounds = Field(5, description="sweeps without a cheaper assignment before a level is done")
-    normalise_residuals: bool = Field(False, description="scale residuals to length 1 before every level")
+    normalize_residuals: bool = Field(False, description="scale residuals to length 1 before every level")
 
 
 class BalancedKMeansTokenizer(ResidualKMeansTokenizer):
@@ -58,7 +58,7 @@ class BalancedKMeansTokenizer(ResidualKMeansTokenizer):
         rows = draw_rows(len(residual), settings.max_points * max(self.level_sizes), settings.seed)
         self.codebooks, columns = [], []
         for level, size in enumerate(progress(self.level_sizes, "balanced k-means", len(self.level_sizes))):
-            vectors = unit_rows(residual) if self.normalise_residuals else residual
+            vectors = unit_rows(residual) if self.normalize_residuals else residual
             first = kmeans(vectors[rows], size, settings.iterations, settings.seed + level)
             random = np.random.default_rng((settings.seed, level))
             codebook, codes = balanced_kmeans(vectors, first, settings.sweeps, settings.patience, random)

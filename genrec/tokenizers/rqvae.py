@@ -1,7 +1,7 @@
-"""RQ-VAE: an autoencoder whose middle is quantised residually, level after level.
+"""RQ-VAE: an autoencoder whose middle is quantized residually, level after level.
 
 Source: Rajput et al., Recommender Systems with Generative Retrieval (TIGER), NeurIPS 2023, section 3.1; Zeghidour et
-al., SoundStream, 2021, for the residual quantiser. The quantiser is vector-quantize-pytorch's, with its defaults that
+al., SoundStream, 2021, for the residual quantizer. The quantizer is vector-quantize-pytorch's, with its defaults that
 collapse (no restart of dead codes, commitment weight 1, random first codebooks) replaced by settings that do not.
 """
 
@@ -33,7 +33,7 @@ class AutoencoderSettings(CodebookSettings, NetworkSettings):
     """Settings of the families that train an autoencoder with codebooks of chosen sizes."""
 
 
-class QuantiserSettings(AutoencoderSettings):
+class QuantizerSettings(AutoencoderSettings):
     """Settings of learned codebooks."""
 
     latent_size: Width = Field(32, description="width of the code space")
@@ -44,7 +44,7 @@ class QuantiserSettings(AutoencoderSettings):
     rotation_trick: bool = Field(False, description="rotate gradients through the codes instead of copying them")
 
 
-class ResidualVAESettings(QuantiserSettings):
+class ResidualVAESettings(QuantizerSettings):
     """Settings of the tokenizer ``rqvae``."""
 
     sinkhorn_last_level: bool = Field(False, description="train the last level with all codes used equally often")
@@ -52,7 +52,7 @@ class ResidualVAESettings(QuantiserSettings):
 
 
 class ResidualVAETokenizer(AutoencodedTokenizer):
-    """Residual quantisation in the middle of a learned autoencoder.
+    """Residual quantization in the middle of a learned autoencoder.
 
     Args:
         settings: See :class:`ResidualVAESettings`.
@@ -69,21 +69,21 @@ class ResidualVAETokenizer(AutoencodedTokenizer):
             torch.manual_seed(settings.seed)
             network = self.new_network(vectors.shape[1])
             network.set_scale(vectors)
-            quantiser = make_quantiser(self.level_sizes, len(vectors), settings, not settings.ema)
+            quantizer = make_quantizer(self.level_sizes, len(vectors), settings, not settings.ema)
             if settings.sinkhorn_last_level:
-                assign_uniformly(quantiser.layers[-1], settings.sinkhorn_epsilon)
-            learner = self.new_learner(network, quantiser, self._extra_loss(dataset, features))
+                assign_uniformly(quantizer.layers[-1], settings.sinkhorn_epsilon)
+            learner = self.new_learner(network, quantizer, self._extra_loss(dataset, features))
             learn(learner, vectors, settings, self.name, Checkpoint.of(self, dataset, features))
         self.network = network.eval()
-        self.codebooks = [np.ascontiguousarray(layer.codebook.detach().numpy()) for layer in quantiser.layers]
+        self.codebooks = [np.ascontiguousarray(layer.codebook.detach().numpy()) for layer in quantizer.layers]
 
     def new_network(self, width: int) -> Autoencoder:
         """Encoder and decoder with a code space of ``latent_size``."""
         return Autoencoder(width, self.settings.hidden_sizes, self.settings.latent_size)
 
-    def new_learner(self, network: Autoencoder, quantiser: Any, extra: "ExtraLoss | None") -> "ResidualLearner":
+    def new_learner(self, network: Autoencoder, quantizer: Any, extra: "ExtraLoss | None") -> "ResidualLearner":
         """What is trained."""
-        return ResidualLearner(network, quantiser, extra)
+        return ResidualLearner(network, quantizer, extra)
 
     def _extra_loss(self, dataset: "Dataset", features: ItemFeatures) -> "ExtraLoss | None":
         """A further term of the loss; none unless a family has one."""
@@ -91,18 +91,18 @@ class ResidualVAETokenizer(AutoencodedTokenizer):
 
 
 @dataclass(frozen=True, eq=False)
-class QuantisedBatch:
+class QuantizedBatch:
     """What a further term of the loss may look at.
 
     Args:
         rows: int64 ``[B]``, dense items of the batch.
-        quantised: float32 ``[B, C]``, the sums of their codes' vectors; the gradient reaches the encoder.
+        quantized: float32 ``[B, C]``, the sums of their codes' vectors; the gradient reaches the encoder.
         codes: int64 ``[B, L]``.
         codebooks: float32 ``[K_l, C]`` per level.
     """
 
     rows: Tensor
-    quantised: Tensor
+    quantized: Tensor
     codes: Tensor
     codebooks: list[Tensor]
 
@@ -111,83 +111,83 @@ class ExtraLoss(nn.Module, ABC):
     """A further term of the loss of an autoencoder, with parameters of its own where it needs some."""
 
     @abstractmethod
-    def forward(self, batch: QuantisedBatch) -> Tensor:
+    def forward(self, batch: QuantizedBatch) -> Tensor:
         """A float32 scalar."""
 
 
 class ResidualLearner(TrainableTokenizer):
-    """An autoencoder with a residual quantiser in its middle.
+    """An autoencoder with a residual quantizer in its middle.
 
     Args:
         network: Its scale must be set.
-        quantiser: See :func:`make_quantiser`.
+        quantizer: See :func:`make_quantizer`.
         extra: A further term of the loss.
     """
 
-    def __init__(self, network: Autoencoder, quantiser: Any, extra: ExtraLoss | None = None) -> None:
+    def __init__(self, network: Autoencoder, quantizer: Any, extra: ExtraLoss | None = None) -> None:
         super().__init__()
-        self.network, self.quantiser, self.extra = network, quantiser, extra
+        self.network, self.quantizer, self.extra = network, quantizer, extra
 
     def start(self, vectors: Tensor) -> None:
         """Make the codebooks by k-means of nearly everything: the library takes the first batch it sees."""
-        self.quantiser(self.network.encode(vectors[:INITIAL_ROWS]))
+        self.quantizer(self.network.encode(vectors[:INITIAL_ROWS]))
 
     def loss(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Reconstruction error, pull towards the codes, and the further term."""
         latents = self.network.encode(vectors)
-        quantised, codes, commitment = self.quantiser(latents)
-        loss = self.reconstruction(vectors, latents, quantised, codes) + commitment.sum()
+        quantized, codes, commitment = self.quantizer(latents)
+        loss = self.reconstruction(vectors, latents, quantized, codes) + commitment.sum()
         if self.extra is None:
             return loss
-        return loss + self.extra(QuantisedBatch(rows, quantised, codes, self.codebooks()))
+        return loss + self.extra(QuantizedBatch(rows, quantized, codes, self.codebooks()))
 
-    def reconstruction(self, vectors: Tensor, latents: Tensor, quantised: Tensor, codes: Tensor) -> Tensor:
+    def reconstruction(self, vectors: Tensor, latents: Tensor, quantized: Tensor, codes: Tensor) -> Tensor:
         """The error of the decoder, in units of the vectors' variance.
 
         Args:
             vectors: float32 ``[B, D]``.
             latents: float32 ``[B, C]``, what the encoder made of them.
-            quantised: float32 ``[B, C]``, the sums of their codes' vectors; the gradient reaches the encoder.
+            quantized: float32 ``[B, C]``, the sums of their codes' vectors; the gradient reaches the encoder.
             codes: int64 ``[B, L]``.
         """
-        return self.network.error(vectors, quantised)
+        return self.network.error(vectors, quantized)
 
     def error(self, vectors: Tensor) -> float:
         """See :func:`held_out_error`."""
-        return held_out_error(self.network, self.quantiser, vectors)
+        return held_out_error(self.network, self.quantizer, vectors)
 
     def codebooks(self) -> list[Tensor]:
         """The codes' vectors, float32 ``[K_l, C]`` per level."""
-        return [layer.codebook for layer in self.quantiser.layers]
+        return [layer.codebook for layer in self.quantizer.layers]
 
 
-def make_quantiser(
-    level_sizes: Sequence[int], num_items: int, settings: QuantiserSettings, learned_codebooks: bool = False
+def make_quantizer(
+    level_sizes: Sequence[int], num_items: int, settings: QuantizerSettings, learned_codebooks: bool = False
 ) -> Any:
-    """The library's residual quantiser behind our settings.
+    """The library's residual quantizer behind our settings.
 
     Args:
         level_sizes: Codebook size of every level.
-        num_items: N, see :func:`quantiser_options`.
+        num_items: N, see :func:`quantizer_options`.
         settings: Of the tokenizer.
-        learned_codebooks: Parameters for the optimiser instead of moving averages.
+        learned_codebooks: Parameters for the optimizer instead of moving averages.
     """
     from vector_quantize_pytorch import ResidualVQ
 
-    options = quantiser_options(max(level_sizes), num_items, settings, learned_codebooks)
+    options = quantizer_options(max(level_sizes), num_items, settings, learned_codebooks)
     return ResidualVQ(codebook_size=tuple(level_sizes), **options)
 
 
-def quantiser_options(
-    size: int, num_items: int, settings: QuantiserSettings, learned_codebooks: bool = False
+def quantizer_options(
+    size: int, num_items: int, settings: QuantizerSettings, learned_codebooks: bool = False
 ) -> dict[str, Any]:
-    """What the library's quantisers are told, one level or several.
+    """What the library's quantizers are told, one level or several.
 
     Args:
         size: K of the largest codebook.
         num_items: N; small catalogues get a lower threshold for restarts, or every code would restart at every step.
         settings: Of the tokenizer.
-        learned_codebooks: Parameters for the optimiser instead of moving averages.
+        learned_codebooks: Parameters for the optimizer instead of moving averages.
     """
     share = min(settings.batch_size, num_items) / size
     return {
@@ -223,14 +223,14 @@ def assign_uniformly(layer: Any, epsilon: float) -> None:
 
 
 @torch.no_grad()
-def held_out_error(network: Autoencoder, quantiser: Any, vectors: Tensor) -> float:
+def held_out_error(network: Autoencoder, quantizer: Any, vectors: Tensor) -> float:
     """Reconstruction error of vectors through their codes, in units of the variance; changes nothing.
 
     Args:
         network: Encoder and decoder.
-        quantiser: See :func:`make_quantiser`.
+        quantizer: See :func:`make_quantizer`.
         vectors: float32 ``[n, D]``.
     """
-    quantiser.eval()
-    latents, _, _ = quantiser(network.encode(vectors))
+    quantizer.eval()
+    latents, _, _ = quantizer(network.encode(vectors))
     return float(network.error(vectors, latents))

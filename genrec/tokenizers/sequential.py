@@ -1,6 +1,6 @@
 """Sequential numbers: items are numbered as they first appear in the training histories, user after user.
 
-Items of one history get neighbouring numbers, and numbers of one neighbourhood share their leading digits.
+Items of one history get neighboring numbers, and numbers of one neighborhood share their leading digits.
 
 Source: Hua et al., How to Index Item IDs for Recommendation Foundation Models, arXiv 2305.06569 (SID, with its four
 orders of users).

@@ -1,6 +1,6 @@
 """SETRec: an item is a set of vectors, one that tells what users did and some that tell what it is, without an order.
 
-Source: Lin et al., Order-agnostic Identifier for Large Language Model-based Generative Recommendation (SETRec), SIGIR
+Source: Lin et al., Order-agnostic Semantic ID for Large Language Model-based Generative Recommendation (SETRec), SIGIR
 2025, arXiv 2502.10833, section 3.1. The semantic tokens are the pieces of an autoencoder's middle. In the paper they
 are trained together with the recommender; here they are ready before it and saved, for a recommender that scores items
 by them. The discrete variant beside them, one k-means per slot, is ours: it is what an item index can hold.
@@ -152,7 +152,7 @@ class SetTokenizer(ItemTokenizer):
 
 
 class ReconstructionLearner(TrainableTokenizer):
-    """An autoencoder without a quantiser.
+    """An autoencoder without a quantizer.
 
     Args:
         network: Its scale must be set.

@@ -1,4 +1,4 @@
-"""Titles as identifiers: the first pieces of an item's title in a small vocabulary of parts of words.
+"""Titles as semantic IDs: the first pieces of an item's title in a small vocabulary of parts of words.
 
 Source: Hua et al., How to Index Item IDs for Recommendation Foundation Models, arXiv 2305.06569 (TID); the
 vocabulary is byte-pair encoding (Sennrich et al., 2016) learned on the titles themselves.

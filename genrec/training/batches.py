@@ -128,7 +128,7 @@ class WindowDataset(Dataset[dict[str, torch.Tensor]]):
     def __getitems__(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """A whole batch at once, which spares a Python call per user."""
         items, lengths = pad_histories(self.windows, rows, self.size)
-        extras = {} if self.settings is None else self.settings.read_extras(self.windows, rows, self.size)
+        extras = {} if self.settings is None else self.settings.read_side_inputs(self.windows, rows, self.size)
         return {name: torch.from_numpy(part) for name, part in {"items": items, "lengths": lengths, **extras}.items()}
 
 

@@ -1,6 +1,6 @@
-"""Expert parallelism: the experts of a model are shared out among processes, all else is in each of them (DDP).
+"""Expert parallelizm: the experts of a model are shared out among processes, all else is in each of them (DDP).
 
-Processes in groups of P, those of neighbouring ranks, hold one set of experts together, E / P each; the rows of a batch
+Processes in groups of P, those of neighboring ranks, hold one set of experts together, E / P each; the rows of a batch
 travel to the experts that they are routed to, and back (GShard, Lepikhin et al. 2020). An expert's gradient is the mean
 over the processes that hold the same experts, one of each group; every other gradient is that over all.
 """
@@ -73,7 +73,7 @@ class ExpertParallel(ShardedStrategy):
         self.trained.to("cpu" if launch.cpu else "cuda")
 
     def gather(self, value: Any, parameter: Tensor) -> Any:
-        """See :class:`genrec.training.wrapping.Parted`."""
+        """See :class:`genrec.training.wrapping.ShardedStrategy`."""
         if id(parameter) not in self._known or value.shape != parameter.shape:
             return value
         parts = [torch.empty_like(value) for _ in range(self.group.size())]
@@ -81,7 +81,7 @@ class ExpertParallel(ShardedStrategy):
         return torch.cat(parts)
 
     def scatter(self, value: Any, parameter: Tensor) -> Any:
-        """See :class:`genrec.training.wrapping.Parted`."""
+        """See :class:`genrec.training.wrapping.ShardedStrategy`."""
         if id(parameter) not in self._known or value.shape[1:] != parameter.shape[1:]:
             return value
         return value.chunk(self.group.size())[self.group.rank()].clone()
@@ -100,7 +100,7 @@ class ExpertParallel(ShardedStrategy):
         return norm
 
     def common_parameters(self) -> Iterator[nn.Parameter]:
-        """See :class:`genrec.training.wrapping.Whole`."""
+        """See :class:`genrec.training.wrapping.Strategy`."""
         return (parameter for parameter in self.trained.parameters() if id(parameter) not in self._known)
 
     def checksum(self, norm: float) -> list[float]:

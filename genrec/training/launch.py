@@ -18,7 +18,7 @@ import torch
 
 from genrec.config import TrainingConfig
 from genrec.errors import ConfigError
-from genrec.training.world import World, number_of, own_place
+from genrec.training.world import World, number_of, rank_and_size
 
 Wrapper = Literal["none", "ddp", "fsdp2", "deepspeed"]
 # Each starts processes that know nothing of each other until a launcher introduces them.
@@ -48,7 +48,7 @@ class Launch:
         Raises:
             ConfigError: If they cannot be followed here, or contradict each other.
         """
-        _, size = own_place(environment)
+        _, size = rank_and_size(environment)
         by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment
         if "WORLD_SIZE" not in environment:
             _refuse_strangers(environment, by_accelerate)
@@ -180,7 +180,7 @@ def refuse_processes(what: str) -> None:
     Raises:
         ConfigError: If a launcher started more than one.
     """
-    _, size = own_place()
+    _, size = rank_and_size()
     if size > 1:
         raise ConfigError(
             f"{what} was started in {size} processes",

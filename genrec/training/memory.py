@@ -13,7 +13,7 @@ from genrec.training.world import number_of
 
 Batch = dict[str, Tensor]
 # The tensors of a batch that holds users and nothing else.
-PLAIN = {"items", "lengths", "gaps", "user_values"}
+PLAIN = {"items", "lengths", "time_deltas", "user_values"}
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 

@@ -111,14 +111,14 @@ def train_recommender(
     launch.check(config)
     check_experts(model, config.expert_parallel)
     world, out = launch.join(), out.absolute()
-    display = Display((console or Terminal(stderr=True)) if world.leads else Terminal(quiet=True), config.metric)
+    display = Display((console or Terminal(stderr=True)) if world.is_main else Terminal(quiet=True), config.metric)
     with StopSignals() as signals:
         run = Run(
             config,
             make_loader(model, dataset, config, world),
             validate or decoding_validation(dataset, config, decoding),
             _store(model, dataset, config, decoding, out),
-            MetricsLog(log or out / "metrics.jsonl", silent=not world.leads),
+            MetricsLog(log or out / "metrics.jsonl", silent=not world.is_main),
             display,
             signals,
         )
@@ -159,7 +159,7 @@ def continue_run(model: nn.Module, run: Run) -> TrainingResult:
 def _train(model: nn.Module, run: Run, resumed: int | None, out: Path) -> int:
     if resumed is not None:
         run.store.load_weights(resumed, model)
-    callbacks = _tracking(run.log.path.parent, resumed) if run.world.leads else []
+    callbacks = _tracking(run.log.path.parent, resumed) if run.world.is_main else []
     with run.launch.told_to_accelerate():
         trainer = RecommenderTrainer(model, _arguments(run, out), run, callbacks)
     if run.world.rank:
@@ -209,7 +209,7 @@ def make_loader(model: nn.Module, dataset: TrainingData, config: TrainingConfig,
         )
     settings: Any = getattr(model, "settings", None)
     if settings is not None:
-        settings.check_extras(windows)
+        settings.check_side_inputs(windows)
     batches = EpochBatches(windows.lengths, config.batch_size, config.gradient_accumulation_steps, config.seed, world)
     return EpochLoader(WindowDataset(windows, size, settings), batches, config.num_workers)
 
@@ -241,7 +241,7 @@ def _describe(model: nn.Module) -> str:
 
 
 def _restore(run: Run) -> tuple[int | None, list[str]]:
-    step, notes = run.world.from_leader(partial(_find_newest, run))
+    step, notes = run.world.run_on_main(partial(_find_newest, run))
     if step is not None:
         run.restore(run.store.state(step)["run"])
     run.agree()

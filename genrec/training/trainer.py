@@ -302,7 +302,7 @@ class RecommenderTrainer(Trainer):
         }
         trainer = json.dumps(asdict(self.state), indent=2, sort_keys=True)
         save = partial(run.store.save, step, self.network, {"optimizer": moments, **files}, state, trainer)
-        run.world.from_leader(save)
+        run.world.run_on_main(save)
         self._saved = (step, run.state.evaluated_step)
 
     def _updaters(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:

@@ -55,7 +55,7 @@ class World:
         return cls.current()
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
@@ -76,7 +76,7 @@ class World:
         distributed.all_gather(found, own)
         return torch.stack(found)
 
-    def from_leader(self, work: Callable[[], T]) -> T:
+    def run_on_main(self, work: Callable[[], T]) -> T:
         """Let the leading process do something while the others wait; all get what came of it.
 
         Raises:
@@ -85,7 +85,7 @@ class World:
         if self.size == 1:
             return work()
         done: list[Any] = [None, None]
-        if self.leads:
+        if self.is_main:
             try:
                 done[0] = work()
             except GenrecError as error:
@@ -126,7 +126,7 @@ def number_of(name: str, default: int = 0, environment: Mapping[str, str] = os.e
     return int(text)
 
 
-def own_place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+def rank_and_size(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """Number of this process and how many there are, as a launcher says: 0 and 1 without one.
 
     Raises:

@@ -97,7 +97,7 @@ class Strategy:
         """Check before the first update that the processes train one model.
 
         Args:
-            trainer: With gradients, synchronised as it believes.
+            trainer: With gradients, synchronized as it believes.
             norm: Their norm.
 
         Raises:
@@ -113,7 +113,7 @@ class Strategy:
             raise _apart(f"the model was to be wrapped by {self.launch.wrapper} and is a {found}")
         sums = self.world.gather_numbers(*self.checksum(norm))
         if not torch.equal(sums, sums[:1].expand_as(sums)) and torch.isfinite(sums).all():
-            raise _apart("the gradients of the processes differ after they were synchronised")
+            raise _apart("the gradients of the processes differ after they were synchronized")
         self.verified = True
 
 
@@ -134,13 +134,13 @@ class ShardedStrategy(Strategy):
         raise TypeError(f"{type(self).__name__} must define divide")
 
     def gather_weights(self) -> None:
-        """See :class:`Whole`."""
+        """See :class:`Strategy`."""
         target = self.network.state_dict()
         for name, value in self.trained.state_dict(keep_vars=True).items():
             target[name].copy_(self.gather(value.detach(), value))
 
     def optimizer_state(self, optimizer: Optimizer) -> State:
-        """See :class:`Whole`."""
+        """See :class:`Strategy`."""
         state, parameters = optimizer.state_dict(), _parameters_of(optimizer)
         joined = {
             index: {key: self.gather(value, parameters[index]) for key, value in entry.items()}
@@ -149,7 +149,7 @@ class ShardedStrategy(Strategy):
         return state | {"state": joined}
 
     def load_optimizer(self, optimizer: Optimizer, state: State) -> None:
-        """See :class:`Whole`."""
+        """See :class:`Strategy`."""
         parameters = _parameters_of(optimizer)
         state["state"] = {
             index: {key: self.scatter(value, parameters[index]) for key, value in entry.items()}
@@ -177,18 +177,18 @@ class FSDP2(ShardedStrategy):
         self.trained._is_accelerate_prepared = True  # type: ignore[assignment]
 
     def gather(self, value: Any, parameter: Tensor) -> Any:
-        """See :class:`Parted`."""
+        """See :class:`ShardedStrategy`."""
         return full_tensor(value)
 
     def scatter(self, value: Any, parameter: Tensor) -> Any:
-        """See :class:`Parted`; what has another shape stays as it is."""
+        """See :class:`ShardedStrategy`; what has another shape stays as it is."""
         if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
             return value
         value = value.to(parameter.device)
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
     def wrapped(self, trainer: Trainer) -> bool:
-        """See :class:`Whole`."""
+        """See :class:`Strategy`."""
         parts = [parameter for parameter in trainer.model_wrapped.parameters() if parameter.requires_grad]
         return all(isinstance(part, DTensor) and part.device_mesh.size() == self.world.size for part in parts)
 

@@ -20,7 +20,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class DeepSpeed(Strategy):
-    """A twin of the model is trained by a DeepSpeed engine; see :class:`genrec.training.wrapping.Whole`."""
+    """A twin of the model is trained by a DeepSpeed engine; see :class:`genrec.training.wrapping.Strategy`."""
 
     # The loss is a share of the update's already.
     backward_options: ClassVar[dict[str, Any]] = {"scale_wrt_gas": False}
@@ -46,7 +46,7 @@ class DeepSpeed(Strategy):
             self.settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
     def gather_weights(self) -> None:
-        """See :class:`genrec.training.wrapping.Whole`."""
+        """See :class:`genrec.training.wrapping.Strategy`."""
         from deepspeed.runtime.zero import GatheredParameters
 
         target = self.network.state_dict(keep_vars=True)
@@ -55,7 +55,7 @@ class DeepSpeed(Strategy):
                 target[name].copy_(value)
 
     def optimizer_state(self, optimizer: Optimizer) -> State:
-        """See :class:`genrec.training.wrapping.Whole`."""
+        """See :class:`genrec.training.wrapping.Strategy`."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         engine = _engine(optimizer)
@@ -74,7 +74,7 @@ class DeepSpeed(Strategy):
         return {"state": state, "param_groups": groups}
 
     def load_optimizer(self, optimizer: Optimizer, state: State) -> None:
-        """See :class:`genrec.training.wrapping.Whole`."""
+        """See :class:`genrec.training.wrapping.Strategy`."""
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         engine = _engine(optimizer)
@@ -98,7 +98,7 @@ class DeepSpeed(Strategy):
             group.update({key: value for key, value in loaded.items() if key != "params"})
 
     def wrapped(self, trainer: Trainer) -> bool:
-        """See :class:`genrec.training.wrapping.Whole`."""
+        """See :class:`genrec.training.wrapping.Strategy`."""
         from deepspeed import DeepSpeedEngine
 
         engine = trainer.model_wrapped

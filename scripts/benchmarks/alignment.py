@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/alignment.py
 
-Random identifiers, 64 histories of 20 items. ``preference`` is one DPO step on 64 pairs (forward, backward, AdamW),
+Random semantic IDs, 64 histories of 20 items. ``preference`` is one DPO step on 64 pairs (forward, backward, AdamW),
 ``anchored`` the same together with 64 windows of next-item training, that is with twice the tokens.
 """
 
@@ -61,7 +61,7 @@ def times_of(model: GenerativeRecommender) -> list[float]:
 
 
 def build(family: str) -> GenerativeRecommender:
-    """A model of the family's default size with random identifiers."""
+    """A model of the family's default size with random semantic IDs."""
     random = np.random.default_rng(0)
     flat = random.choice(int(np.prod(LEVEL_SIZES)), ITEMS, replace=False)
     codes = np.stack(np.unravel_index(flat, LEVEL_SIZES), axis=1).astype(np.int32)
@@ -70,7 +70,7 @@ def build(family: str) -> GenerativeRecommender:
     torch.manual_seed(0)
     model = build_recommender(RecommenderConfig(name=family, **settings), num_items=ITEMS, index=index)
     if not isinstance(model, GenerativeRecommender):
-        raise TypeError(f"{family} writes no identifiers")
+        raise TypeError(f"{family} writes no semantic IDs")
     return model
 
 

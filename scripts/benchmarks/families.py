@@ -5,7 +5,7 @@
 
 Each family is 64 wide with two layers and reads ``--history`` items; it trains for ``--minutes`` of this machine
 (validations on 1,000 users included), the weights of the best validation are kept, and test lists of ten items are
-measured once. What a family needs beyond ``--features`` (other identifiers, collaborative vectors, a trained SASRec) is
+measured once. What a family needs beyond ``--features`` (other semantic IDs, collaborative vectors, a trained SASRec) is
 made by the recipe of its tokenizer, once for all seeds, and its time is told apart. Users/s are those of the test
 lists, with 20 beams where codes are searched. ``cold`` are the held-out items without a training interaction
 (``cold_split.py`` makes a data set with many); the weight that ``setrec`` gives its semantic tokens is chosen on
@@ -52,7 +52,7 @@ class Entry:
 
     Attributes:
         family: ``recommender.name``.
-        tokenizer: A recipe of ``tokenizers/``, with settings after a colon; None where no identifiers are read.
+        tokenizer: A recipe of ``tokenizers/``, with settings after a colon; None where no semantic IDs are read.
         settings: Of the recommender, beside :data:`SIZES`.
         decoding: How its lists are written.
         learning_rate: Of its training.
@@ -220,7 +220,7 @@ def write_tables(out: Path) -> None:
     names = dict.fromkeys(result["entry"] for result in results)
     groups = [[result for result in results if result["entry"] == name] for name in names]
     groups.sort(key=lambda group: -mean(one["ndcg@10"] for one in group))
-    accuracy = "| family | identifiers | R@5 | N@5 | R@10 | N@10 | cold R@10 |"
+    accuracy = "| family | semantic IDs | R@5 | N@5 | R@10 | N@10 | cold R@10 |"
     head = f"{accuracy} epochs | s per epoch | users/s | parameters | seeds |"
     lines = [head, "|---|---|" + "---:|" * 10, *map(table_row, groups)]
     with write_file(out / "families.md") as path:
@@ -231,7 +231,7 @@ def table_row(group: Sequence[dict[str, Any]]) -> str:
     """One line of the table: mean and standard deviation over the seeds of an entry."""
     cells = [
         f"`{group[0]['entry']}`",
-        f"`{group[0]['identifiers'].partition(':')[0]}`" if group[0]["identifiers"] else "-",
+        f"`{group[0]['semantic_ids'].partition(':')[0]}`" if group[0]["identifiers"] else "-",
         *(spread(group, name) for name in METRICS),
         spread(group, "cold_recall@10") if group[0]["cold_users"] else "-",
         f"{average(group, 'epochs'):.0f}",

@@ -13,7 +13,7 @@ The model is the ``decoder`` family, which predicts every item of a history in o
 All have equal tokens per batch (padding included), the same optimizer and the same loop. Chunks of the three
 alternate, so that whatever else the machine does strikes all. One pass runs a whole epoch; of the other two as many
 batches are measured and extrapolated by tokens to their epoch. Before anything is timed, the loss of all three is
-compared on the same users without dropout. Identifiers are drawn at random: speed does not depend on which codes an
+compared on the same users without dropout. Semantic IDs are drawn at random: speed does not depend on which codes an
 item has.
 """
 
@@ -207,7 +207,7 @@ def load(path: Path) -> Histories:
 
 
 def build(num_items: int, max_history: int, seed: int) -> Decoder:
-    """A decoder over random identifiers."""
+    """A decoder over random semantic IDs."""
     codes = np.random.default_rng(seed).choice(256**4, num_items, replace=False)
     codes = np.stack([codes // 256**level % 256 for level in (3, 2, 1, 0)], axis=1)
     index = ItemIndex(codes, LEVELS, [str(item) for item in range(num_items)])

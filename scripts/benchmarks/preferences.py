@@ -79,7 +79,7 @@ def measure(folder: Path, dataset: Dataset, held_out: HeldOut) -> list[float]:
     trained = open_model(folder)
     trained.check_catalogue(dataset)
     if not isinstance(trained.model, GenerativeRecommender):
-        raise TypeError(f"{folder} writes no identifiers")
+        raise TypeError(f"{folder} writes no semantic IDs")
     histories, targets = dataset.evaluation("test")
     lists, _ = generate_lists(trained.model, histories, decoding=trained.decoding, top_k=10)
     hits = (lists == targets.items[targets.offsets[:-1]][:, None]).any(axis=1)

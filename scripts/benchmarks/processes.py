@@ -72,7 +72,7 @@ def train(folder: Path, family: str, accumulation: int, minutes: float | None) -
     codes = np.stack(np.unravel_index(np.arange(MadeUp.num_items), (LEVEL, LEVEL, LEVEL)), axis=1)
     index = ItemIndex(codes, (LEVEL, LEVEL, LEVEL), [str(item) for item in range(MadeUp.num_items)])
     settings = RecommenderConfig(name=family, **SMALL, **FAMILY.get(family, {}))
-    identified = recommender_class(family).needs_identifiers
+    identified = recommender_class(family).needs_semantic_ids
     model = build_recommender(settings, num_items=MadeUp.num_items, index=index if identified else None)
     config = TrainingConfig(
         epochs=EPOCHS,
@@ -126,9 +126,9 @@ def compare(options: argparse.Namespace, ways: list[str]) -> dict[str, Any]:
             if options.resume:
                 shutil.copytree(Path(name) / "stopped", folder)
             seconds = run(way, folder, arguments, options.processes)
-            gaps = (np.abs(read_log(folder) - expected) / [1, expected[:, 1].max()]).max(0)
-            found[way] = {"loss": gaps[0], "relative norm": gaps[1], "seconds": round(seconds, 1)}
-            print(f"{way:6} largest difference of a loss {gaps[0]:.1e}, {seconds:.0f} s", flush=True)
+            time_deltas = (np.abs(read_log(folder) - expected) / [1, expected[:, 1].max()]).max(0)
+            found[way] = {"loss": time_deltas[0], "relative norm": time_deltas[1], "seconds": round(seconds, 1)}
+            print(f"{way:6} largest difference of a loss {time_deltas[0]:.1e}, {seconds:.0f} s", flush=True)
     return found
 
 

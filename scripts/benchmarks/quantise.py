@@ -1,7 +1,7 @@
 """What residual k-means costs: beside bare faiss on real vectors, and through the whole stage on a made-up million.
 
-    python scripts/benchmarks/quantise.py faiss --features runs/mine/features
-    python scripts/benchmarks/quantise.py scale --features runs/mine/features --items 1000000
+    python scripts/benchmarks/quantize.py faiss --features runs/mine/features
+    python scripts/benchmarks/quantize.py scale --features runs/mine/features --items 1000000
 
 ``faiss`` runs the same three k-means in bare faiss (train, search, subtract) and as the tokenizer ``rqkmeans``, in
 turns on the same vectors, without and with residuals scaled to length 1, and compares time and energy left.
@@ -72,8 +72,8 @@ def beside_faiss(features: ItemFeatures) -> dict[str, Any]:
     """
     ways: dict[str, Callable[[np.ndarray], float]] = {
         "bare faiss": bare_residual_kmeans,
-        "rqkmeans": lambda values: residual_kmeans(values, normalise=False),
-        "rqkmeans, residuals scaled": lambda values: residual_kmeans(values, normalise=True),
+        "rqkmeans": lambda values: residual_kmeans(values, normalize=False),
+        "rqkmeans, residuals scaled": lambda values: residual_kmeans(values, normalize=True),
     }
     values = np.array(features.values)
     clocks = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
@@ -110,10 +110,10 @@ def bare_residual_kmeans(values: np.ndarray) -> float:
     return float((residual.astype(np.float64) ** 2).sum(axis=1).mean())
 
 
-def residual_kmeans(values: np.ndarray, *, normalise: bool) -> float:
+def residual_kmeans(values: np.ndarray, *, normalize: bool) -> float:
     """The tokenizer: fitted, and all items named; the mean squared distance that it leaves."""
     settings = ResidualKMeansSettings(
-        num_levels=LEVELS, codebook_size=SIZE, iterations=ITERATIONS, seed=SEED, normalise_residuals=normalise
+        num_levels=LEVELS, codebook_size=SIZE, iterations=ITERATIONS, seed=SEED, normalize_residuals=normalize
     )
     tokenizer = ResidualKMeansTokenizer(settings)
     tokenizer.width = values.shape[1]

@@ -63,10 +63,10 @@ class LevelledLlama(LlamaForCausalLM):
 
 
 class GenerateReference:
-    """``generate`` over the same identifiers with the weights of a recommender.
+    """``generate`` over the same semantic IDs with the weights of a recommender.
 
     Args:
-        model: Whose weights, vocabulary and identifiers are used; no two items may share an identifier.
+        model: Whose weights, vocabulary and semantic IDs are used; no two items may share a semantic ID.
     """
 
     def __init__(self, model: Seq2Seq | Decoder) -> None:

@@ -4,7 +4,7 @@
     python scripts/benchmarks/shelf.py ... rqkmeans rqvae rqkmeans:collisions=bucket --seeds 1 2 3 --max-minutes 8
 
 Each recipe of ``tokenizers/`` (or those named; ``NAME:KEY=VALUE,...`` changes settings) is fitted, one ``decoder`` of
-the same size is trained on its identifiers for the same number of epochs, the weights of the best validation are kept,
+the same size is trained on its semantic IDs for the same number of epochs, the weights of the best validation are kept,
 and test lists are measured once. A recipe with a section ``features`` gets those instead of ``--features``. The seed
 sets tokenizer and training alike. What is done is skipped, so the same command continues after an interruption, and
 more recipes or seeds can be added later. After every run ``shelf.json`` and ``shelf.md`` are written anew; a recipe

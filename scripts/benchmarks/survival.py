@@ -68,7 +68,7 @@ Fork = multiprocessing.get_context("fork")
 
 @dataclass(frozen=True)
 class World:
-    """A data set with vectors and identifiers, small enough for hundreds of trainings."""
+    """A data set with vectors and semantic IDs, small enough for hundreds of trainings."""
 
     dataset: Dataset
     features: ItemFeatures

@@ -5,7 +5,7 @@
 Each ``DIR`` holds ``interactions.parquet`` and ``items.parquet`` of one domain. The domains of ``--train`` are joined
 (their ids get the domain's name, their items keep the title) and ``configs/recgpt.yaml`` learns from them; every domain
 of ``--test`` is then recommended as it is by the model's own encoder and tokenizer: by its codes, by what their scores
-are above those of other histories (:class:`CentredScores`), by its neighbourhoods (``recommender.item_loss``), and by
+are above those of other histories (:class:`CentredScores`), by its neighborhoods (``recommender.item_loss``), and by
 both, with ``--item-weights`` chosen on validation of the training domains. Beside it stand what knows no more: lists
 drawn evenly (the expected recall, in closed form), and the items whose vectors are nearest to that of the last item, as
 they are and whitened. What learned from the new domain itself (popularity, item-kNN) is there to show how far there is
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, nargs="+", required=True)
     parser.add_argument("--test", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=work_folder, required=True)
-    parser.add_argument("--item-weights", type=float, nargs="*", default=[8.0], help="of neighbourhoods beside codes")
+    parser.add_argument("--item-weights", type=float, nargs="*", default=[8.0], help="of neighborhoods beside codes")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="SECTION.KEY=VALUE")
     arguments = parser.parse_args()
     open_work_folder(arguments.out)
@@ -169,7 +169,7 @@ def measure_domain(model: Path, domain: Path, out: Path, item_weights: Sequence[
         model: The model folder.
         domain: Its tables.
         out: Where the prepared data set is kept.
-        item_weights: Of neighbourhoods beside codes, where the model has any.
+        item_weights: Of neighborhoods beside codes, where the model has any.
 
     Returns:
         A row per system.
@@ -186,8 +186,8 @@ def measure_domain(model: Path, domain: Path, out: Path, item_weights: Sequence[
         rows.append(measured(system, lists, dataset, protocol))
     features = recommender.get_buffer("items.features")
     beside: list[Baseline] = [CentredScores(recommender, histories), NearestItems(features.numpy())]
-    if recommender.neighbourhoods is not None:
-        whitened = recommender.neighbourhoods.vectors(features)
+    if recommender.neighborhoods is not None:
+        whitened = recommender.neighborhoods.vectors(features)
         beside.append(NearestItems(whitened.numpy(), "nearest to the last item, whitened"))
     beside += [fit_baseline(name, dataset) for name in ("popularity", "itemknn")]
     for baseline in beside:
@@ -200,10 +200,10 @@ def measure_domain(model: Path, domain: Path, out: Path, item_weights: Sequence[
 def ways_of(model: RecGPT, decoding: DecodingConfig, item_weights: Sequence[float]) -> dict[str, DecodingConfig]:
     """How the model's lists are made, by what the table calls it."""
     ways: dict[str, dict[str, Any]] = {"recgpt, by its codes": {"mode": "beam", "item_weight": 0.0}}
-    if model.neighbourhoods is not None:
-        ways["recgpt, by its neighbourhoods"] = {"mode": "items"}
+    if model.neighborhoods is not None:
+        ways["recgpt, by its neighborhoods"] = {"mode": "items"}
         for weight in item_weights:
-            ways[f"recgpt, codes + {weight:g} x neighbourhoods"] = {"mode": "beam", "item_weight": weight}
+            ways[f"recgpt, codes + {weight:g} x neighborhoods"] = {"mode": "beam", "item_weight": weight}
     return {system: decoding.model_copy(update=changes) for system, changes in ways.items()}
 
 

@@ -1,4 +1,4 @@
-"""Every family with ordered identifiers, and histories to read."""
+"""Every family with ordered semantic IDs, and histories to read."""
 
 import pytest
 import torch

@@ -1,7 +1,7 @@
 """A world with known preferences: what users truly like is a formula, what they did is only a weak trace of it.
 
-Every user has a favourite genre, every item a quality. A user's true reward of an item is 0.5 for the genre and 0.5
-times the quality. Past behaviour follows the genre most of the time and never the quality, so a model of what comes
+Every user has a favorite genre, every item a quality. A user's true reward of an item is 0.5 for the genre and 0.5
+times the quality. Past behavior follows the genre most of the time and never the quality, so a model of what comes
 next knows half of what matters; ratings (with noise) tell the rest.
 """
 
@@ -38,11 +38,11 @@ class World:
     def __init__(self, folder: Path, seed: int = 0, users: int = 160, dataset: Dataset | None = None) -> None:
         random = np.random.default_rng(seed)
         self.quality = random.random(ITEMS)
-        self.favourite = random.integers(GENRES, size=users)
+        self.favorite = random.integers(GENRES, size=users)
         rows = []
         for user in range(users):
             for step in range(STEPS):
-                genre = self.favourite[user] if random.random() < STAYS else random.integers(GENRES)
+                genre = self.favorite[user] if random.random() < STAYS else random.integers(GENRES)
                 item = int(genre * PER_GENRE + random.integers(PER_GENRE))
                 liked = float(random.random() < self.value(np.array([user]), np.array([[item]]))[0, 0])
                 rows.append((f"u{user:03d}", f"i{item:02d}", 1_600_000_000 + 86_400 * step, liked))
@@ -54,7 +54,7 @@ class World:
 
     def value(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """The true reward of ``items [P, k]`` (numbers of this world) for ``users [P]``."""
-        return 0.5 * (items // PER_GENRE == self.favourite[users][:, None]) + 0.5 * self.quality[items]
+        return 0.5 * (items // PER_GENRE == self.favorite[users][:, None]) + 0.5 * self.quality[items]
 
     def reward(self, prompts: Prompts, lists: np.ndarray) -> np.ndarray:
         """The true reward as alignment asks for it."""

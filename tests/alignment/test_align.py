@@ -82,7 +82,7 @@ def test_true_reward_rises_in_each_of_three_iterations(run, world, supervised, t
         assert result.rounds[number - 1].start["kl"] == pytest.approx(0, abs=1e-5)
 
 
-def test_group_policy_optimisation_beats_the_supervised_model(run, world, supervised):
+def test_group_policy_optimization_beats_the_supervised_model(run, world, supervised):
     model, result = run(method="grpo", preference_weight=3.0, pairs={"per_user": 2})
     assert world.true_reward(model) > world.true_reward(supervised) + 0.05
     assert result.best["coverage@10"] > 0.6 * result.start["coverage@10"]
@@ -201,7 +201,7 @@ def test_a_reward_that_is_nan_is_refused(run, monkeypatch):
 
 def test_a_model_without_identifiers_is_refused(world):
     scorer = build_recommender(RecommenderConfig(name="sasrec", hidden_size=8, num_heads=1), num_items=80)
-    with pytest.raises(ConfigError, match="a 'sasrec' model has no sequence identifiers"):
+    with pytest.raises(ConfigError, match="a 'sasrec' model has no sequence semantic IDs"):
         check_recipe(recipe(), scorer, world.dataset)
 
 

@@ -111,12 +111,12 @@ def test_what_cannot_be_used_is_refused(options, code, words, tmp_path, capsys):
 def test_a_model_that_scores_items_is_refused(tmp_path, capsys):
     model = tiny_home() / "run" / "baselines" / "sasrec"
     assert main(command(tmp_path / "out", model=model)) == 2
-    assert "a 'sasrec' model has no sequence identifiers" in capsys.readouterr().err
+    assert "a 'sasrec' model has no sequence semantic IDs" in capsys.readouterr().err
 
 
 def test_a_run_with_a_model_that_scores_items_is_refused_before_any_work(tmp_path, capsys):
     recipe = write_recipe(tmp_path, tiny_home() / "data")
     options = ["--set", "recommender={name: sasrec}", "--set", "alignment.method=dpo"]
     assert main(["run", str(recipe), "--out", str(tmp_path / "run"), *options]) == 2
-    assert "has no sequence identifiers" in capsys.readouterr().err
+    assert "has no sequence semantic IDs" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -107,7 +107,7 @@ def test_the_best_list_stands_against_the_worst():
 
 
 def test_a_list_is_worth_the_mean_of_its_places_or_what_its_reward_says():
-    class Whole:
+    class Strategy:
         def __call__(self, prompts, lists):
             raise AssertionError("asked for places")
 
@@ -115,7 +115,7 @@ def test_a_list_is_worth_the_mean_of_its_places_or_what_its_reward_says():
             return np.array([1.0, 2.0])
 
     prompts = Prompts(Histories.from_lists([[8], [9]]), Histories.from_lists([[0], [0]]))
-    mixture = WeightedRewards([("values", 2.0, Values(np.arange(10.0))), ("whole", 0.5, Whole())])
+    mixture = WeightedRewards([("values", 2.0, Values(np.arange(10.0))), ("whole", 0.5, Strategy())])
     found = mixture.whole(prompts, np.array([[1, 2, 6], [4, -1, -1]]))
     np.testing.assert_allclose(found, [2 * 3 + 0.5, 2 * 4 + 1.0])
 

@@ -1,4 +1,4 @@
-"""Tiny recommenders of every family with ordered identifiers."""
+"""Tiny recommenders of every family with ordered semantic IDs."""
 
 import numpy as np
 import torch

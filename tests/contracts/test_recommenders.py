@@ -17,7 +17,7 @@ from genrec.models.setrec import SETRec
 from genrec.tokenizers.index import ItemIndex
 
 NUM_ITEMS, LEVEL_SIZES = 40, (8, 8, 5)
-MEMORISING_STEPS = 200
+MEMORIZING_STEPS = 200
 # Two small projections in front of a frozen model, and a language model that starts with small weights.
 LARGER_STEPS = {"allmrec": 1e-2, "llm": 8e-3}
 SMALL = {"hidden_size": 32, "num_heads": 2}
@@ -33,7 +33,7 @@ EXTRA = {
 # Other forms of families, which must pass as well.
 VARIANTS = {
     "setrec on T5": ("setrec", {"backbone": "t5"}),
-    "recgpt with neighbourhoods": ("recgpt", {"num_layers": 2, "item_loss": 1.0}),
+    "recgpt with neighborhoods": ("recgpt", {"num_layers": 2, "item_loss": 1.0}),
 }
 # The families that can read more of a history than its items, once more with all that they can read.
 EXTRAS = {f"{name} with extras": name for name in ("depth", "parallel", "decoder", "sasrec")}
@@ -67,16 +67,16 @@ def make_model(family: str, seed: int = 0, **settings):
     built_on = second_stage(NUM_ITEMS) if family == "allmrec" else {}
     name, form = VARIANTS.get(family, (family, {}))
     config = RecommenderConfig(name=name, **{**SMALL, **EXTRA.get(family, {}), **form, **built_on, **settings})
-    index = make_index(recommender_class(name).identifier_kind)
+    index = make_index(recommender_class(name).semantic_id_kind)
     tokens = np.random.default_rng(6).standard_normal((NUM_ITEMS, 3, 8)).astype(np.float32)
     return build_recommender(config, num_items=NUM_ITEMS, index=index, features=features, tokens=tokens, texts=TEXTS)
 
 
 def extras_of(model, items: torch.Tensor) -> dict[str, torch.Tensor]:
     """Gaps that follow from the items, of all sizes and some unknown, so that every slice of a batch has its own."""
-    if not model.settings.extra_inputs:
+    if not model.settings.side_inputs:
         return {}
-    return {"gaps": 2 ** (items % 29) - 2, "user_values": torch.tensor([[3, 0, 4096]]).expand(len(items), -1)}
+    return {"time_deltas": 2 ** (items % 29) - 2, "user_values": torch.tensor([[3, 0, 4096]]).expand(len(items), -1)}
 
 
 def loss_of(model, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -188,7 +188,7 @@ def test_it_learns_and_answers_in_bfloat16(family, histories):
     ]
     scores = [torch.empty(6, NUM_ITEMS).scatter(1, found.items, found.scores) for found in lists]
     assert lists[1].scores.dtype == torch.float32
-    # A title has more words than an identifier codes, and a trained model is surer of each.
+    # A title has more words than a semantic ID codes, and a trained model is surer of each.
     assert torch.allclose(*scores, rtol=0.02, atol=0.3 if family == "allmrec" else 0.05)
 
 
@@ -321,7 +321,7 @@ def test_incremental_decoding_equals_recomputation(family, histories):
 
 
 @pytest.mark.parametrize("family", sorted([*FAMILIES, *VARIANTS]))
-def test_it_memorises_a_few_users(family):
+def test_it_memorizes_a_few_users(family):
     """Each family learns 64 histories by heart: the last item is the most probable one."""
     generator = torch.Generator().manual_seed(11)
     items = torch.randint(NUM_ITEMS, (64, 5), generator=generator)
@@ -337,8 +337,8 @@ def test_it_memorises_a_few_users(family):
     model = make_model(family, dropout=0.0, **settings).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=LARGER_STEPS.get(family, 4e-3))
     # Steps that end at nothing, so that the last ones do not undo what is known.
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, MEMORISING_STEPS)
-    for _ in range(MEMORISING_STEPS):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, MEMORIZING_STEPS)
+    for _ in range(MEMORIZING_STEPS):
         optimizer.zero_grad()
         loss = model(items, lengths).loss
         loss.backward()

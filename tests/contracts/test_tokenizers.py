@@ -27,7 +27,7 @@ SMALL = {"num_levels": 2, "codebook_size": (7, 5)}
 # What a family needs beside SMALL (where it takes codebook sizes) to be quick on forty items.
 QUICK = {
     "aligned": {"epochs": 3, "batch_size": 16},
-    "cf-regularised": {"epochs": 3, "hidden_sizes": (12,), "latent_size": 6, "batch_size": 16},
+    "cf-regularized": {"epochs": 3, "hidden_sizes": (12,), "latent_size": 6, "batch_size": 16},
     "cid": {"num_clusters": 3, "leaf_size": 6},
     "domain-contrastive": {
         "epochs": 3,
@@ -169,7 +169,7 @@ def test_it_reports_its_quality(name, folder):
         assert 1 <= level["perplexity"] <= level["size"] * (1 + 1e-9)
     assert report["collisions"]["before"]["identifiers"] <= 40
     assert report["collisions"]["after"]["identifiers"] == len(np.unique(index.codes, axis=0))
-    assert report["neighbours"]
+    assert report["neighbors"]
 
 
 def test_it_reassigns_codes_or_says_so_before_it_is_fitted(name):

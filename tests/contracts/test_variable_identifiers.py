@@ -1,4 +1,4 @@
-"""Families that take identifiers of different lengths: what is behind an end is neither learned, read nor scored."""
+"""Families that take semantic IDs of different lengths: what is behind an end is neither learned, read nor scored."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def make_model(family: str, **settings):
 
 
 def scores_one_by_one(model, items: torch.Tensor, lengths: torch.Tensor, targets=range(NUM_ITEMS)) -> np.ndarray:
-    """log p of items by their own codes, one identifier at a time, without cache: float64 [B, N]."""
+    """log p of items by their own codes, one semantic ID at a time, without cache: float64 [B, N]."""
     context = model.encode(items, lengths)
     scores = np.zeros((len(items), NUM_ITEMS))
     for item in targets:
@@ -134,5 +134,5 @@ def test_every_parameter_learns(family, histories):
 
 def test_families_for_one_length_refuse_them(monkeypatch):
     monkeypatch.setattr(recommender_class("decoder"), "supports_variable_length", False)
-    with pytest.raises(ConfigError, match="expected: ordered identifiers of one length"):
+    with pytest.raises(ConfigError, match="expected: ordered semantic IDs of one length"):
         make_model("decoder")

@@ -161,8 +161,8 @@ def test_texts_join_columns_and_skip_what_is_missing(tmp_path):
     assert dataset.item_texts(["brand", "price"]) == ["Acme. 1.5", "Acme. 2.0", ""]
     assert dataset.titles == ["Lamp", "b", "c"]
     assert dataset.title(0) == "Lamp"
-    with pytest.raises(ConfigError, match=r"the items have no column 'colour'[\s\S]*title, price"):
-        dataset.item_texts(["colour"])
+    with pytest.raises(ConfigError, match=r"the items have no column 'color'[\s\S]*title, price"):
+        dataset.item_texts(["color"])
 
 
 def test_items_without_text_are_called_by_their_id(tmp_path):

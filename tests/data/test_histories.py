@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genrec.data import Histories, pad_histories
-from genrec.data.histories import pad_gaps
+from genrec.data.histories import pad_time_deltas
 
 LISTS = [[3, 1, 2], [], [7], [5, 5, 6, 0, 9]]
 
@@ -68,6 +68,6 @@ def test_gaps_are_those_between_items_of_the_block():
     rows = np.array([3, 1, 0, 2])
     # Unknown: the first of a row, beside an unknown time, and where time runs against the order.
     whole = [[-1, -1, -1, -1, 1_000_000_000], [-1] * 5, [-1, 60, 0, -1, -1], [-1] * 5]
-    assert pad_gaps(histories, rows, 50).tolist() == whole
-    assert pad_gaps(histories, rows, 2).tolist() == [[-1, 1_000_000_000], [-1, -1], [-1, 0], [-1, -1]]
-    assert pad_gaps(plain, rows, 2).tolist() == [[-1, -1]] * 4
+    assert pad_time_deltas(histories, rows, 50).tolist() == whole
+    assert pad_time_deltas(histories, rows, 2).tolist() == [[-1, 1_000_000_000], [-1, -1], [-1, 0], [-1, -1]]
+    assert pad_time_deltas(plain, rows, 2).tolist() == [[-1, -1]] * 4

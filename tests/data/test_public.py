@@ -107,7 +107,7 @@ def test_both_mirrors_of_movielens_100k_give_the_same_tables(tmp_path, mirror, m
         {"user_id": "186", "age": "39", "gender": "F", "occupation": "executive", "zip_code": "T8H1N"},
     ]
     assert read_manifest(out).counts == {"interactions": 3, "items": 2, "users": 2}
-    assert "may not redistribute" in (out / "LICENCE").read_text()
+    assert "may not redistribute" in (out / "LICENSE").read_text()
     record = json.loads((out / "SOURCE.json").read_text())
     assert [entry["pinned"] for entry in record["files"].values()] == [True]
     assert "recbole" not in sys.modules
@@ -236,7 +236,7 @@ def test_a_source_in_a_recipe_is_fetched_once_into_the_cache(tmp_path, mirror, m
         second = prepare_dataset(config, tmp_path / "two")
     assert first.fingerprint == second.fingerprint
     assert caplog.text.count("terms of use") == 1
-    assert (tmp_path / "cache" / "amazon-2014-musical-instruments" / "LICENCE").is_file()
+    assert (tmp_path / "cache" / "amazon-2014-musical-instruments" / "LICENSE").is_file()
 
 
 @pytest.mark.parametrize(

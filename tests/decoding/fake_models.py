@@ -49,7 +49,7 @@ def history_of(users) -> tuple[Tensor, Tensor]:
 
 
 def score_one_by_one(model, items: Tensor, lengths: Tensor, codes: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """log p of every item, one identifier at a time, one beam at a time, without a trie: float64 [B, N]."""
+    """log p of every item, one semantic ID at a time, one beam at a time, without a trie: float64 [B, N]."""
     context = model.encode(items, lengths)
     scores = np.zeros((len(items), len(codes)))
     for item, row in enumerate(codes.tolist()):
@@ -89,7 +89,7 @@ def beam_plainly(model, items: Tensor, lengths: Tensor, codes: np.ndarray, num_b
 
 
 def random_codes(rng: np.random.Generator, num_items: int, level_sizes, crowding: float = 0.0) -> np.ndarray:
-    """Random identifiers; a share of the items repeats another item's identifier."""
+    """Random semantic IDs; a share of the items repeats another item's semantic ID."""
     codes = np.stack([rng.integers(0, size, num_items) for size in level_sizes], axis=1).astype(np.int32)
     crowded = rng.random(num_items) < crowding
     codes[crowded] = codes[rng.integers(0, num_items, crowded.sum())]
@@ -97,6 +97,6 @@ def random_codes(rng: np.random.Generator, num_items: int, level_sizes, crowding
 
 
 def unique_codes(rng: np.random.Generator, num_items: int, level_sizes) -> np.ndarray:
-    """Random identifiers, no two alike."""
+    """Random semantic IDs, no two alike."""
     every = np.array(list(itertools.product(*(range(size) for size in level_sizes))), dtype=np.int32)
     return every[rng.choice(len(every), num_items, replace=False)]

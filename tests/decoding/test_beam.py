@@ -120,7 +120,7 @@ def test_hand_worked_example():
     greedy = beam_search(Tabulated(), trie, *history_of([0]), num_beams=1, top_k=1)
     assert greedy.items.tolist() in ([[0]], [[1]])
     without = beam_search(
-        Tabulated(), device_trie_of(codes[[0, 2, 3]], (2, 2)), *history_of([0]), num_beams=4, top_k=3, renormalise=True
+        Tabulated(), device_trie_of(codes[[0, 2, 3]], (2, 2)), *history_of([0]), num_beams=4, top_k=3, renormalize=True
     )
     assert without.items.tolist() == [[0, 1, 2]]
     assert without.scores.exp().tolist()[0] == pytest.approx([0.6, 0.36, 0.04])
@@ -146,10 +146,10 @@ def test_only_existing_identifiers_with_their_own_scores(dtype, num_beams, sharp
         np.testing.assert_allclose(found.scores[user, : len(items)], scores[user, items], rtol=1e-5, atol=2e-4)
 
 
-@pytest.mark.parametrize("renormalise", [False, True])
+@pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("excluding", [False, True])
-def test_impossible_codes_kill_beams_for_good(renormalise, excluding):
-    """A model may put -inf on codes itself: such identifiers never appear, and nothing illegal takes their place."""
+def test_impossible_codes_kill_beams_for_good(renormalize, excluding):
+    """A model may put -inf on codes itself: such semantic IDs never appear, and nothing illegal takes their place."""
     sizes = (4, 4, 3)
     rows = [(0, 0, 1), (0, 1, 2), (0, 3, 0), (1, 0, 0), (2, 3, 1), (3, 1, 0), (3, 2, 2), (0, 0, 2), (0, 3, 2)]
     codes = np.array(rows)
@@ -169,7 +169,7 @@ def test_impossible_codes_kill_beams_for_good(renormalise, excluding):
         num_beams=50,
         top_k=9,
         exclude=exclude,
-        renormalise=renormalise,
+        renormalize=renormalize,
     )
     possible = {item for item, row in enumerate(rows) if not {1, 2} & set(row[:2])}
     for user in range(2):
@@ -207,15 +207,15 @@ def test_exclusion_is_the_search_over_each_users_own_catalogue():
     trie, model = device_trie_of(codes, sizes), FakeWriter(sizes)
     seen = [rng.choice(250, size, replace=False).tolist() for size in (0, 1, 40, 200, 248, 250)]
     histories = history_of(range(6))
-    for renormalise in (False, True):
+    for renormalize in (False, True):
         together = beam_search(
-            model, trie, *histories, num_beams=10, top_k=10, exclude=padded(seen), renormalise=renormalise
+            model, trie, *histories, num_beams=10, top_k=10, exclude=padded(seen), renormalize=renormalize
         )
         for user, items in enumerate(seen):
             allowed = np.ones(250, dtype=bool)
             allowed[items] = False
             alone = beam_search(
-                model, trie.filtered(allowed), *history_of([user]), num_beams=10, top_k=10, renormalise=renormalise
+                model, trie.filtered(allowed), *history_of([user]), num_beams=10, top_k=10, renormalize=renormalize
             )
             assert alone.items[0].tolist() == together.items[user].tolist()
             torch.testing.assert_close(alone.scores[0], together.scores[user])
@@ -295,7 +295,7 @@ def test_a_filter_that_leaves_nothing_gives_empty_lists():
 
 
 def test_identifiers_of_different_lengths():
-    """A shorter identifier costs only its own codes."""
+    """A shorter semantic ID costs only its own codes."""
     sizes = (4, 5, 3)
     codes = np.array([[0, 1, 2], [0, 1, 0], [1, -1, -1], [2, 3, -1], [2, 4, 1], [1, -1, -1], [3, 0, -1]])
     model = FakeWriter(sizes, 5)
@@ -312,11 +312,11 @@ def test_identifiers_of_different_lengths():
         assert without.items[user, :5].tolist() == rank_plainly(scores[user].round(5), 5, [2, 3])
 
 
-def test_renormalised_probabilities_sum_to_one():
+def test_renormalized_probabilities_sum_to_one():
     sizes = (6, 6, 6)
     codes = unique_codes(np.random.default_rng(3), 50, sizes)
     found = beam_search(
-        FakeWriter(sizes), device_trie_of(codes, sizes), *history_of([4, 5]), num_beams=50, top_k=50, renormalise=True
+        FakeWriter(sizes), device_trie_of(codes, sizes), *history_of([4, 5]), num_beams=50, top_k=50, renormalize=True
     )
     torch.testing.assert_close(found.scores.exp().sum(1), torch.ones(2))
 

@@ -66,7 +66,7 @@ def test_agreement_counts_equal_lists_and_near_ties(parts):
 
 
 def test_free_beams_are_the_search_over_every_identifier(parts, material):
-    """Where every identifier exists, a catalogue constrains nothing."""
+    """Where every semantic ID exists, a catalogue constrains nothing."""
     model = tiny(parts, material, "decoder")
     every = np.stack(np.unravel_index(np.arange(np.prod(SIZES)), SIZES), axis=1).astype(np.int32)
     items, lengths = parts["setup"].batches_of(material.histories, np.arange(8), 4)[0]

@@ -16,7 +16,7 @@ from genrec.tokenizers.trie import build_trie
 SIZES = (30, 6)
 SMALL = {"hidden_size": 16, "num_heads": 2, "num_layers": 1, "max_history": 5, "feed_forward_size": 32}
 WAYS = {
-    "length": Options(7, length_penalty=1.0, renormalise=True, temperature=0.7),
+    "length": Options(7, length_penalty=1.0, renormalize=True, temperature=0.7),
     "groups": Options(8, beam_groups=2, diversity_penalty=0.5),
     "stochastic": Options(7, mode="stochastic", seed=3),
     "nucleus": Options(5, mode="nucleus", top_p=0.8),

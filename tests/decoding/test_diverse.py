@@ -17,7 +17,7 @@ def device_trie_of(codes, sizes=SIZES) -> DeviceTrie:
 
 
 def groups_plainly(model, history, codes, options: Options, forbidden=()) -> dict:
-    """Diverse beam search of one user over tuples: identifier -> best score with its penalties."""
+    """Diverse beam search of one user over tuples: semantic ID -> best score with its penalties."""
     context = model.encode(*history)
     left = [tuple(row) for item, row in enumerate(codes.tolist()) if item not in set(forbidden)]
     groups = [[(0.0, ())] for _ in range(options.beam_groups)]
@@ -125,7 +125,7 @@ def test_length_penalty_ranks_by_the_mean_over_codes(penalty):
 
 
 def test_length_penalty_compares_beams_while_they_grow():
-    """Of one beam: the shorter identifier wins by its sum, the longer one by its mean."""
+    """Of one beam: the shorter semantic ID wins by its sum, the longer one by its mean."""
     first = torch.tensor([0.45, 0.55]).log()
 
     class Tabulated:

@@ -61,21 +61,21 @@ def test_walking_the_trie_scores_every_item(max_nodes, temperature):
         assert set(found.items[user].tolist()) == {*ranked, -1}
 
 
-def test_walking_renormalises_as_beams_do():
+def test_walking_renormalizes_as_beams_do():
     codes = random_codes(np.random.default_rng(2), 60, SIZES)
     trie, model, histories = DeviceTrie(build_trie(codes, SIZES)), FakeWriter(SIZES), history_of([5, 6])
-    walked = exhaustive_search(model, trie, *histories, top_k=60, renormalise=True, max_nodes=5)
-    beams = beam_search(model, trie, *histories, num_beams=60, top_k=60, renormalise=True)
+    walked = exhaustive_search(model, trie, *histories, top_k=60, renormalize=True, max_nodes=5)
+    beams = beam_search(model, trie, *histories, num_beams=60, top_k=60, renormalize=True)
     torch.testing.assert_close(walked.scores, beams.scores)
-    leaves = walk_trie(model, trie, *histories, renormalise=True)
+    leaves = walk_trie(model, trie, *histories, renormalize=True)
     torch.testing.assert_close(leaves.exp().sum(1), torch.ones(2))
 
 
-def test_renormalising_with_exclusion_is_refused():
+def test_renormalizing_with_exclusion_is_refused():
     trie = DeviceTrie(build_trie(np.array([[0, 0, 0]]), SIZES))
-    with pytest.raises(ConfigError, match="cannot renormalise per user"):
+    with pytest.raises(ConfigError, match="cannot renormalize per user"):
         exhaustive_search(
-            FakeWriter(SIZES), trie, *history_of([0]), top_k=1, exclude=torch.tensor([[0]]), renormalise=True
+            FakeWriter(SIZES), trie, *history_of([0]), top_k=1, exclude=torch.tensor([[0]]), renormalize=True
         )
 
 
@@ -97,7 +97,7 @@ def test_parallel_heads_score_every_item(monkeypatch, entries):
     found = score_catalogue(model, *histories, top_k=50, exclude=exclude, allowed=allowed)
     for user in range(3):
         forbidden = {*exclude[user].tolist(), *(~allowed).nonzero()[:, 0].tolist()}
-        # Items with one identifier tie exactly: the ranking by position must hold across chunks too.
+        # Items with one semantic ID tie exactly: the ranking by position must hold across chunks too.
         ranked = rank_plainly(expected[user].round(5), 50, forbidden)
         assert found.items[user].tolist() == [*ranked, *[-1] * (50 - len(ranked))]
         np.testing.assert_allclose(found.scores[user, : len(ranked)], expected[user, ranked], atol=1e-5)

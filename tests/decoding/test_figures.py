@@ -45,7 +45,7 @@ def crooked_codes(rng: np.random.Generator, num_items: int, sizes) -> np.ndarray
 
 
 def own_scores(model, histories, codes: torch.Tensor, dtype=torch.float64) -> torch.Tensor:
-    """log p of identifiers ``codes [B, M, L]``, each by its own codes without trie or cache: float64 [B, M]."""
+    """log p of semantic IDs ``codes [B, M, L]``, each by its own codes without trie or cache: float64 [B, M]."""
     context = model.encode(*histories)
     total = torch.zeros(codes.shape[:2], dtype=dtype)
     for level in range(codes.shape[2]):
@@ -61,10 +61,10 @@ def test_no_illegal_identifier_in_a_million_beams(dtype, kind):
     """With 1 to 500 beams; the assertion below counts a fifteenth of the million in each of the fifteen cases."""
     sizes = (12, 10, 9)
     codes = crooked_codes(np.random.default_rng(5), 700, sizes)
-    identifiers = torch.from_numpy(np.unique(codes, axis=0)).long()
+    semantic_ids = torch.from_numpy(np.unique(codes, axis=0)).long()
     trie = DeviceTrie(build_trie(codes, sizes))
     model = Adversary(sizes, kind, codes, seed=1, dtype=dtype)
-    # Logits of another batch may round to the neighbouring number of the lower precision.
+    # Logits of another batch may round to the neighboring number of the lower precision.
     tolerance = {torch.float32: 2e-4, torch.float16: 0.02, torch.bfloat16: 0.15}[dtype]
     beams = 0
     for num_beams, users in ((1, 400), (2, 400), (17, 400), (50, 600), (500, 120)):
@@ -79,10 +79,10 @@ def test_no_illegal_identifier_in_a_million_beams(dtype, kind):
         ordered = found.items.masked_fill(~living, -1).sort(dim=1).values
         assert ((ordered.diff(dim=1) > 0) | (ordered[:, 1:] < 0)).all()
         if kind != "refusing":
-            assert living.all() or num_beams > len(identifiers)
+            assert living.all() or num_beams > len(semantic_ids)
         beams += int(living.sum())
     assert beams > 1_000_000 / 15
-    assert trie.num_leaves == len(identifiers)
+    assert trie.num_leaves == len(semantic_ids)
 
 
 def test_enough_beams_rank_as_scoring_every_item_for_two_hundred_seeds():
@@ -101,7 +101,7 @@ def test_enough_beams_rank_as_scoring_every_item_for_two_hundred_seeds():
             assert np.array_equal(np.sort(order), np.arange(num_items))
             own = scores[user].numpy()[order]
             np.testing.assert_allclose(found.scores[user], own, atol=1e-5)
-            # Nothing stands before what is more probable, and equal identifiers stand in the catalogue's order.
+            # Nothing stands before what is more probable, and equal semantic IDs stand in the catalogue's order.
             assert (np.diff(own) <= 1e-5).all()
             same = (codes[order[1:]] == codes[order[:-1]]).all(axis=1)
             assert (np.diff(order)[same] > 0).all()

@@ -28,7 +28,7 @@ def same_user(times: int, user: int = 5):
 
 def item_probabilities(model, trie: DeviceTrie, user: int = 5, temperature: float = 1.0) -> np.ndarray:
     """p(item): what the legal leaves have, shared by the items of a leaf; from walking the trie."""
-    leaves = walk_trie(model, trie, *history_of([user]), renormalise=True, temperature=temperature)[0].double().exp()
+    leaves = walk_trie(model, trie, *history_of([user]), renormalize=True, temperature=temperature)[0].double().exp()
     counts = np.diff(trie.trie.leaf_start)
     probabilities = np.zeros(trie.num_items)
     probabilities[trie.trie.leaf_items] = np.repeat(leaves.numpy() / counts, counts)
@@ -114,7 +114,7 @@ def test_conditioned_variables_keep_their_order_and_reach_the_largest():
     assert (ordered.diff(dim=-1) >= -1e-5).all()
 
 
-def test_noise_is_gumbel_and_independent_of_neighbours():
+def test_noise_is_gumbel_and_independent_of_neighbors():
     keys = stream(user_keys(3, torch.arange(200))[:, None], torch.arange(500))
     values = gumbel(keys).numpy()
     assert stats.kstest(values.ravel(), stats.gumbel_r.cdf).pvalue > 1e-3
@@ -230,7 +230,7 @@ def test_nucleus_lists_hold_each_item_once_with_its_log_probability():
         assert not {3, 4, 5} & set(items)
         assert found.items[user, len(items) :].eq(-1).all()
         left = trie.filtered(~np.isin(np.arange(30), [3, 4, 5]))
-        leaves = walk_trie(model, left, *history_of([user]), renormalise=True)[0]
+        leaves = walk_trie(model, left, *history_of([user]), renormalize=True)[0]
         by_item = dict(
             zip(
                 left.trie.leaf_items.tolist(),
@@ -246,7 +246,7 @@ def test_samples_of_sharp_models_are_their_beams():
     """Where one continuation has all the probability, every search finds it."""
     codes = unique_codes(np.random.default_rng(1), 12, SIZES)
     model, trie, histories = FakeWriter(SIZES, 6, sharpness=300.0), trie_of_codes(codes), history_of(range(8))
-    best = beam_search(model, trie, *histories, num_beams=12, top_k=1, renormalise=True)
+    best = beam_search(model, trie, *histories, num_beams=12, top_k=1, renormalize=True)
     sure = best.scores[:, 0] > -1e-6
     assert sure.sum() >= 4
     for mode in ("stochastic", "nucleus"):

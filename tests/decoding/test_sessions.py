@@ -151,12 +151,12 @@ def test_lists_hold_no_item_twice_none_that_is_excluded_and_as_many_as_there_are
         assert (ranked.scores[row, : len(items)].diff() <= 0).all()
 
 
-def test_renormalised_lists_of_all_items_have_probability_one(family):
+def test_renormalized_lists_of_all_items_have_probability_one(family):
     """Over what each list may still hold: the probabilities of all lists sum to one, whatever is excluded."""
     model, exclude = make_model(family), torch.tensor([[0], [1], [-1], [4]])
     with torch.no_grad():
         context = model.encode(HISTORIES, LENGTHS)
-        found = write_sessions(model, trie_of(model), context, Options(300, renormalise=True), 3, exclude)
+        found = write_sessions(model, trie_of(model), context, Options(300, renormalize=True), 3, exclude)
     assert torch.allclose(found.scores[..., -1].exp().sum(1), torch.ones(4), atol=1e-4)
 
 

@@ -21,7 +21,7 @@ def sets_of(train):
     return [set(train[row].tolist()) for row in range(len(train))]
 
 
-def similarity_by_definition(train, num_items, neighbours, shrinkage):
+def similarity_by_definition(train, num_items, neighbors, shrinkage):
     sets = sets_of(train)
     users = [{row for row, held in enumerate(sets) if item in held} for item in range(num_items)]
     table = np.zeros((num_items, num_items))
@@ -29,8 +29,8 @@ def similarity_by_definition(train, num_items, neighbours, shrinkage):
         shared = len(users[i] & users[j])
         if shared:
             table[i, j] = shared / (np.sqrt(len(users[i]) * len(users[j])) + shrinkage)
-    for row in table if neighbours else ():
-        weakest = np.lexsort((np.arange(num_items), -row))[neighbours:]
+    for row in table if neighbors else ():
+        weakest = np.lexsort((np.arange(num_items), -row))[neighbors:]
         row[weakest] = 0
     return table
 
@@ -47,9 +47,9 @@ def scores_by_definition(history, table, settings, exclude_seen):
 @pytest.mark.parametrize(
     "settings",
     [
-        ItemKNNSettings(neighbours=None, shrinkage=0.0, decay=1.0, last_n=None),
-        ItemKNNSettings(neighbours=4, shrinkage=5.0, decay=0.5, last_n=3),
-        ItemKNNSettings(neighbours=1, shrinkage=1.0, decay=0.8, last_n=1),
+        ItemKNNSettings(neighbors=None, shrinkage=0.0, decay=1.0, last_n=None),
+        ItemKNNSettings(neighbors=4, shrinkage=5.0, decay=0.5, last_n=3),
+        ItemKNNSettings(neighbors=1, shrinkage=1.0, decay=0.8, last_n=1),
     ],
 )
 @pytest.mark.parametrize("exclude_seen", [True, False])
@@ -57,7 +57,7 @@ def test_item_knn_equals_its_definition(skewed, settings, exclude_seen, monkeypa
     monkeypatch.setattr(sparse_rows, "CELLS_AT_ONCE", 60 * 17)
     train, popularity = skewed.train(), skewed.train_popularity()
     model = ItemKNN.fit(train, popularity, settings)
-    table = similarity_by_definition(train, 60, settings.neighbours, settings.shrinkage)
+    table = similarity_by_definition(train, 60, settings.neighbors, settings.shrinkage)
     np.testing.assert_allclose(model.links.toarray(), table, rtol=1e-6)
     histories, _ = skewed.evaluation("test")
     items, scores = model.recommend(histories, top_k=55, exclude_seen=exclude_seen)
@@ -117,7 +117,7 @@ def test_reading_does_not_change_the_histories(skewed):
 
 def test_one_big_matrix_of_pairs_is_never_kept(skewed, monkeypatch):
     monkeypatch.setattr(itemknn, "MAX_PAIRS", 60 * 7)
-    model = ItemKNN.fit(skewed.train(), skewed.train_popularity(), ItemKNNSettings(neighbours=None))
+    model = ItemKNN.fit(skewed.train(), skewed.train_popularity(), ItemKNNSettings(neighbors=None))
     assert np.diff(model.links.indptr).max() == 7
 
 
@@ -131,7 +131,7 @@ def test_tuning_beats_popularity_and_the_defaults_on_validation(tiny_dataset):
         for model in (tuned, default, popular)
     ]
     assert values[0] >= values[1] > 1.5 * values[2]
-    assert set(tuned.settings) == {"neighbours", "shrinkage", "decay", "last_n"}
+    assert set(tuned.settings) == {"neighbors", "shrinkage", "decay", "last_n"}
 
 
 def test_nothing_held_out_moves_a_byte(make, sequences, skewed, tmp_path):
@@ -142,7 +142,7 @@ def test_nothing_held_out_moves_a_byte(make, sequences, skewed, tmp_path):
     }
     other = make(tmp_path / "poisoned", poisoned, catalogue)
     assert (other.evaluation("test")[1].items != skewed.evaluation("test")[1].items).all()
-    settings = ItemKNNSettings(neighbours=10)
+    settings = ItemKNNSettings(neighbors=10)
     first, second = (ItemKNN.fit(data.train(), data.train_popularity(), settings) for data in (skewed, other))
     for part in ("data", "indices", "indptr"):
         assert getattr(first.links, part).tobytes() == getattr(second.links, part).tobytes()
@@ -170,7 +170,7 @@ def test_the_test_part_does_not_tune(make, sequences, skewed, tmp_path):
 
 def test_without_validation_users_the_defaults_stand(make, tmp_path):
     dataset = make(tmp_path / "short", {"u": ["a", "b"], "v": ["b", "a"]})
-    assert ItemKNN.tuned(dataset).settings == {"neighbours": "all", "shrinkage": 10.0, "decay": 0.5, "last_n": 20}
+    assert ItemKNN.tuned(dataset).settings == {"neighbors": "all", "shrinkage": 10.0, "decay": 0.5, "last_n": 20}
 
 
 def test_tuning_draws_users_where_there_are_many(skewed, monkeypatch):

@@ -1,4 +1,4 @@
-"""Specialisation of experts: the measure by hand and by scikit-learn, and routers that are set to go by something."""
+"""Specialization of experts: the measure by hand and by scikit-learn, and routers that are set to go by something."""
 
 import copy
 import math
@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from genrec.config import RecommenderConfig
-from genrec.evaluation.experts import OTHERS, SHOWN_CATEGORIES, measure_experts, normalised_information
+from genrec.evaluation.experts import OTHERS, SHOWN_CATEGORIES, measure_experts, normalized_information
 from genrec.models import build_recommender
 from genrec.models.layers.moe import expert_layers
 from genrec.tokenizers.index import ItemIndex
@@ -23,19 +23,19 @@ def test_the_measure_by_hand():
     ln2, ln3 = math.log(2), math.log(3)
     group_entropy = 2 * ln2 - 0.75 * ln3
     expected = (ln2 + group_entropy - 1.5 * ln2) / group_entropy
-    assert normalised_information(experts, groups) == pytest.approx(expected)
-    assert normalised_information(groups, experts) == pytest.approx(expected)
+    assert normalized_information(experts, groups) == pytest.approx(expected)
+    assert normalized_information(groups, experts) == pytest.approx(expected)
 
 
 def test_the_measure_at_its_ends_and_against_scikit_learn():
     rng = np.random.default_rng(0)
     group = rng.integers(0, 9, 500)
-    assert normalised_information(group % 3, group) == pytest.approx(1.0)
-    assert normalised_information(np.repeat([0, 1], 8), np.tile(np.arange(8), 2)) == pytest.approx(0.0, abs=1e-12)
-    assert normalised_information(np.zeros(500, dtype=int), group) == 0.0
+    assert normalized_information(group % 3, group) == pytest.approx(1.0)
+    assert normalized_information(np.repeat([0, 1], 8), np.tile(np.arange(8), 2)) == pytest.approx(0.0, abs=1e-12)
+    assert normalized_information(np.zeros(500, dtype=int), group) == 0.0
     mixed = np.where(rng.random(500) < 0.4, group % 4, rng.integers(0, 4, 500))
     expected = normalized_mutual_info_score(mixed, group, average_method="min")
-    assert normalised_information(mixed, group) == pytest.approx(expected)
+    assert normalized_information(mixed, group) == pytest.approx(expected)
 
 
 def point_the_router(model, rows: torch.Tensor, table: torch.nn.Embedding) -> None:

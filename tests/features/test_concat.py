@@ -7,7 +7,7 @@ from genrec.config import FeaturesConfig
 from genrec.errors import ConfigError, DataError
 from genrec.features import build_encoder, load_encoder
 
-LEXICAL = {"encoder": "lexical", "dim": 6, "normalise": False}
+LEXICAL = {"encoder": "lexical", "dim": 6, "normalize": False}
 TITLES = {"encoder": "lexical", "dim": 5, "columns": ["title"]}
 LIGHTGCN = {"encoder": "lightgcn", "dim": 4, "epochs": 1}
 
@@ -31,19 +31,19 @@ def test_every_row_of_a_part_has_its_weight(tiny_dataset):
 
 
 def test_scale_keeps_lengths_within_a_part(tiny_dataset):
-    values = build(LEXICAL, LIGHTGCN, normalise="scale").fit(tiny_dataset).values
+    values = build(LEXICAL, LIGHTGCN, normalize="scale").fit(tiny_dataset).values
     first, second = parts_of(tiny_dataset, LEXICAL, LIGHTGCN)
     expected = [part / np.sqrt((part**2).sum(axis=1).mean()) for part in (first, second)]
     np.testing.assert_allclose(values, np.hstack(expected), atol=1e-5)
 
 
 def test_none_leaves_parts_alone(tiny_dataset):
-    values = build(LEXICAL, LIGHTGCN, normalise="none").fit(tiny_dataset).values
+    values = build(LEXICAL, LIGHTGCN, normalize="none").fit(tiny_dataset).values
     np.testing.assert_allclose(values, np.hstack(parts_of(tiny_dataset, LEXICAL, LIGHTGCN)), atol=1e-6)
 
 
 def test_it_saves_and_loads_all_parts(tiny_dataset, tmp_path):
-    encoder = build(LEXICAL, TITLES, normalise="scale", weights=[1.0, 3.0])
+    encoder = build(LEXICAL, TITLES, normalize="scale", weights=[1.0, 3.0])
     values = encoder.fit(tiny_dataset).values
     encoder.save(tmp_path)
     np.testing.assert_allclose(load_encoder(tmp_path).transform(tiny_dataset.items), values, atol=1e-6)
@@ -68,7 +68,7 @@ def test_mistakes_in_the_recipe_are_named():
 
 
 def test_zeros_stand_for_parts_that_know_nothing_of_new_items(tiny_dataset, tmp_path):
-    encoder = build(LEXICAL, LIGHTGCN, new_items="zero", normalise="scale", weights=[2.0, 1.0])
+    encoder = build(LEXICAL, LIGHTGCN, new_items="zero", normalize="scale", weights=[2.0, 1.0])
     known = encoder.fit(tiny_dataset).values
     encoder.save(tmp_path)
     values = load_encoder(tmp_path).transform(tiny_dataset.items[:3])

@@ -57,7 +57,7 @@ def test_the_same_bytes_twice_and_others_with_another_seed(tiny_dataset):
 
 
 def test_unit_length_on_demand(tiny_dataset):
-    values = FastRPEncoder(FastRPSettings(dim=8, normalise=True)).fit(tiny_dataset).values
+    values = FastRPEncoder(FastRPSettings(dim=8, normalize=True)).fit(tiny_dataset).values
     np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1, atol=1e-6)
 
 

@@ -40,7 +40,7 @@ def naive_weights(texts: list[str], min_items: int) -> np.ndarray:
 
 
 def test_equals_tfidf_and_svd_worked_out_by_hand(make_catalogue):
-    encoder = LexicalEncoder(LexicalSettings(dim=3, min_items=1, normalise=False))
+    encoder = LexicalEncoder(LexicalSettings(dim=3, min_items=1, normalize=False))
     values = encoder.fit(make_catalogue(items_of(TEXTS))).values
     left, singular, _ = np.linalg.svd(naive_weights(TEXTS, 1), full_matrices=False)
     # Directions have no sign of their own, products of vectors do.
@@ -184,7 +184,7 @@ def test_folders_of_before_give_the_vectors_that_they_gave(tmp_path):
     # As it was written then: terms by the rule of scikit-learn, and no number for how texts are read.
     terms, random = ["apple", "apple pie", "cre", "pie"], np.random.default_rng(0)
     rarity, components = (random.random(shape).astype(np.float32) for shape in (4, (3, 4)))
-    LexicalEncoder(LexicalSettings(dim=3, normalise=False)).save(tmp_path)
+    LexicalEncoder(LexicalSettings(dim=3, normalize=False)).save(tmp_path)
     described = json.loads((tmp_path / "encoder.json").read_text())
     described["state"] = {"terms": terms}
     (tmp_path / "encoder.json").write_text(json.dumps(described))

@@ -12,7 +12,7 @@ from genrec.features.lightgcn import (
     LightGCNEncoder,
     LightGCNSettings,
     bpr_loss,
-    normalised_adjacency,
+    normalized_adjacency,
     propagate,
     sample_triples,
     train_lightgcn,
@@ -44,7 +44,7 @@ def train_edges(dataset) -> np.ndarray:
 
 
 def test_adjacency_equals_the_dense_one():
-    sparse = normalised_adjacency(EDGES, USERS, ITEMS).toarray()
+    sparse = normalized_adjacency(EDGES, USERS, ITEMS).toarray()
     np.testing.assert_allclose(sparse, dense_adjacency(), atol=1e-7)
 
 
@@ -56,7 +56,7 @@ def test_propagation_and_its_gradient_equal_the_dense_reference(vectors, num_lay
         mean += power / (num_layers + 1)
         power = adjacency @ power
     vectors.requires_grad_()
-    final = propagate(normalised_adjacency(EDGES, USERS, ITEMS), vectors, num_layers)
+    final = propagate(normalized_adjacency(EDGES, USERS, ITEMS), vectors, num_layers)
     np.testing.assert_allclose(final.detach().numpy(), mean @ vectors.detach().numpy(), atol=1e-6)
     weights = torch.arange(final.numel(), dtype=torch.float32).reshape(final.shape)
     (final * weights).sum().backward()
@@ -96,16 +96,16 @@ def test_training_equals_a_dense_reference(tiny_dataset):
     mean = (torch.eye(users + items) + layer + layer @ layer) / 3
     random = np.random.default_rng(settings.seed)
     vectors = torch.from_numpy(random.standard_normal((users + items, 6), dtype=np.float32) * 0.1).requires_grad_()
-    optimiser = torch.optim.Adam([vectors], lr=0.01)
+    optimizer = torch.optim.Adam([vectors], lr=0.01)
     for _ in range(2):
         for batch in torch.from_numpy(sample_triples(edges, items, random)).split(100, dim=1):
             nodes = batch + torch.tensor([[0], [users], [users]])
             user, positive, negative = (mean @ vectors)[nodes]
             likelier = (user * positive).sum(dim=1) - (user * negative).sum(dim=1)
             penalty = 0.5 * 0.05 * (vectors[nodes] ** 2).sum() / batch.shape[1]
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (penalty - torch.log(torch.sigmoid(likelier)).mean()).backward()
-            optimiser.step()
+            optimizer.step()
     trained = train_lightgcn(edges, users, items, settings)
     np.testing.assert_allclose(trained.numpy(), (mean @ vectors).detach().numpy(), atol=1e-4)
 
@@ -153,7 +153,7 @@ def test_the_same_bytes_twice_and_others_with_another_seed(tiny_dataset):
 
 
 def test_unit_length_on_demand(tiny_dataset):
-    values = LightGCNEncoder(LightGCNSettings(dim=8, epochs=1, normalise=True)).fit(tiny_dataset).values
+    values = LightGCNEncoder(LightGCNSettings(dim=8, epochs=1, normalize=True)).fit(tiny_dataset).values
     np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1, atol=1e-6)
 
 

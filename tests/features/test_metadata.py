@@ -17,7 +17,7 @@ ITEMS = pl.DataFrame(
         "item_id": ["a", "b", "c", "d", "e", "f"],
         "title": ["One", "Two", "Three", "Four", "Five", "Six"],
         "category": ["Care > Hair", "Care > Hair", "Care > Skin, Face", "Care > Skin, Face", "Food", "Food"],
-        "colours": [["red"], ["red", "blue"], [], None, ["blue"], ["green"]],
+        "colors": [["red"], ["red", "blue"], [], None, ["blue"], ["green"]],
         "price": [1.0, 2.0, 30.0, 40.0, None, 3.0],
     }
 )
@@ -42,8 +42,8 @@ def test_paths_are_their_beginnings_and_rare_values_weigh_more(make_catalogue):
 
 
 def test_lists_are_their_members_and_single_ones_are_left_out(make_catalogue):
-    encoder, _ = fit(make_catalogue(ITEMS), columns=["colours"], dim=1)
-    assert encoder.vocabulary["colours"] == ["blue", "red"], "green stands in one item only"
+    encoder, _ = fit(make_catalogue(ITEMS), columns=["colors"], dim=1)
+    assert encoder.vocabulary["colors"] == ["blue", "red"], "green stands in one item only"
     half = np.sqrt(0.5)
     np.testing.assert_allclose(weights(encoder), [[0, 1], [half, half], [0, 0], [0, 0], [1, 0], [0, 0]])
 
@@ -61,7 +61,7 @@ def test_numbers_are_the_steps_that_they_reach(make_catalogue):
 
 
 def test_every_column_counts_the_same_unless_weighted(make_catalogue):
-    encoder, _ = fit(make_catalogue(ITEMS), columns=["category", "colours"], weights={"colours": 3.0})
+    encoder, _ = fit(make_catalogue(ITEMS), columns=["category", "colors"], weights={"colors": 3.0})
     rows = weights(encoder)
     np.testing.assert_allclose(np.linalg.norm(rows[:, :4], axis=1), 1)
     np.testing.assert_allclose(np.linalg.norm(rows[[0, 1, 4], 4:], axis=1), 3)
@@ -77,7 +77,7 @@ def test_with_all_directions_likeness_is_that_of_the_columns(make_catalogue):
 
 def test_titles_are_left_out_unless_asked_for(make_catalogue):
     dataset = make_catalogue(ITEMS)
-    assert fit(dataset)[1].description["columns"] == ["category", "colours", "price"]
+    assert fit(dataset)[1].description["columns"] == ["category", "colors", "price"]
     assert fit(dataset, columns=["title"], min_items=1)[1].description["columns"] == ["title"]
 
 
@@ -88,7 +88,7 @@ def test_texts_may_list_several_values():
 
 
 def test_new_items_get_the_vectors_of_what_is_known_of_them(make_catalogue, tmp_path):
-    encoder, features = fit(make_catalogue(ITEMS), columns=["category", "colours", "price"])
+    encoder, features = fit(make_catalogue(ITEMS), columns=["category", "colors", "price"])
     encoder.save(tmp_path)
     loaded = load_encoder(tmp_path)
     np.testing.assert_allclose(loaded.transform(ITEMS), features.values, atol=1e-6)
@@ -101,9 +101,9 @@ def test_new_items_get_the_vectors_of_what_is_known_of_them(make_catalogue, tmp_
 def test_items_of_which_nothing_is_known(make_catalogue):
     dataset = make_catalogue(ITEMS)
     with pytest.raises(DataError, match=r"(?s)nothing is known of item 'c'.*rows 2, 3, 5 \(3 in all\)") as caught:
-        fit(dataset, columns=["colours"], missing="error")
+        fit(dataset, columns=["colors"], missing="error")
     assert "set features.missing: zero" in str(caught.value)
-    _, features = fit(dataset, columns=["colours"])
+    _, features = fit(dataset, columns=["colors"])
     assert not features.values[[2, 3, 5]].any()
 
 
@@ -161,6 +161,6 @@ def test_a_value_is_one_however_it_is_typed(value, make_catalogue, tmp_path):
 
 
 def test_items_of_which_nothing_is_known_are_counted(make_catalogue, caplog):
-    _, features = fit(make_catalogue(ITEMS), columns=["colours"])
+    _, features = fit(make_catalogue(ITEMS), columns=["colors"])
     assert features.description["counts"] == {"items_without_known_values": 3}
     assert caplog.messages == ["metadata: nothing is known of 3 of 6 items, such as 'c': they get the zero vector"]

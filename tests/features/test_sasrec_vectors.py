@@ -51,7 +51,7 @@ def test_vectors_are_those_that_the_model_scores_with(tiny_dataset, make_model, 
 
 def test_unit_length_on_demand_and_rows_by_item_id(tiny_dataset, make_model, tmp_path):
     table = make_model().items.table().detach().numpy()
-    fitted = encoder(tmp_path, normalise=True)
+    fitted = encoder(tmp_path, normalize=True)
     np.testing.assert_allclose(np.linalg.norm(fitted.fit(tiny_dataset).values, axis=1), 1, atol=1e-6)
     fitted.save(tmp_path / "encoder")
     rows = load_encoder(tmp_path / "encoder").transform(tiny_dataset.items[[7, 3]])

@@ -39,7 +39,7 @@ def mean_pooled(folder: str, text: str) -> np.ndarray:
 
 
 def test_equals_mean_pooling_by_hand(tiny_dataset, model_folder):
-    settings = SentenceSettings(model=model_folder, columns=("title",), normalise=False, batch_size=7)
+    settings = SentenceSettings(model=model_folder, columns=("title",), normalize=False, batch_size=7)
     values = SentenceEncoder(settings).fit(tiny_dataset).values
     assert values.dtype == np.float32
     for item in (0, 13, 39):

@@ -16,7 +16,7 @@ from genrec.features.ultragcn import (
     UltraGCNEncoder,
     UltraGCNSettings,
     degree_factors,
-    item_neighbours,
+    item_neighbors,
     train_ultragcn,
     ultragcn_loss,
 )
@@ -25,7 +25,7 @@ from genrec.features.ultragcn import (
 EDGES = np.array([[0, 0, 0, 1, 1, 2, 4], [0, 1, 2, 0, 1, 3, 4]])
 USERS, ITEMS = 5, 6
 SETTINGS = UltraGCNSettings(
-    dim=3, constraints=(0.1, 2.0, 0.3, 4.0), negative_weight=7.0, num_neighbours=2, neighbour_weight=0.5, l2=0.25
+    dim=3, constraints=(0.1, 2.0, 0.3, 4.0), negative_weight=7.0, num_neighbors=2, neighbor_weight=0.5, l2=0.25
 )
 
 
@@ -60,17 +60,17 @@ def test_pair_weights_by_loops():
     assert items[5] == 1
 
 
-def test_neighbours_by_loops(monkeypatch):
+def test_neighbors_by_loops(monkeypatch):
     # A product in several pieces gives the same.
-    monkeypatch.setattr("genrec.features.ultragcn.NEIGHBOUR_ROWS", 2)
-    neighbours, weights = item_neighbours(EDGES, USERS, ITEMS, 2)
+    monkeypatch.setattr("genrec.features.ultragcn.NEIGHBOR_ROWS", 2)
+    neighbors, weights = item_neighbors(EDGES, USERS, ITEMS, 2)
     for item in range(ITEMS):
         others = [other for other in range(ITEMS) if other != item and item_weight(item, other) > 0]
         best = sorted(others, key=lambda other: (-item_weight(item, other), other))[:2]
-        assert neighbours[item, : len(best)].tolist() == best
+        assert neighbors[item, : len(best)].tolist() == best
         assert weights[item, : len(best)] == pytest.approx([item_weight(item, other) for other in best], rel=1e-6)
         assert not weights[item, len(best) :].any()
-    assert neighbours[0].tolist() == [1, 2]
+    assert neighbors[0].tolist() == [1, 2]
     assert not weights[4].any()
 
 
@@ -79,7 +79,7 @@ def test_the_loss_by_loops(monkeypatch):
     users = torch.from_numpy(generator.standard_normal((USERS, 3)).astype(np.float32))
     items = torch.from_numpy(generator.standard_normal((ITEMS, 3)).astype(np.float32))
     factors = [torch.from_numpy(part) for part in degree_factors(EDGES, USERS, ITEMS)]
-    near = [torch.from_numpy(part) for part in item_neighbours(EDGES, USERS, ITEMS, 2)]
+    near = [torch.from_numpy(part) for part in item_neighbors(EDGES, USERS, ITEMS, 2)]
     # The first two interactions share their negatives.
     monkeypatch.setattr("genrec.features.ultragcn.SHARED", 2)
     pairs, negatives = torch.tensor([[0, 1, 2], [2, 0, 3]]), torch.tensor([[5, 1, 4, 1], [0, 0, 2, 3]])
@@ -99,12 +99,12 @@ def test_the_loss_by_loops(monkeypatch):
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
-def test_without_neighbours_that_term_is_gone(tiny_dataset):
+def test_without_neighbors_that_term_is_gone(tiny_dataset):
     edges = training_edges(tiny_dataset, "here")
     short = {"dim": 4, "epochs": 1}
     without = [
         train_ultragcn(edges, 60, 40, UltraGCNSettings(**short, **change))[1]
-        for change in ({"num_neighbours": 0}, {"neighbour_weight": 0.0})
+        for change in ({"num_neighbors": 0}, {"neighbor_weight": 0.0})
     ]
     assert torch.equal(*without)
     assert not torch.equal(without[0], train_ultragcn(edges, 60, 40, UltraGCNSettings(**short))[1])

@@ -7,7 +7,7 @@ import torch
 from genrec.config import RecommenderConfig
 from genrec.errors import ConfigError
 from genrec.models import build_recommender
-from genrec.models.extend import extend_recommender, mean_of_relatives
+from genrec.models.extend import extend_recommender, mean_of_prefix_siblings
 from genrec.tokenizers import ItemIndex
 
 OLD, NEW, SIZES = 20, 5, (4, 4, 4)
@@ -27,7 +27,7 @@ def make(family):
 
 
 def logits(model, items, lengths):
-    """Of every level, along the identifiers of all old items."""
+    """Of every level, along the semantic IDs of all old items."""
     context, codes = model.encode(items, lengths), model.item_codes[:OLD].long().expand(len(items), -1, -1)
     prefixes = [codes[:, :1, :0], codes[:, :, :1], codes[:, :, :2]]
     return [model.next_code_logits(context, prefix) for prefix in prefixes]
@@ -58,8 +58,8 @@ def test_features_of_new_items_come_behind():
 def test_a_new_vector_is_the_mean_of_the_nearest_relatives():
     old, new = [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]], [[0, 0, 2], [0, 2, 0], [1, 0, 0], [3, 3, 3]]
     vectors = torch.tensor([[1.0], [3.0], [8.0], [20.0]])
-    means = mean_of_relatives(vectors, np.array([*old, *new]), 4)
-    # The first two share (0, 0); all three of first code 0; the same identifier; nothing: all of them.
+    means = mean_of_prefix_siblings(vectors, np.array([*old, *new]), 4)
+    # The first two share (0, 0); all three of first code 0; the same semantic ID; nothing: all of them.
     assert means[:, 0].tolist() == [2.0, 4.0, 20.0, 8.0]
 
 

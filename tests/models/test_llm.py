@@ -114,8 +114,8 @@ def test_text_tasks_learn_what_the_sentences_say():
         text = f"{start_of(model, 'text')} {TEXTS.texts[item]}</s>{start_of(model, 'named')}{written(model, item)}"
         _, states = read_text(model, text)
         terms.append(log_probability_of_codes(model, states[-4:-1], item))
-    states, _, _ = model._learned_states(model._identifiers(chosen))
-    found = model._identifier_loss(states.unflatten(0, (3, 3)), chosen)
+    states, _, _ = model._learned_states(model._semantic_ids(chosen))
+    found = model._semantic_id_loss(states.unflatten(0, (3, 3)), chosen)
     assert float(found) == pytest.approx(-float(torch.stack(terms).mean()), abs=1e-5)
 
 
@@ -338,7 +338,7 @@ def test_sizes_and_positions_must_fit(tmp_path):
 def test_an_extended_vocabulary_is_refused(tmp_path):
     model = make_model()
     extended = save(tmp_path / "llama", "llama", words=model.words)
-    with pytest.raises(ConfigError, match="the vocabulary has identifiers already, such as <code_"):
+    with pytest.raises(ConfigError, match="the vocabulary has semantic IDs already, such as <code_"):
         make_model(backbone=extended)
     model.save_pretrained(tmp_path / "ours")
     with pytest.raises(ConfigError, match="is a genrec recommender already, whose vocabulary has been extended"):
@@ -347,7 +347,7 @@ def test_an_extended_vocabulary_is_refused(tmp_path):
 
 def test_identifiers_that_it_cannot_write_are_refused():
     config = RecommenderConfig(name="llm", **SMALL)
-    with pytest.raises(ConfigError, match="the recommender 'llm' cannot use these identifiers"):
+    with pytest.raises(ConfigError, match="the recommender 'llm' cannot use these semantic IDs"):
         build_recommender(config, num_items=NUM_ITEMS, index=make_index(kind="set"), texts=TEXTS)
 
 

@@ -135,11 +135,11 @@ def test_what_cannot_be_a_backbone_is_refused(tmp_path):
 
 def test_a_vocabulary_with_identifiers_is_refused(tmp_path):
     extended = save(tmp_path / "t5", "t5", words=make_model().words)
-    with pytest.raises(ConfigError, match="the vocabulary has identifiers already, such as <code_"):
+    with pytest.raises(ConfigError, match="the vocabulary has semantic IDs already, such as <code_"):
         make_model(backbone=extended)
 
 
 def test_sets_are_refused():
     config = RecommenderConfig(name="p5", **SMALL)
-    with pytest.raises(ConfigError, match="the recommender 'p5' cannot use these identifiers"):
+    with pytest.raises(ConfigError, match="the recommender 'p5' cannot use these semantic IDs"):
         build_recommender(config, num_items=NUM_ITEMS, index=make_index("set"))

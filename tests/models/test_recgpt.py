@@ -12,7 +12,7 @@ from genrec.errors import ConfigError
 from genrec.models import build_recommender
 from genrec.models.recgpt import GridRows, item_mask
 from genrec.tokenizers.index import ItemIndex
-from genrec.tokenizers.parts.scalar import ScalarQuantiser
+from genrec.tokenizers.parts.scalar import ScalarQuantizer
 
 NUM_ITEMS, SIZES = 20, (6, 6, 6)
 
@@ -154,18 +154,18 @@ def test_without_features_it_reads_codes_alone():
 
 def test_set_identifiers_are_refused():
     index = ItemIndex(make_index().codes, SIZES, [str(item) for item in range(NUM_ITEMS)], "set")
-    with pytest.raises(ConfigError, match="expected: ordered identifiers of one length"):
+    with pytest.raises(ConfigError, match="expected: ordered semantic IDs of one length"):
         make_model(index)
 
 
 def test_codes_of_a_grid_share_the_rows_of_their_numbers():
-    """The order of the codes is that of the tokenizer; in a model without rows of their own neighbours are as near."""
+    """The order of the codes is that of the tokenizer; in a model without rows of their own neighbors are as near."""
     grid = (4, 3, 5)
     rows = GridRows(grid, 8)
-    quantiser = ScalarQuantiser(grid)
+    quantizer = ScalarQuantizer(grid)
     starts = torch.tensor([0, 4, 7])
     for places in itertools.product(*map(range, grid)):
-        code = int((torch.tensor(places) * quantiser.basis).sum())
+        code = int((torch.tensor(places) * quantizer.basis).sum())
         torch.testing.assert_close(rows()[code], rows.rows.weight[starts + torch.tensor(places)].sum(0))
 
 
@@ -181,5 +181,5 @@ def test_a_grid_reaches_what_is_read_and_what_is_written():
 
 
 def test_a_grid_of_other_codes_is_refused():
-    with pytest.raises(ConfigError, match="a grid of 8 codes is not that of these identifiers"):
+    with pytest.raises(ConfigError, match="a grid of 8 codes is not that of these semantic IDs"):
         make_model(grid=[4, 2])

@@ -1,4 +1,4 @@
-"""Neighbourhoods of items read: the mixture against loops, whitening against its definition, and catalogues unseen."""
+"""Neighborhoods of items read: the mixture against loops, whitening against its definition, and catalogues unseen."""
 
 import math
 
@@ -11,9 +11,9 @@ from genrec.config import DecodingConfig, RecommenderConfig
 from genrec.decoding import recommend, score_catalogue
 from genrec.models import build_recommender
 from genrec.models.extend import replace_catalogue
-from genrec.models.layers import neighbourhoods
+from genrec.models.layers import neighborhoods
 from genrec.models.layers.negatives import Candidates
-from genrec.models.layers.neighbourhoods import Neighbourhoods
+from genrec.models.layers.neighborhoods import Neighborhoods
 from genrec.models.recgpt import RecGPTSettings
 from genrec.tokenizers.index import ItemIndex
 
@@ -37,13 +37,13 @@ def make_model(**settings):
     config = RecommenderConfig(name="recgpt", **{**small, **settings})
     model = build_recommender(config, num_items=NUM_ITEMS, index=make_index(), features=make_features()).eval()
     # Gates that depend on the state, so that no two positions weigh alike.
-    torch.nn.init.normal_(model.neighbourhoods.gate.weight, std=3.0)
+    torch.nn.init.normal_(model.neighborhoods.gate.weight, std=3.0)
     return model
 
 
 def by_loops(model, history: list[int]) -> list[float]:
     """The formula of the class, number by number."""
-    layer = model.neighbourhoods
+    layer = model.neighborhoods
     state = model.item_state(model.read(torch.tensor([history]), torch.tensor([len(history)]))[0, len(history)])
     gates = layer.gate(state).tolist()
     weights = {(None, None): math.exp(gates[-1])}
@@ -68,7 +68,7 @@ def test_probabilities_are_those_of_the_formula(monkeypatch):
     found = model.item_log_probabilities(model.encode(items, lengths), everything)
     for row, length in enumerate(lengths.tolist()):
         assert found[row].tolist() == pytest.approx(by_loops(model, items[row, :length].tolist()), abs=1e-5)
-    monkeypatch.setattr(neighbourhoods, "ENTRIES", NUM_ITEMS * 4)
+    monkeypatch.setattr(neighborhoods, "ENTRIES", NUM_ITEMS * 4)
     assert torch.allclose(model.item_log_probabilities(model.encode(items, lengths), everything), found, atol=1e-6)
 
 
@@ -76,7 +76,7 @@ def test_probabilities_are_those_of_the_formula(monkeypatch):
 def test_whitened_vectors_have_unit_covariance():
     features = torch.tensor(make_features(rows=40_000))
     features[7] = 0  # nothing known
-    layer = Neighbourhoods(WIDTH, 4, 5, 2)
+    layer = Neighborhoods(WIDTH, 4, 5, 2)
     layer.fit(features)
     known = torch.cat([features[:7], features[8:]])
     whitened = (known - layer.mean) @ layer.whitening
@@ -88,7 +88,7 @@ def test_whitened_vectors_have_unit_covariance():
 @torch.no_grad()
 def test_a_small_catalogue_is_whitened_less():
     """By hand: two items on the first axis, 2 apart, have the variances 1 and 0; each is raised by .5 x 2 / 2."""
-    layer = Neighbourhoods(2, 4, 5, 2)
+    layer = Neighborhoods(2, 4, 5, 2)
     layer.fit(torch.tensor([[1.0, 1.0], [3.0, 1.0]]))
     scales = (layer.whitening @ layer.whitening.T).diagonal()
     assert scales.tolist() == pytest.approx([1 / 1.5, 1 / 0.5])
@@ -98,7 +98,7 @@ def test_a_small_catalogue_is_whitened_less():
 
 
 @torch.no_grad()
-def test_an_item_of_which_nothing_is_known_is_nobodys_neighbour():
+def test_an_item_of_which_nothing_is_known_is_nobodys_neighbor():
     model = make_model()
     model.items.features[5] = 0
     after = model.item_log_probabilities(
@@ -134,19 +134,19 @@ def test_shared_candidates_stand_for_the_catalogue(monkeypatch):
         order = torch.arange(size).flip(0)
         return Candidates(order, size - 1 - targets, torch.zeros(size))
 
-    monkeypatch.setattr(neighbourhoods, "shared_candidates", all_of_them)
+    monkeypatch.setattr(neighborhoods, "shared_candidates", all_of_them)
     model.settings = model.settings.model_copy(update={"item_negatives": 50})
     assert float(model(items, lengths).loss.detach()) == pytest.approx(float(exact.detach()), abs=1e-5)
     assert seen == [(NUM_ITEMS, 50)]
 
 
-def test_expected_normaliser_of_shared_candidates_is_that_of_the_catalogue():
+def test_expected_normalizer_of_shared_candidates_is_that_of_the_catalogue():
     """Over many draws the corrected sum of exponentials has the mean of the full one: what logQ is for."""
     torch.manual_seed(0)
     values, targets = torch.randn(NUM_ITEMS), torch.tensor([3, 3, 8])
     sums = []
     for _ in range(4000):
-        drawn = neighbourhoods.shared_candidates(targets, NUM_ITEMS, 40)
+        drawn = neighborhoods.shared_candidates(targets, NUM_ITEMS, 40)
         sums.append((values[drawn.items] - drawn.correction).exp().sum())
     others = [item for item in range(NUM_ITEMS) if item not in (3, 8)]
     found = 1 - (1 - 1 / NUM_ITEMS) ** 40
@@ -156,7 +156,7 @@ def test_expected_normaliser_of_shared_candidates_is_that_of_the_catalogue():
 
 
 @torch.no_grad()
-def test_lists_by_neighbours_alone_and_beside_codes():
+def test_lists_by_neighbors_alone_and_beside_codes():
     model = make_model()
     items, lengths = torch.tensor([[4, 9, 1], [7, 2, 0]]), torch.tensor([3, 2])
     context, everything = model.encode(items, lengths), torch.arange(NUM_ITEMS).expand(2, -1)
@@ -175,12 +175,12 @@ def test_another_catalogue_is_measured_as_that_of_training_was():
     model = make_model()
     features = make_features(seed=9)
     other = replace_catalogue(model, make_index(4), features)
-    assert torch.equal(other.neighbourhoods.whitening, model.neighbourhoods.whitening)
+    assert torch.equal(other.neighborhoods.whitening, model.neighborhoods.whitening)
     history, everything = [4, 9], torch.arange(NUM_ITEMS)[None]
     found = other.item_log_probabilities(other.encode(torch.tensor([history]), torch.tensor([2])), everything)
     assert found[0].tolist() == pytest.approx(by_loops(other, history), abs=1e-5)
 
 
-def test_neighbourhoods_without_vectors_are_refused():
+def test_neighborhoods_without_vectors_are_refused():
     with pytest.raises(ValidationError, match="needs use_features"):
         RecGPTSettings(item_loss=1.0, use_features=False)

@@ -37,7 +37,7 @@ def test_identifiers_of_another_catalogue_are_refused():
 
 
 def test_set_identifiers_are_refused():
-    with pytest.raises(ConfigError, match="expected: ordered identifiers"):
+    with pytest.raises(ConfigError, match="expected: ordered semantic IDs"):
         build_recommender(RecommenderConfig(name="decoder"), num_items=4, index=index(kind="set"))
 
 

@@ -1,4 +1,4 @@
-"""Set identifiers: no order among tokens, masks by perturbation, scores against a sum written by hand."""
+"""Set semantic IDs: no order among tokens, masks by perturbation, scores against a sum written by hand."""
 
 import numpy as np
 import pytest

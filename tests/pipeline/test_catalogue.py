@@ -68,8 +68,8 @@ def test_the_same_items_under_other_names_are_recommended_alike(home, tmp_path):
     assert renamed.filter(~tied).to_list() == old["item_id"].filter(~tied).to_list()
 
 
-def test_neighbours_in_another_catalogue_are_those_of_the_same_texts(home, tmp_path):
-    """A model that ranks by neighbourhoods: under other names and numbers the same items get the same scores."""
+def test_neighbors_in_another_catalogue_are_those_of_the_same_texts(home, tmp_path):
+    """A model that ranks by neighborhoods: under other names and numbers the same items get the same scores."""
     recipe = RECIPE.replace("DATA", str(home / "data")).replace("max_history: 10", "max_history: 10, item_loss: 1.0")
     (tmp_path / "near.yaml").write_text(recipe.replace("top_k: 5", "top_k: 5, mode: items"))
     assert run("run", tmp_path / "near.yaml", "--out", tmp_path / "run", "--until", "model") == 0

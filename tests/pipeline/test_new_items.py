@@ -94,16 +94,16 @@ def test_items_may_be_added_again(larger, tmp_path, capsys):
     assert main([str(part) for part in command]) == 0
     shown = capsys.readouterr().out
     assert "a trained recommender (depth)" in shown
-    assert "1 new items, 0 of them share an identifier with another" in shown
+    assert "1 new items, 0 of them share a semantic ID with another" in shown
     assert read_manifest(tmp_path / "model").config["added_items"] == 4
     assert Recommender.from_pretrained(tmp_path / "model").titles[-2:] == ["Comet of river", "m1"]
 
 
 def test_items_that_nothing_is_known_of_are_counted(model, tmp_path, caplog):
-    pl.DataFrame({"item_id": ["n1"], "title": ["☂"], "colour": ["red"]}).write_csv(tmp_path / "new.csv")
+    pl.DataFrame({"item_id": ["n1"], "title": ["☂"], "color": ["red"]}).write_csv(tmp_path / "new.csv")
     assert add_new_items(model, tmp_path / "new.csv", tmp_path / "out").items == 1
     assert "1 new items have nothing that the encoder knows" in caplog.text
-    assert "columns that the model's items do not have are left out: colour" in caplog.text
+    assert "columns that the model's items do not have are left out: color" in caplog.text
 
 
 def test_more_items_than_suffixes_share_identifiers(model, tmp_path):
@@ -111,8 +111,8 @@ def test_more_items_than_suffixes_share_identifiers(model, tmp_path):
     many.with_columns(genres=pl.lit("space adventure")).write_csv(tmp_path / "new.csv")
     added = add_new_items(model, tmp_path / "new.csv", tmp_path / "out")
     index = ItemIndex.load(tmp_path / "out" / "tokenizer")
-    identifiers = [index.identifier(item) for item in range(52)]
-    assert added == Added(12, sum(identifiers.count(identifiers[item]) > 1 for item in range(40, 52)))
+    semantic_ids = [index.semantic_id(item) for item in range(52)]
+    assert added == Added(12, sum(semantic_ids.count(semantic_ids[item]) > 1 for item in range(40, 52)))
     assert added.sharing > 0
     recommender = Recommender.from_pretrained(tmp_path / "out")
     assert len(set(recommender.recommend([["i00"]], k=52, exclude_seen=False).ids[0])) == 52

@@ -31,8 +31,8 @@ def refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("recommender", "tokenizer", "words"),
     [
-        ("depth", "set", ("'depth' cannot use these identifiers, which are sets", "tokenizer.name=rqkmeans")),
-        ("setrec", "rqkmeans", ("'setrec' cannot use these identifiers, which are ordered", "set tokenizer.name=set")),
+        ("depth", "set", ("'depth' cannot use these semantic IDs, which are sets", "tokenizer.name=rqkmeans")),
+        ("setrec", "rqkmeans", ("'setrec' cannot use these semantic IDs, which are ordered", "set tokenizer.name=set")),
         ("colarec", "gid", COLLABORATIVE),
     ],
 )
@@ -66,7 +66,7 @@ def test_items_without_words_are_refused_before_vectors_are_made(recommender, re
         ("depth", ["tokenizer"], ("'depth' reads item features and none were given", f"{EMBED})", "--features")),
         ("colarec", ["tokenizer"], ("'colarec' reads item features", f"{EMBED} --set encoder=lightgcn)")),
         ("colarec", ["tokenizer", "features"], COLLABORATIVE),
-        ("decoder", [], ("'decoder' reads identifiers and none were given", "genrec tokenize TOKENIZER.yaml")),
+        ("decoder", [], ("'decoder' reads semantic IDs and none were given", "genrec tokenize TOKENIZER.yaml")),
         ("setrec", ["tokenizer"], ("'rqkmeans' has no continuous tokens", "genrec tokenize")),
     ],
 )

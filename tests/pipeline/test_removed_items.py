@@ -55,7 +55,7 @@ def test_lists_are_those_of_the_whole_model_without_the_items(model, smaller):
 def test_identifiers_stay_and_the_trie_is_that_of_what_is_left(model, smaller):
     old, new = ItemIndex.load(model / "tokenizer"), ItemIndex.load(smaller / "tokenizer")
     for number, name in enumerate(new.item_ids):
-        assert new.identifier(number) == old.identifier(old.item_ids.index(name))
+        assert new.semantic_id(number) == old.semantic_id(old.item_ids.index(name))
     fresh = build_trie(new.codes, new.level_sizes, new.priority)
     for kind in ("child_code", "child_start"):
         for ours, theirs in zip(getattr(new.trie, kind), getattr(fresh, kind), strict=True):

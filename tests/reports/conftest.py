@@ -57,8 +57,8 @@ def quality():
             "before": {"collision_rate": 0.05},
             "after": {"collision_rate": 0.0},
         },
-        "neighbours": [
-            {"item": NASTY, "codes": [1, 2], "neighbours": [{"item": "B", "codes": [1, 3], "shared_codes": 1}]}
+        "neighbors": [
+            {"item": NASTY, "codes": [1, 2], "neighbors": [{"item": "B", "codes": [1, 3], "shared_codes": 1}]}
         ],
     }
 

@@ -31,7 +31,7 @@ RECORDS = [
 ]
 
 
-def test_the_sentence_says_loads_and_specialisation():
+def test_the_sentence_says_loads_and_specialization():
     said = experts_sentence(EXPERTS)
     assert "3 experts in 2 layers, 2 for each position" in said
     assert "on 1,500 validation users" in said
@@ -61,7 +61,7 @@ def test_maps_show_every_share_and_escape_names():
     assert "Skin &lt;b&gt;, 1: 100.0%" in chart
     assert "Bath, 2: 50.0%" in chart
     assert "<b>" not in chart
-    assert "an equal share is 33.3. Specialisation 0.310, by chance 0.040" in figures[0].caption
+    assert "an equal share is 33.3. Specialization 0.310, by chance 0.040" in figures[0].caption
 
 
 def test_categories_that_end_alike_are_told_apart():

@@ -12,7 +12,7 @@ from genrec.reports.model_card import render_model_card, write_model_card
 
 @pytest.fixture
 def card(content):
-    return render_model_card(content, location="runs/x/model", licence="apache-2.0", example_items=["i01", "i'2"])
+    return render_model_card(content, location="runs/x/model", license="apache-2.0", example_items=["i01", "i'2"])
 
 
 def test_front_matter_is_yaml_with_the_results(card, run):

@@ -38,7 +38,7 @@ def with_vectors(tiny_dataset: Dataset):
 
 @pytest.fixture
 def with_suffix():
-    """A function that gives the items of a fitted tokenizer identifiers of their own, as fit_tokenizer does."""
+    """A function that gives the items of a fitted tokenizer semantic IDs of their own, as fit_tokenizer does."""
 
     def resolve(tokenizer: ItemTokenizer, dataset: Dataset, features: ItemFeatures) -> Resolution:
         codes = tokenizer.encode_catalogue(dataset, features)

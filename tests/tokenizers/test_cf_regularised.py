@@ -11,14 +11,14 @@ from genrec.config import TokenizerConfig
 from genrec.errors import ConfigError
 from genrec.features import ItemFeatures
 from genrec.tokenizers import ItemTokenizer, fit_tokenizer
-from genrec.tokenizers.cf_regularised import (
-    CFRegularisedSettings,
-    CFRegularisedTokenizer,
+from genrec.tokenizers.cf_regularized import (
+    CFRegularizedSettings,
+    CFRegularizedTokenizer,
     LetterLoss,
     diversity_loss,
 )
 from genrec.tokenizers.parts.contrastive import info_nce
-from genrec.tokenizers.rqvae import QuantisedBatch
+from genrec.tokenizers.rqvae import QuantizedBatch
 
 NETWORK = {"hidden_sizes": (24,), "latent_size": 8, "batch_size": 40}
 SMALL = {"codebook_size": 6, "num_levels": 2, "num_groups": 3, **NETWORK}
@@ -34,9 +34,9 @@ def features(tiny_dataset) -> ItemFeatures:
     return ItemFeatures(values, tiny_dataset.item_ids, {"encoder": "concat", "parts": parts})
 
 
-def fitted(dataset, features, **settings) -> CFRegularisedTokenizer:
+def fitted(dataset, features, **settings) -> CFRegularizedTokenizer:
     settings = {**SMALL, "epochs": 60, "patience": 60, "learning_rate": 0.01, **settings}
-    tokenizer = CFRegularisedTokenizer(CFRegularisedSettings(**settings))
+    tokenizer = CFRegularizedTokenizer(CFRegularizedSettings(**settings))
     tokenizer.fit(dataset, features)
     return tokenizer
 
@@ -82,29 +82,29 @@ def test_the_terms_have_their_weights_and_diversity_moves_code_vectors():
     torch.manual_seed(0)
     targets = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
     books = [torch.randn(6, 8, requires_grad=True) for _ in range(2)]
-    quantised = torch.randn(4, 8, requires_grad=True)
-    batch = QuantisedBatch(torch.tensor([5, 0, 2, 1]), quantised, torch.tensor([[0, 1], [2, 3], [4, 5], [1, 0]]), books)
-    alone = LetterLoss(targets, (6, 6), CFRegularisedSettings(**SMALL, diversity_weight=0.0))(batch)
-    assert float(alone) == pytest.approx(0.02 * float(info_nce(quantised, targets[[5, 0, 2, 1]], 1.0)), rel=1e-5)
-    both = LetterLoss(targets, (6, 6), CFRegularisedSettings(**SMALL, diversity_weight=1.0))
+    quantized = torch.randn(4, 8, requires_grad=True)
+    batch = QuantizedBatch(torch.tensor([5, 0, 2, 1]), quantized, torch.tensor([[0, 1], [2, 3], [4, 5], [1, 0]]), books)
+    alone = LetterLoss(targets, (6, 6), CFRegularizedSettings(**SMALL, diversity_weight=0.0))(batch)
+    assert float(alone) == pytest.approx(0.02 * float(info_nce(quantized, targets[[5, 0, 2, 1]], 1.0)), rel=1e-5)
+    both = LetterLoss(targets, (6, 6), CFRegularizedSettings(**SMALL, diversity_weight=1.0))
     both(batch).backward()
     assert all(book.grad.any() for book in books)
     assert torch.bincount(both.groups[0], minlength=3).tolist() == [2, 2, 2], "groups are of equal size"
 
 
 def test_another_width_is_bridged_by_a_linear_map():
-    settings = CFRegularisedSettings(**SMALL)
+    settings = CFRegularizedSettings(**SMALL)
     assert sum(part.numel() for part in LetterLoss(torch.randn(6, 5), (6, 6), settings).parameters()) == 8 * 5
     assert not list(LetterLoss(torch.randn(6, 8), (6, 6), settings).parameters())
 
 
 def test_settings_that_contradict_each_other_are_refused(tiny_dataset, features, tmp_path):
-    config = TokenizerConfig(name="cf-regularised", **SMALL, ema=True)
+    config = TokenizerConfig(name="cf-regularized", **SMALL, ema=True)
     with pytest.raises(ConfigError, match=r"(?s)the diversity term moves code vectors by the loss"):
         fit_tokenizer(config, tiny_dataset, features, tmp_path / "tokenizer")
-    assert not CFRegularisedSettings(ema=True, diversity_weight=0.0).diversity_weight
+    assert not CFRegularizedSettings(ema=True, diversity_weight=0.0).diversity_weight
 
 
 def test_features_of_one_kind_are_refused(tiny_dataset, tiny_features):
-    with pytest.raises(ConfigError, match="the tokenizer cf-regularised needs collaborative and semantic vectors"):
+    with pytest.raises(ConfigError, match="the tokenizer cf-regularized needs collaborative and semantic vectors"):
         fitted(tiny_dataset, tiny_features)

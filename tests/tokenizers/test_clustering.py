@@ -58,8 +58,8 @@ def test_vectors_that_repeat_leave_the_rotation_as_good_as_it_was():
     rotation = learn_rotation(vectors, 2, 4, 20)
     library = faiss.OPQMatrix(6, 2)
     library.niter, library.max_train_points = 20, 10
-    library.pq = quantiser = faiss.ProductQuantizer(6, 2, 2)
-    quantiser.cp.min_points_per_centroid = 1
+    library.pq = quantizer = faiss.ProductQuantizer(6, 2, 2)
+    quantizer.cp.min_points_per_centroid = 1
     library.train(np.concatenate([vectors, vectors]))
     np.testing.assert_array_equal(rotation, faiss.vector_to_array(library.A).reshape(6, 6))
     rotated = vectors @ rotation.T

@@ -43,7 +43,7 @@ def test_ranks_are_means_and_ties_share_theirs():
 def test_the_reading_names_the_best_and_what_says_nothing():
     mute = dataclasses.replace(PLAIN, name="random", found_by_vectors=0.011, found_by_users=0.009)
     assert reading_of([PLAIN, mute]) == (
-        "one looks best: 10.0% of its items collide, its identifiers find 30.0% of an item's ten nearest vectors and "
+        "one looks best: 10.0% of its items collide, its semantic IDs find 30.0% of an item's ten nearest vectors and "
         "20.0% of the ten items that share most users with it. random finds no more than chance would: a control, or "
         "nothing was learned."
     )
@@ -66,7 +66,7 @@ def test_a_comparison_of_folders(folders):
     assert comparison.notes == ()
 
 
-def test_energy_left_is_that_of_the_vectors_whatever_space_was_quantised(folders, tiny_dataset, tmp_path):
+def test_energy_left_is_that_of_the_vectors_whatever_space_was_quantized(folders, tiny_dataset, tmp_path):
     parts = [{"encoder": "lexical", "dim": 12}, {"encoder": "fastrp", "dim": 4}]
     both = build_encoder(FeaturesConfig(encoder="concat", parts=parts)).fit(tiny_dataset)
     small = {"num_levels": 2, "codebook_size": 5, "epochs": 2}

@@ -13,7 +13,7 @@ from genrec.tokenizers.domain_contrastive import (
     read_domains,
 )
 from genrec.tokenizers.parts.contrastive import supervised_contrastive
-from genrec.tokenizers.rqvae import QuantisedBatch
+from genrec.tokenizers.rqvae import QuantizedBatch
 
 SMALL = {"codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 40, "patience": 40, "batch_size": 40}
 
@@ -50,14 +50,14 @@ def test_a_large_weight_makes_the_first_code_the_domain(tiny_dataset, mixed):
 
 def test_the_term_is_that_of_the_batchs_domains():
     domains = torch.tensor([0, 1, 1, 0, 2])
-    rows, quantised = torch.tensor([4, 1, 0, 2, 3]), torch.randn(5, 3, requires_grad=True)
-    batch = QuantisedBatch(rows, quantised, torch.zeros(5, 1, dtype=torch.int64), [])
+    rows, quantized = torch.tensor([4, 1, 0, 2, 3]), torch.randn(5, 3, requires_grad=True)
+    batch = QuantizedBatch(rows, quantized, torch.zeros(5, 1, dtype=torch.int64), [])
     loss = DomainLoss(domains, 0.5, 0.1)(batch)
-    directions = quantised / quantised.norm(dim=1, keepdim=True)
+    directions = quantized / quantized.norm(dim=1, keepdim=True)
     expected = 0.5 * supervised_contrastive(directions, torch.tensor([2, 1, 0, 1, 0]), 0.1)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     loss.backward()
-    assert quantised.grad[1:].any(dim=1).all()
+    assert quantized.grad[1:].any(dim=1).all()
 
 
 def test_new_items_need_no_domain(tiny_dataset, mixed):

@@ -84,7 +84,7 @@ def test_the_policy_error_refuses(tiny_dataset, tiny_features, tmp_path):
 
 
 def test_reassign_costs_are_distances_to_the_last_codes(tiny_dataset, tiny_features):
-    tokenizer = build_tokenizer(config(normalise_residuals=False))
+    tokenizer = build_tokenizer(config(normalize_residuals=False))
     tokenizer.fit(tiny_dataset, tiny_features)
     codes = tokenizer.encode(tiny_features.values)
     left = tiny_features.values - sum(tokenizer.codebooks[level][codes[:, level]] for level in (0, 1))

@@ -1,4 +1,4 @@
-"""Scalar quantisation of slices against the library, and of another domain's items."""
+"""Scalar quantization of slices against the library, and of another domain's items."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_the_decoder_rebuilds_from_its_last_position(tiny_dataset, tiny_features
     tokenizer = fitted(tiny_dataset, tiny_features)
     network = tokenizer.network
     with torch.no_grad():
-        hidden = network.project_out(network.quantiser.codebook()[torch.tensor([[5, 0, 11]])]) + network.positions
+        hidden = network.project_out(network.quantizer.codebook()[torch.tensor([[5, 0, 11]])]) + network.positions
         for layer in network.layers:
             hidden = layer(hidden)
         expected = network.output(hidden[:, 2]) * network.scale + network.mean
@@ -75,10 +75,10 @@ def test_costs_are_distances_in_the_grid_of_the_last_slice(tiny_dataset, tiny_fe
     # The nearest grid point need not be the rounded one where the spacing of two numbers differs; here it is close.
     network = tokenizer.network
     with torch.no_grad():
-        last = network.quantiser.values(
-            network.quantiser.bound(network.projected(torch.from_numpy(tiny_features.values)))
+        last = network.quantizer.values(
+            network.quantizer.bound(network.projected(torch.from_numpy(tiny_features.values)))
         )
-    expected = ((last[:, 2, None].numpy() - network.quantiser.codebook().numpy()) ** 2).sum(axis=2)
+    expected = ((last[:, 2, None].numpy() - network.quantizer.codebook().numpy()) ** 2).sum(axis=2)
     np.testing.assert_allclose(costs, expected, atol=1e-5)
     np.testing.assert_array_equal(costs.argmin(axis=1), codes[:, 2])
 

@@ -1,4 +1,4 @@
-"""Two identifiers in one: the codes are those of the parts."""
+"""Two semantic IDs in one: the codes are those of the parts."""
 
 import numpy as np
 import pytest

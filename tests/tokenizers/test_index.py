@@ -23,7 +23,7 @@ def test_an_index_knows_its_catalogue() -> None:
     index = make_index()
     assert (index.num_items, index.num_levels, index.kind) == (3, 2, "sequence")
     assert index.codes.dtype == np.int32
-    assert index.identifier(1) == (2, 0)
+    assert index.semantic_id(1) == (2, 0)
     assert index.trie is index.trie
     assert index.trie.num_leaves == 3
     with pytest.raises(ValueError, match="read-only"):
@@ -38,7 +38,7 @@ def test_saved_and_loaded_index_is_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.codes, codes)
     assert (again.level_sizes, again.item_ids, again.kind) == ((3, 2, 5), ["x", "new\nline", "7"], "sequence")
     assert again.fingerprint == index.fingerprint
-    assert again.identifier(1) == (2, 0)
+    assert again.semantic_id(1) == (2, 0)
     assert pl.read_parquet(tmp_path / "codes.parquet").columns == ["item_id", "code_0", "code_1", "code_2"]
 
 
@@ -70,7 +70,7 @@ def test_fingerprint_changes_with_every_part(change: dict) -> None:
             {"codes": np.array([[0, 0, 1], [0, -1, 1], [2, 1, 0]]), "level_sizes": (3, 2, 2)},
             "code 1 at level 2 of item 1",
         ),
-        ({"codes": np.array([[0, 1], [0, -1], [2, 1]])}, "the identifier of item 1 is the beginning of another"),
+        ({"codes": np.array([[0, 1], [0, -1], [2, 1]])}, "the semantic ID of item 1 is the beginning of another"),
         ({"codes": np.array([[0.0, 1], [1, 0], [2, 1]])}, "codes are float64"),
         ({"codes": np.array([0, 1, 2])}, "of shape \\(3,\\)"),
         ({"codes": np.zeros((0, 2), int), "item_ids": []}, "at least one item"),

@@ -8,7 +8,7 @@ from genrec.errors import ConfigError
 from genrec.tokenizers.matryoshka import MatryoshkaSettings, MatryoshkaTokenizer, PrefixLearner
 from genrec.tokenizers.parts.autoencoder import Autoencoder
 from genrec.tokenizers.parts.learning import learn
-from genrec.tokenizers.rqvae import ResidualLearner, ResidualVAESettings, ResidualVAETokenizer, make_quantiser
+from genrec.tokenizers.rqvae import ResidualLearner, ResidualVAESettings, ResidualVAETokenizer, make_quantizer
 
 SMALL = {"codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 5, "batch_size": 16}
 
@@ -16,7 +16,7 @@ SMALL = {"codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 
 def learner(weights: tuple[float, ...]) -> PrefixLearner:
     torch.manual_seed(0)
     settings = MatryoshkaSettings(**SMALL)
-    made = PrefixLearner(Autoencoder(12, (24,), 8), make_quantiser((6, 6, 6), 40, settings), None, weights)
+    made = PrefixLearner(Autoencoder(12, (24,), 8), make_quantizer((6, 6, 6), 40, settings), None, weights)
     with torch.no_grad():
         made.train().start(torch.randn(40, 12))
     return made.eval()
@@ -25,10 +25,10 @@ def learner(weights: tuple[float, ...]) -> PrefixLearner:
 def test_the_error_is_the_weighted_sum_over_prefixes():
     made, vectors = learner((0.5, 0.3, 0.2)), torch.randn(9, 12)
     with torch.no_grad():
-        _, codes, _ = made.quantiser(made.network.encode(vectors))
+        _, codes, _ = made.quantizer(made.network.encode(vectors))
         expected = 0.0
         for depth, weight in enumerate((0.5, 0.3, 0.2), 1):
-            latents = sum(made.quantiser.layers[level].codebook[codes[:, level]] for level in range(depth))
+            latents = sum(made.quantizer.layers[level].codebook[codes[:, level]] for level in range(depth))
             expected += weight * float((made.network.decoder(latents) - vectors).square().mean())
     assert made.error(vectors) == pytest.approx(expected, rel=1e-5)
 
@@ -52,12 +52,12 @@ def test_short_prefixes_rebuild_better_than_those_of_an_rqvae():
     errors = []
     for weights in ((1.0, 1.0, 1.0), None):
         torch.manual_seed(0)
-        network, quantiser = Autoencoder(12, (24,), 8), make_quantiser((6, 6, 6), 400, settings)
-        made = PrefixLearner(network, quantiser, None, weights) if weights else ResidualLearner(network, quantiser)
+        network, quantizer = Autoencoder(12, (24,), 8), make_quantizer((6, 6, 6), 400, settings)
+        made = PrefixLearner(network, quantizer, None, weights) if weights else ResidualLearner(network, quantizer)
         learn(made, vectors, settings, "test")
         with torch.no_grad():
             made.eval()
-            codes = quantiser(network.encode(vectors))[1]
+            codes = quantizer(network.encode(vectors))[1]
             parts = [book[code] for book, code in zip(made.codebooks(), codes.unbind(dim=1), strict=True)]
             errors.append([float(network.error(vectors, sum(parts[:depth]))) for depth in (1, 2, 3)])
     nested, plain = errors
@@ -75,7 +75,7 @@ def test_the_tokenizer_trains_every_prefix(tiny_dataset, tiny_features):
     plain = ResidualVAETokenizer(ResidualVAESettings(**SMALL))
     plain.fit(tiny_dataset, tiny_features)
     assert not np.array_equal(states[0], states[1])
-    # With all weight on the whole identifier it is an RQ-VAE.
+    # With all weight on the whole semantic ID it is an RQ-VAE.
     np.testing.assert_array_equal(states[1], plain.state()["network.encoder.0.weight"])
 
 

@@ -1,11 +1,11 @@
-"""Parallel codes of experts: against the library's quantisers, and what the penalty does."""
+"""Parallel codes of experts: against the library's quantizers, and what the penalty does."""
 
 import numpy as np
 import pytest
 import torch
 
 from genrec.tokenizers import mpq
-from genrec.tokenizers.mpq import QuantizerExpertSettings, ExpertTokenizer, make_quantisers, overlap
+from genrec.tokenizers.mpq import QuantizerExpertSettings, ExpertTokenizer, make_quantizers, overlap
 
 SMALL = {"num_levels": 3, "codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 5, "batch_size": 16}
 
@@ -20,10 +20,10 @@ def test_codes_equal_the_librarys(tiny_dataset, tiny_features, monkeypatch):
     kept = []
 
     def keep(*arguments):
-        kept.append(make_quantisers(*arguments))
+        kept.append(make_quantizers(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr(mpq, "make_quantisers", keep)
+    monkeypatch.setattr(mpq, "make_quantizers", keep)
     tokenizer = fitted(tiny_dataset, tiny_features, codebook_size=(6, 4, 9))
     with torch.no_grad():
         views = tokenizer.network.views(torch.from_numpy(tiny_features.values))
@@ -43,13 +43,13 @@ def test_an_expert_by_hand(tiny_dataset, tiny_features):
 
 def test_the_router_mixes_what_is_decoded(tiny_dataset, tiny_features):
     network = fitted(tiny_dataset, tiny_features).network
-    vectors, quantised = torch.from_numpy(tiny_features.values[:4]), torch.randn(4, 3, 8)
+    vectors, quantized = torch.from_numpy(tiny_features.values[:4]), torch.randn(4, 3, 8)
     scaled = (vectors - network.mean) / network.scale
     with torch.no_grad():
         shares = torch.softmax(scaled @ network.router.weight.T + network.router.bias, dim=1)
-        mixed = sum(shares[:, e : e + 1] * quantised[:, e] for e in range(3))
+        mixed = sum(shares[:, e : e + 1] * quantized[:, e] for e in range(3))
         expected = (network.decoder(mixed) - scaled).square().mean()
-        torch.testing.assert_close(network.error(vectors, quantised), expected)
+        torch.testing.assert_close(network.error(vectors, quantized), expected)
 
 
 def test_overlap_is_the_mean_squared_correlation_between_experts():

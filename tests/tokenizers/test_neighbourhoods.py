@@ -1,4 +1,4 @@
-"""Whether like items have like identifiers, against worked examples, brute force and scikit-learn."""
+"""Whether like items have like semantic IDs, against worked examples, brute force and scikit-learn."""
 
 import itertools
 
@@ -10,15 +10,15 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.neighbors import NearestNeighbors
 
 from genrec.data.histories import Histories
-from genrec.tokenizers.quality import neighbourhoods
-from genrec.tokenizers.quality.neighbourhoods import (
+from genrec.tokenizers.quality import neighborhoods
+from genrec.tokenizers.quality.neighborhoods import (
     Nearest,
     by_users,
     by_vectors,
     category_agreement,
     expected_hits,
     measure_likeness,
-    neighbour_recall,
+    neighbor_recall,
     purity,
     shared_codes,
 )
@@ -36,9 +36,9 @@ def test_nearest_vectors_equal_the_librarys():
 
 
 def test_of_many_items_a_sample_is_looked_at(monkeypatch):
-    monkeypatch.setattr(neighbourhoods, "MAX_POOL", 30)
-    monkeypatch.setattr(neighbourhoods, "MAX_QUERIES", 12)
-    monkeypatch.setattr(neighbourhoods, "SIMILARITY_ELEMENTS", 90)
+    monkeypatch.setattr(neighborhoods, "MAX_POOL", 30)
+    monkeypatch.setattr(neighborhoods, "MAX_QUERIES", 12)
+    monkeypatch.setattr(neighborhoods, "SIMILARITY_ELEMENTS", 90)
     values = np.random.default_rng(1).standard_normal((200, 4)).astype(np.float32)
     found = by_vectors(values)
     assert (len(found.pool), found.items.shape) == (30, (12, 10))
@@ -46,7 +46,7 @@ def test_of_many_items_a_sample_is_looked_at(monkeypatch):
     assert not (found.items == found.queries[:, None]).any()
 
 
-def test_vectors_that_say_nothing_have_no_neighbours():
+def test_vectors_that_say_nothing_have_no_neighbors():
     assert by_vectors(np.zeros((9, 3), dtype=np.float32)) is None
     one = np.zeros((9, 3), dtype=np.float32)
     one[4] = 1
@@ -85,7 +85,7 @@ def test_recall_equals_brute_force(kind):
     random = np.random.default_rng(5)
     codes = random.integers(0, 3, (30, 3))
     queries, nearest = np.array([2, 11, 17]), np.array([[4, 9, 28], [0, 1, -1], [5, 18, 19]])
-    report = neighbour_recall(codes, kind, Nearest(queries, nearest, np.arange(30)))
+    report = neighbor_recall(codes, kind, Nearest(queries, nearest, np.arange(30)))
     shared, everyone = [], []
     for query, items in zip(queries, nearest, strict=True):
         lengths = []
@@ -105,11 +105,11 @@ def test_identifiers_that_sort_items_by_likeness_find_all_and_random_ones_what_c
     groups = np.repeat(np.arange(20), 11)
     nearest = np.stack([np.setdiff1d(np.flatnonzero(groups == group), [i]) for i, group in enumerate(groups)])
     found = Nearest(np.arange(220), nearest, np.arange(220))
-    assert neighbour_recall(groups[:, None], "sequence", found)["recall"] == pytest.approx(1.0)
-    constant = neighbour_recall(np.zeros((220, 1), dtype=int), "sequence", found)
+    assert neighbor_recall(groups[:, None], "sequence", found)["recall"] == pytest.approx(1.0)
+    constant = neighbor_recall(np.zeros((220, 1), dtype=int), "sequence", found)
     assert constant["recall"] == pytest.approx(constant["chance"])
     assert constant["levels"] == [{"recall": 1.0, "chance": 1.0}]
-    mixed = neighbour_recall(np.random.default_rng(0).permutation(groups)[:, None], "sequence", found)
+    mixed = neighbor_recall(np.random.default_rng(0).permutation(groups)[:, None], "sequence", found)
     assert mixed["recall"] < 0.1
 
 

@@ -1,15 +1,15 @@
-"""Optimised product quantisation against faiss."""
+"""Optimized product quantization against faiss."""
 
 import faiss
 import numpy as np
 
-from genrec.tokenizers.opq import OptimisedProductSettings, OptimisedProductTokenizer
+from genrec.tokenizers.opq import OptimizedProductSettings, OptimizedProductTokenizer
 from genrec.tokenizers.pq import ProductSettings, ProductTokenizer
 
 
-def fitted(dataset, features, **settings) -> OptimisedProductTokenizer:
+def fitted(dataset, features, **settings) -> OptimizedProductTokenizer:
     chosen = {"num_levels": 3, "codebook_size": 8, "rotation_iterations": 12, **settings}
-    tokenizer = OptimisedProductTokenizer(OptimisedProductSettings(**chosen))
+    tokenizer = OptimizedProductTokenizer(OptimizedProductSettings(**chosen))
     tokenizer.fit(dataset, features)
     return tokenizer
 

@@ -1,4 +1,4 @@
-"""Paths and numbers as identifiers, against Python's own counting."""
+"""Paths and numbers as semantic IDs, against Python's own counting."""
 
 import numpy as np
 import pytest

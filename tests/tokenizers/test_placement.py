@@ -1,4 +1,4 @@
-"""Where new items go in a catalogue whose identifiers are fixed, worked out by hand."""
+"""Where new items go in a catalogue whose semantic IDs are fixed, worked out by hand."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_codes_of_another_tokenizer_are_refused():
 
 
 def place_all(policy, codes, sizes):
-    """Codes and order within shared identifiers of a whole other catalogue."""
+    """Codes and order within shared semantic IDs of a whole other catalogue."""
     names, nobody = [str(item) for item in range(len(codes))], np.zeros(len(codes), dtype=np.int64)
     catalogue = Catalogue(names, nobody, lambda rows: np.zeros((len(rows), sizes[-1])))
     named = place_catalogue(policy, np.array(codes, dtype=np.int32), sizes, catalogue)

@@ -1,4 +1,4 @@
-"""Product quantisation against faiss and by hand."""
+"""Product quantization against faiss and by hand."""
 
 import faiss
 import numpy as np

@@ -12,7 +12,7 @@ from genrec.tokenizers.quality.report import (
     gini,
     level_quality,
     measure_quality,
-    neighbours_in_titles,
+    neighbors_in_titles,
     prefix_quality,
     reconstruction_error,
     relative_energy,
@@ -83,17 +83,17 @@ def test_relative_energy():
     assert relative_energy([0.0, 0.0]) == [0.0, 0.0]
 
 
-def test_neighbours_share_the_longest_beginning(tiny_dataset):
+def test_neighbors_share_the_longest_beginning(tiny_dataset):
     genre, number = np.arange(40) // 10, np.arange(40) % 10
     codes = np.stack([genre, number // 5, number // 2], axis=1)
-    examples = neighbours_in_titles(codes, tiny_dataset)
+    examples = neighbors_in_titles(codes, tiny_dataset)
     assert len(examples) == 4, "one of each first code"
     titles = tiny_dataset.titles
     for example in examples:
         item = titles.index(example["item"])
-        shared = [near["shared_codes"] for near in example["neighbours"]]
+        shared = [near["shared_codes"] for near in example["neighbors"]]
         assert shared == sorted(shared, reverse=True)
-        assert example["item"] not in [near["item"] for near in example["neighbours"]]
+        assert example["item"] not in [near["item"] for near in example["neighbors"]]
         best = max(sum(1 for _ in iterate_shared(codes[item], codes[other])) for other in range(40) if other != item)
         assert shared[0] == best
     popularity = tiny_dataset.train_popularity()
@@ -108,7 +108,7 @@ def iterate_shared(first, second):
 
 
 def test_a_whole_report(tiny_dataset, tiny_features):
-    tokenizer = ResidualKMeansTokenizer(ResidualKMeansSettings(codebook_size=6, normalise_residuals=False))
+    tokenizer = ResidualKMeansTokenizer(ResidualKMeansSettings(codebook_size=6, normalize_residuals=False))
     tokenizer.fit(tiny_dataset, tiny_features)
     codes = tokenizer.encode(tiny_features.values)
     report = measure_quality(tokenizer, codes, tiny_features, tiny_dataset)
@@ -126,7 +126,7 @@ def test_a_whole_report(tiny_dataset, tiny_features):
 
 
 def test_distances_are_measured_on_a_sample_of_many_items(tiny_dataset, tiny_features, monkeypatch):
-    tokenizer = ResidualKMeansTokenizer(ResidualKMeansSettings(codebook_size=6, normalise_residuals=False))
+    tokenizer = ResidualKMeansTokenizer(ResidualKMeansSettings(codebook_size=6, normalize_residuals=False))
     tokenizer.fit(tiny_dataset, tiny_features)
     codes = tokenizer.encode(tiny_features.values)
     monkeypatch.setattr(quality, "MAX_MEASURED", 20)

@@ -1,4 +1,4 @@
-"""Residual scalar quantisation against the library and what it needs."""
+"""Residual scalar quantization against the library and what it needs."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from genrec.errors import ConfigError, DataError
 from genrec.tokenizers import build_tokenizer, fit_tokenizer
 from genrec.tokenizers.parts.autoencoder import Autoencoder
 from genrec.tokenizers.residual_fsq import (
-    ResidualScalarQuantiser,
+    ResidualScalarQuantizer,
     ResidualScalarSettings,
     ResidualScalarTokenizer,
     ScalarLearner,
@@ -31,19 +31,19 @@ def test_codes_and_values_equal_the_librarys(grid):
     library = ResidualFSQ(levels=list(grid), num_quantizers=3).eval()
     latents = 1.5 * torch.randn(1, 4000, len(grid))
     expected, indices = library(latents)
-    values, codes = ResidualScalarQuantiser((grid,) * 3)(latents[0])
+    values, codes = ResidualScalarQuantizer((grid,) * 3)(latents[0])
     assert torch.equal(codes, indices[0].long())
     torch.testing.assert_close(values, expected[0])
 
 
 def test_a_later_grid_divides_a_step_of_the_one_before():
-    quantiser = ResidualScalarQuantiser(((5,), (3,), (2,)))
+    quantizer = ResidualScalarQuantizer(((5,), (3,), (2,)))
     for book, expected in zip(
-        quantiser.codebooks(), ([-1, -0.5, 0, 0.5, 1], [-0.2, 0, 0.2], [-1 / 15, 1 / 15]), strict=True
+        quantizer.codebooks(), ([-1, -0.5, 0, 0.5, 1], [-0.2, 0, 0.2], [-1 / 15, 1 / 15]), strict=True
     ):
         np.testing.assert_allclose(book[:, 0], expected, rtol=1e-6)
     # 0.37 is nearest to .5; -.13 is left: -.2; .07 is left: 1/15.
-    total, codes = quantiser.quantise(torch.tensor([[0.37]]))
+    total, codes = quantizer.quantize(torch.tensor([[0.37]]))
     assert codes.tolist() == [[3, 0, 1]]
     assert float(total) == pytest.approx(0.5 - 0.2 + 1 / 15)
 
@@ -92,12 +92,12 @@ def test_grids_are_checked():
 def test_training_begins_with_codes_spread_over_the_grid(tiny_dataset, tiny_features):
     # An untrained encoder's outputs are so small that all of them would fall on the middle of the grid.
     torch.manual_seed(0)
-    learner = ScalarLearner(Autoencoder(12, (24,), 3), ResidualScalarQuantiser(((5, 5, 5),)))
+    learner = ScalarLearner(Autoencoder(12, (24,), 3), ResidualScalarQuantizer(((5, 5, 5),)))
     vectors = torch.from_numpy(tiny_features.values)
-    before = learner.quantiser(learner.network.encode(vectors))[1]
+    before = learner.quantizer(learner.network.encode(vectors))[1]
     with torch.no_grad():
         learner.start(vectors)
         latents = learner.network.encode(vectors)
     torch.testing.assert_close(latents.std(dim=0, correction=0), torch.ones(3))
     torch.testing.assert_close(latents.mean(dim=0), torch.zeros(3), atol=1e-5, rtol=0)
-    assert len(before.unique()) < 10 < len(learner.quantiser(latents)[1].unique())
+    assert len(before.unique()) < 10 < len(learner.quantizer(latents)[1].unique())

@@ -15,12 +15,12 @@ def fitted(dataset, features, **settings) -> ResidualKMeansTokenizer:
     return tokenizer
 
 
-def naive_codes(values: np.ndarray, codebooks: list[np.ndarray], normalise: bool) -> np.ndarray:
+def naive_codes(values: np.ndarray, codebooks: list[np.ndarray], normalize: bool) -> np.ndarray:
     rows = []
     for value in values:
         residual, codes = value, []
         for codebook in codebooks:
-            if normalise and np.linalg.norm(residual) > 0:
+            if normalize and np.linalg.norm(residual) > 0:
                 residual = residual / np.linalg.norm(residual)
             distances = [((residual.astype(np.float64) - code) ** 2).sum() for code in codebook]
             codes.append(int(np.argmin(distances)))
@@ -37,11 +37,11 @@ def cloud() -> np.ndarray:
     return (centres[random.integers(20, size=300)] + 0.3 * random.standard_normal((300, 12))).astype(np.float32)
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_codes_equal_the_naive_reference(tiny_dataset, tiny_features, cloud, normalise):
-    tokenizer = fitted(tiny_dataset, tiny_features, normalise_residuals=normalise)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_codes_equal_the_naive_reference(tiny_dataset, tiny_features, cloud, normalize):
+    tokenizer = fitted(tiny_dataset, tiny_features, normalize_residuals=normalize)
     for values in (tiny_features.values, cloud[:, :1] * tiny_features.values[0]):
-        np.testing.assert_array_equal(tokenizer.encode(values), naive_codes(values, tokenizer.codebooks, normalise))
+        np.testing.assert_array_equal(tokenizer.encode(values), naive_codes(values, tokenizer.codebooks, normalize))
 
 
 def test_nearest_codes_in_pieces_equal_all_distances(cloud, monkeypatch):
@@ -55,7 +55,7 @@ def test_equally_near_codes_give_the_lowest(cloud):
 
 
 def test_every_level_is_faiss_on_what_is_left(tiny_dataset, tiny_features):
-    tokenizer = fitted(tiny_dataset, tiny_features, normalise_residuals=False, seed=7, iterations=9)
+    tokenizer = fitted(tiny_dataset, tiny_features, normalize_residuals=False, seed=7, iterations=9)
     residual = tiny_features.values
     for level, codebook in enumerate(tokenizer.codebooks):
         model = faiss.Kmeans(12, 6, niter=9, seed=7 + level, max_points_per_centroid=10_000, min_points_per_centroid=1)
@@ -77,7 +77,7 @@ def test_levels_and_sizes_are_free(tiny_dataset, tiny_features):
 
 
 def test_reconstruction_is_the_sum_of_codes(tiny_dataset, tiny_features):
-    tokenizer = fitted(tiny_dataset, tiny_features, normalise_residuals=False)
+    tokenizer = fitted(tiny_dataset, tiny_features, normalize_residuals=False)
     codes = tokenizer.encode(tiny_features.values)
     expected = [sum(tokenizer.codebooks[level][code] for level, code in enumerate(row)) for row in codes.tolist()]
     np.testing.assert_allclose(tokenizer.reconstruct(codes), expected, atol=1e-6)
@@ -87,8 +87,8 @@ def test_reconstruction_is_the_sum_of_codes(tiny_dataset, tiny_features):
     )
 
 
-def test_normalised_residuals_have_no_reconstruction_but_an_energy(tiny_dataset, tiny_features):
-    tokenizer = fitted(tiny_dataset, tiny_features, normalise_residuals=True)
+def test_normalized_residuals_have_no_reconstruction_but_an_energy(tiny_dataset, tiny_features):
+    tokenizer = fitted(tiny_dataset, tiny_features, normalize_residuals=True)
     assert tokenizer.reconstruct(tokenizer.encode(tiny_features.values)) is None
     expected = np.zeros(4)
     for value in tiny_features.values.astype(np.float64):

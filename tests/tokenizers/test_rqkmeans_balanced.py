@@ -50,9 +50,9 @@ def test_more_clusters_than_items_leave_some_empty():
     assert codes.tolist() == [2, 3, 0]
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_sizes_differ_by_at_most_one_on_every_level(tiny_dataset, tiny_features, normalise):
-    tokenizer = fitted(tiny_dataset, tiny_features, codebook_size=(6, 7, 40), normalise_residuals=normalise)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_sizes_differ_by_at_most_one_on_every_level(tiny_dataset, tiny_features, normalize):
+    tokenizer = fitted(tiny_dataset, tiny_features, codebook_size=(6, 7, 40), normalize_residuals=normalize)
     codes = tokenizer.encode_catalogue(tiny_dataset, tiny_features)
     for level, size in enumerate((6, 7, 40)):
         counts = np.bincount(codes[:, level], minlength=size)

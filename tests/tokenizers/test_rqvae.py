@@ -1,4 +1,4 @@
-"""RQ-VAE: our encoding against the library's quantiser, and that training is worth it."""
+"""RQ-VAE: our encoding against the library's quantizer, and that training is worth it."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from genrec.tokenizers.rqvae import (
     ResidualVAETokenizer,
     assign_uniformly,
     held_out_error,
-    make_quantiser,
+    make_quantizer,
 )
 
 SMALL = {"codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 5, "batch_size": 16}
@@ -24,25 +24,25 @@ def fitted(dataset, features, **settings) -> ResidualVAETokenizer:
 
 
 @pytest.fixture
-def kept_quantiser(monkeypatch):
-    """The quantiser that a fit makes, so that it can be asked as well."""
+def kept_quantizer(monkeypatch):
+    """The quantizer that a fit makes, so that it can be asked as well."""
     kept = []
 
     def keep(*arguments):
-        kept.append(make_quantiser(*arguments))
+        kept.append(make_quantizer(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr(rqvae, "make_quantiser", keep)
+    monkeypatch.setattr(rqvae, "make_quantizer", keep)
     return kept
 
 
-def test_codes_equal_the_librarys(tiny_dataset, tiny_features, kept_quantiser):
+def test_codes_equal_the_librarys(tiny_dataset, tiny_features, kept_quantizer):
     tokenizer = fitted(tiny_dataset, tiny_features)
-    library = kept_quantiser[0].eval()
+    library = kept_quantizer[0].eval()
     latents = torch.from_numpy(tokenizer.to_code_space(tiny_features.values))
-    quantised, codes, _ = library(latents)
+    quantized, codes, _ = library(latents)
     np.testing.assert_array_equal(tokenizer.encode(tiny_features.values), codes.numpy())
-    expected = tokenizer.from_code_space(quantised.detach().numpy())
+    expected = tokenizer.from_code_space(quantized.detach().numpy())
     np.testing.assert_allclose(tokenizer.reconstruct(codes.numpy()), expected, atol=1e-5)
 
 
@@ -59,7 +59,7 @@ def test_encoder_and_decoder_by_hand(tiny_dataset, tiny_features):
     np.testing.assert_allclose(tokenizer.from_code_space(latent[None].astype(np.float32))[0], expected, atol=1e-5)
 
 
-def test_input_is_standardised():
+def test_input_is_standardized():
     vectors = torch.randn(500, 6) * 3 + 5
     network = Autoencoder(6, (24,), 8)
     network.set_scale(vectors)
@@ -80,7 +80,7 @@ def test_it_stops_early_and_keeps_the_best(tiny_dataset, tiny_features, monkeypa
     errors = iter([0.5, 0.3, 0.4, 0.6, 0.7, 0.1])
     snapshots = []
 
-    def fake_error(network, quantiser, vectors):
+    def fake_error(network, quantizer, vectors):
         snapshots.append(network.encoder[0].weight.detach().clone())
         return next(errors)
 
@@ -92,24 +92,24 @@ def test_it_stops_early_and_keeps_the_best(tiny_dataset, tiny_features, monkeypa
 
 def test_measuring_the_error_changes_nothing(tiny_features):
     settings = ResidualVAESettings(**SMALL)
-    network, quantiser = Autoencoder(12, (24,), 8), make_quantiser((6, 6, 6), 40, settings)
+    network, quantizer = Autoencoder(12, (24,), 8), make_quantizer((6, 6, 6), 40, settings)
     vectors = torch.from_numpy(tiny_features.values)
     network.set_scale(vectors)
     with torch.no_grad():
-        quantiser.train()(network.encode(vectors))
-    before = {name: value.clone() for name, value in quantiser.state_dict().items()}
-    held_out_error(network, quantiser, vectors)
-    assert all(torch.equal(before[name], value) for name, value in quantiser.state_dict().items())
+        quantizer.train()(network.encode(vectors))
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    held_out_error(network, quantizer, vectors)
+    assert all(torch.equal(before[name], value) for name, value in quantizer.state_dict().items())
 
 
 def test_library_defaults_that_collapse_are_replaced():
     settings = ResidualVAESettings(**{**SMALL, "batch_size": 1024})
-    layer = make_quantiser((256, 256), 100_000, settings).layers[0]
+    layer = make_quantizer((256, 256), 100_000, settings).layers[0]
     assert layer.commitment_weight == 0.25
     assert layer._codebook.threshold_ema_dead_code == 2.0
     assert not layer.rotation_trick
     # With 40 items and 256 codes no code has two vectors per batch: restarting them all would never end.
-    layer = make_quantiser((256, 256), 40, settings).layers[0]
+    layer = make_quantizer((256, 256), 40, settings).layers[0]
     assert layer._codebook.threshold_ema_dead_code == pytest.approx(0.5 * 40 / 256)
 
 
@@ -141,22 +141,22 @@ def test_codebooks_learned_by_the_loss_are_an_option(tiny_dataset, tiny_features
     plain = fitted(tiny_dataset, tiny_features)
     learned = fitted(tiny_dataset, tiny_features, ema=False)
     assert not np.array_equal(plain.codebooks[0], learned.codebooks[0])
-    layer = make_quantiser((6, 6), 40, ResidualVAESettings(**SMALL, ema=False), True).layers[0]
+    layer = make_quantizer((6, 6), 40, ResidualVAESettings(**SMALL, ema=False), True).layers[0]
     assert layer._codebook.embed.requires_grad
     assert not layer.ema_update
 
 
 def test_a_uniform_last_level_in_training_and_nearest_codes_elsewhere():
     torch.manual_seed(0)
-    quantiser = make_quantiser((6, 6), 90, ResidualVAESettings(**SMALL))
-    assign_uniformly(quantiser.layers[-1], 0.003)
+    quantizer = make_quantizer((6, 6), 90, ResidualVAESettings(**SMALL))
+    assign_uniformly(quantizer.layers[-1], 0.003)
     latents = torch.randn(90, 8)
     with torch.no_grad():
-        quantiser.train()(latents)
-        left = latents - quantiser.layers[0].eval()(latents)[0]
-        counts = np.bincount(quantiser.layers[1].train()(left)[1], minlength=6)
-        nearest = torch.cdist(left, quantiser.layers[1].codebook).argmin(dim=1)
-        codes = quantiser.layers[1].eval()(left)[1]
+        quantizer.train()(latents)
+        left = latents - quantizer.layers[0].eval()(latents)[0]
+        counts = np.bincount(quantizer.layers[1].train()(left)[1], minlength=6)
+        nearest = torch.cdist(left, quantizer.layers[1].codebook).argmin(dim=1)
+        codes = quantizer.layers[1].eval()(left)[1]
     assert counts.max() - counts.min() <= 2
     assert torch.equal(codes, nearest)
 

@@ -1,4 +1,4 @@
-"""Vectors and identifiers that two processes make together: the bytes of one, each block done once."""
+"""Vectors and semantic IDs that two processes make together: the bytes of one, each block done once."""
 
 import subprocess
 import sys

@@ -20,7 +20,7 @@ def blocks(sizes: list[int], inside: float, outside: float, seed: int = 0) -> np
 
 
 def ring(nodes: int) -> csr_array:
-    """A ring of nodes, each linked to its two neighbours."""
+    """A ring of nodes, each linked to its two neighbors."""
     rows = np.arange(nodes)
     ahead = csr_array((np.ones(nodes), (rows, (rows + 1) % nodes)), shape=(nodes, nodes))
     return (ahead + ahead.T).tocsr()

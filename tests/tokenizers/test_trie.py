@@ -11,7 +11,7 @@ from genrec.tokenizers.trie import Trie, build_trie
 
 
 def walk(trie: Trie) -> dict[tuple[int, ...], list[int]]:
-    """Read a trie back by following its arrays node by node: identifier -> items."""
+    """Read a trie back by following its arrays node by node: semantic ID -> items."""
     found: dict[tuple[int, ...], list[int]] = {}
 
     def visit(depth: int, node: int, path: tuple[int, ...]) -> None:
@@ -84,7 +84,7 @@ def test_identifiers_of_different_lengths_end_in_end_edges(long: bool) -> None:
 @pytest.mark.parametrize("other", [[0, 1, 2], [0, 1, -1]])
 def test_an_identifier_that_begins_another_is_refused(other: list[int]) -> None:
     codes = np.array([[2, 2, 2], other, [0, -1, -1], [0, 3, 3]], dtype=np.int32)
-    with pytest.raises(ArtifactError, match="the identifier of item 2 is the beginning of another"):
+    with pytest.raises(ArtifactError, match="the semantic ID of item 2 is the beginning of another"):
         build_trie(codes, (4, 4, 4))
 
 

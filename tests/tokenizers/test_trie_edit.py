@@ -24,7 +24,7 @@ def assert_equal_bytes(found: Trie, expected: Trie) -> None:
 
 
 def drawn_codes(rng: np.random.Generator, num_items: int, sizes: tuple[int, ...], shorten: float) -> np.ndarray:
-    """Crowded identifiers; some first (and second) codes end the identifier, so that none begins another."""
+    """Crowded semantic IDs; some first (and second) codes end the semantic ID, so that none begins another."""
     codes = np.stack([rng.integers(max(0, size - 6), size, num_items) for size in sizes], axis=1).astype(np.int32)
     ending = rng.random((2, max(sizes))) < shorten
     codes[ending[0][codes[:, 0]], 1:] = -1
@@ -97,8 +97,8 @@ def index() -> ItemIndex:
         ([[0, 1]], ["c"], "codes have 2 levels but there are 3 level sizes"),
         ([[0, 1, 1]], ["c", "d"], "codes have 1 rows but there are 2 item ids"),
         ([[0, 1, 1]], ["a"], "item id 'a' stands 2 times"),
-        ([[0, 1, -1]], ["c"], "the identifier of item 2 is the beginning of another"),
-        ([[1, 2, 2]], ["c"], "the identifier of item 1 is the beginning of another"),
+        ([[0, 1, -1]], ["c"], "the semantic ID of item 2 is the beginning of another"),
+        ([[1, 2, 2]], ["c"], "the semantic ID of item 1 is the beginning of another"),
     ],
 )
 def test_items_that_cannot_be_added_are_refused(index, codes, names, message):

@@ -1,4 +1,4 @@
-"""A recommender learns to write the identifiers of the families that read no vectors."""
+"""A recommender learns to write the semantic IDs of the families that read no vectors."""
 
 import pytest
 import torch
@@ -32,12 +32,12 @@ def test_a_decoder_learns(name, tiny_dataset, tiny_features, with_suffix):
     model = build_recommender(config, num_items=40, index=index)
     histories = tiny_dataset.train()
     batch = [torch.from_numpy(array) for array in pad_histories(histories, range(32), 10)]
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(20):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = model(*batch).loss
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]

@@ -96,17 +96,17 @@ def apart(init: Any) -> Any:
 def two(folder: Path) -> dict[str, Any]:
     model = recommender()
     found = {"spread": outcome(lambda: run(folder / "spread", model))}
-    if World.current().leads:
+    if World.current().is_main:
         model.save_pretrained(folder / "model")
     found["ddp"] = outcome(lambda: run(folder / "ddp", expert_parallel=1, epochs=1))
     found["again"] = outcome(lambda: run(folder / "again", epochs=1, gradient_checkpointing=True))
     found["bias"] = outcome(lambda: run(folder / "bias", recommender(balance="bias"), epochs=1))
     found["stopped"] = outcome(lambda: run(folder / "stopped", stopping()))
-    if World.current().leads:
+    if World.current().is_main:
         shutil.copytree(folder / "stopped", folder / "one-goes-on")
     found["taken-up"] = outcome(lambda: run(folder / "stopped"))
     with without_wrapper(believed=True):
-        found["unsynchronised"] = outcome(lambda: run(folder / "unsynchronised"))
+        found["unsynchronized"] = outcome(lambda: run(folder / "unsynchronized"))
     return found
 
 

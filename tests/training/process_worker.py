@@ -148,7 +148,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     found = {"ddp": outcome(lambda: run(folder / "ddp"))}
     world = World.current()
-    found["world"] = [world.rank, world.size, world.gather(world.rank * 10), world.from_leader(lambda: world.rank)]
+    found["world"] = [world.rank, world.size, world.gather(world.rank * 10), world.run_on_main(lambda: world.rank)]
     found["experts"] = balanced(slice(world.rank, None, world.size))
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     found["fsdp2"] = outcome(lambda: run(folder / "fsdp2", Layered(stop)))
@@ -163,7 +163,7 @@ def main(folder: Path) -> None:
     with without_wrapper(believed=False):
         found["unwrapped"] = outcome(lambda: run(folder / "unwrapped"))
     with without_wrapper(believed=True):
-        found["unsynchronised"] = outcome(lambda: run(folder / "unsynchronised"))
+        found["unsynchronized"] = outcome(lambda: run(folder / "unsynchronized"))
     found["other weights"] = outcome(lambda: run(folder / "other", other_weights()))
     with patch("genrec.training.checkpoints.CheckpointStore.save", unwritable):
         found["disk full"] = outcome(lambda: run(folder / "full"))

@@ -108,11 +108,11 @@ def test_the_model_folder_is_a_whole_model(folder: Path):
         assert float(saved(items, lengths).loss) == pytest.approx(float(one.eval()(items, lengths).loss), abs=1e-5)
 
 
-@pytest.mark.parametrize(("name", "size"), [("unsynchronised", 2), ("apart", 4)])
+@pytest.mark.parametrize(("name", "size"), [("unsynchronized", 2), ("apart", 4)])
 def test_gradients_that_differ_are_noticed(folder: Path, name: str, size: int):
     """Those of what all hold, and those of experts that two processes of four hold."""
     for found in outcomes(folder, name, size):
-        assert found["what"].endswith("the gradients of the processes differ after they were synchronised")
+        assert found["what"].endswith("the gradients of the processes differ after they were synchronized")
         assert found["exit_code"] == 2
 
 

@@ -16,7 +16,7 @@ from genrec.config import Recipe
 from genrec.errors import ConfigError
 from genrec.pipeline.run import run_recipe
 from genrec.training.launch import Launch, refuse_processes
-from genrec.training.world import own_place
+from genrec.training.world import rank_and_size
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
@@ -159,7 +159,7 @@ def test_other_launchers_are_checked_too(name):
 @pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("0", "0"), ("5", "1")])
 def test_a_rank_is_below_the_number_of_processes(rank, size):
     with pytest.raises(ConfigError, match=f"RANK={rank} of WORLD_SIZE={size}"):
-        own_place({"RANK": rank, "WORLD_SIZE": size})
+        rank_and_size({"RANK": rank, "WORLD_SIZE": size})
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_a_loss_that_is_no_number_in_one_stops_all_before_the_update(folder: Pat
     ("name", "what"),
     [
         ("unwrapped", "the model was to be wrapped by ddp and is a Layered"),
-        ("unsynchronised", "the gradients of the processes differ after they were synchronised"),
+        ("unsynchronized", "the gradients of the processes differ after they were synchronized"),
         ("other weights", "the processes start from different weights"),
     ],
 )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_PAIRS = 50_000_000
 GRID: dict[str, tuple[Any, ...]] = {
     "shrinkage": (0.0, 10.0, 50.0),
-    "neighbours": (50, 100, 200, None),
+    "neighbors": (50, 100, 200, None),
     "decay": (1.0, 0.8, 0.5, 0.3),
     "last_n": (1, 5, 20, None),
 }
@@ -26,7 +26,7 @@ GRID: dict[str, tuple[Any, ...]] = {
 class ItemKNNSettings(ItemGraphSettings):
     """How items are compared and histories weighted."""
 
-    neighbours: Count | None = Field(None, description="most similar items kept per item; null keeps all that fit")
+    neighbors: Count | None = Field(None, description="most similar items kept per item; null keeps all that fit")
     shrinkage: Weight = Field(10.0, description="added to the denominator: doubts similarities of rare items")
 
 
@@ -34,7 +34,7 @@ class ItemKNN(ItemGraph):
     """Items that the same users had, weighted by how recent the history's item is.
 
     link(i, j) = users of both / (sqrt(users of i * users of j) + shrinkage), over the sets of users in training, where
-    j is among i's neighbours.
+    j is among i's neighbors.
     """
 
     name = "itemknn"
@@ -48,7 +48,7 @@ class ItemKNN(ItemGraph):
             popularity: int ``[N]``, interactions in the training part.
             settings: How.
         """
-        links = _similarities(train, len(popularity), settings.neighbours, settings.shrinkage)
+        links = _similarities(train, len(popularity), settings.neighbors, settings.shrinkage)
         return cls(links, popularity, settings)
 
     @classmethod
@@ -61,7 +61,7 @@ class ItemKNN(ItemGraph):
 
 
 class _Variants:
-    """Item-kNN models that differ in few settings: fewer neighbours are the beginnings of the same rows."""
+    """Item-kNN models that differ in few settings: fewer neighbors are the beginnings of the same rows."""
 
     def __init__(self, train: Histories, popularity: np.ndarray) -> None:
         self.train, self.popularity = train, popularity
@@ -71,15 +71,15 @@ class _Variants:
         if settings.shrinkage != self.shrinkage:
             self.widest = _similarities(self.train, len(self.popularity), None, settings.shrinkage)
             self.shrinkage = settings.shrinkage
-        most = settings.neighbours
+        most = settings.neighbors
         return ItemKNN(self.widest if most is None else first_of_rows(self.widest, most), self.popularity, settings)
 
 
-def _similarities(train: Histories, num_items: int, neighbours: int | None, shrinkage: float) -> sparse.csr_array:
+def _similarities(train: Histories, num_items: int, neighbors: int | None, shrinkage: float) -> sparse.csr_array:
     users = item_sets(train, num_items)
     items = users.T.tocsr()
     norms = np.sqrt(np.diff(items.indptr)).astype(np.float32)
-    most = min(neighbours or num_items, max(MAX_PAIRS // num_items, 1))
+    most = min(neighbors or num_items, max(MAX_PAIRS // num_items, 1))
     step = rows_at_once(num_items)
     blocks = []
     for first in range(0, num_items, step):

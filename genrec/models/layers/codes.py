@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-# What the code table holds behind the end of a shorter identifier.
+# What the code table holds behind the end of a shorter semantic ID.
 NO_CODE = -1
 
 
@@ -14,7 +14,7 @@ class CodeEmbedding(nn.Module):
     Args:
         level_sizes: Number of codes of each level.
         hidden_size: Width D.
-        variable_length: Whether identifiers may be shorter than L: what follows their end is a vector of zeros.
+        variable_length: Whether semantic IDs may be shorter than L: what follows their end is a vector of zeros.
     """
 
     def __init__(self, level_sizes: list[int], hidden_size: int, variable_length: bool = False) -> None:
@@ -23,19 +23,19 @@ class CodeEmbedding(nn.Module):
         self.table = nn.Embedding(sum(level_sizes), hidden_size)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Embed complete identifiers ``[..., L]`` as ``[..., L, D]``."""
+        """Embed complete semantic IDs ``[..., L]`` as ``[..., L, D]``."""
         if not self.variable_length:
             return self.table(codes + self.starts(codes))
         embedded = self.table(codes.clamp(min=0) + self.starts(codes))
         return embedded.masked_fill((codes == NO_CODE).unsqueeze(-1), 0)
 
     def level(self, level: int, codes: Tensor) -> Tensor:
-        """Embed codes of one level, ``[...]`` as ``[..., D]``; -1 behind the end of a shorter identifier as zeros."""
+        """Embed codes of one level, ``[...]`` as ``[..., D]``; -1 behind the end of a shorter semantic ID as zeros."""
         embedded = self.table(codes.clamp(min=0) + sum(self.level_sizes[:level]))
         return embedded.masked_fill((codes == NO_CODE).unsqueeze(-1), 0) if self.variable_length else embedded
 
     def book(self, level: int) -> Tensor:
-        """The rows of one level ``[K, D]``; where identifiers may be shorter, zeros behind them for -1."""
+        """The rows of one level ``[K, D]``; where semantic IDs may be shorter, zeros behind them for -1."""
         start = sum(self.level_sizes[:level])
         rows = self.table.weight[start : start + self.level_sizes[level]]
         return nn.functional.pad(rows, (0, 0, 0, 1)) if self.variable_length else rows
@@ -63,11 +63,11 @@ class CodeHead(nn.Module):
 
 
 def code_loss(logits: Tensor, codes: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of one level in float32: the mean over identifiers, of which ended ones add nothing.
+    """Cross-entropy of one level in float32: the mean over semantic IDs, of which ended ones add nothing.
 
     Args:
         logits: ``[n, K]``.
-        codes: int64 ``[n]``; -1 behind the end of a shorter identifier, whose end its beginning already tells.
+        codes: int64 ``[n]``; -1 behind the end of a shorter semantic ID, whose end its beginning already tells.
         label_smoothing: Share of the probability given to all codes alike.
     """
     total = cross_entropy(logits.float(), codes, ignore_index=NO_CODE, reduction="sum", label_smoothing=label_smoothing)

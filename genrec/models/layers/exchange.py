@@ -18,7 +18,7 @@ def total_of_all(values: Tensor) -> Tensor:
     return _Total.apply(values) if together else values
 
 
-def work_elsewhere(x: Tensor, counts: Tensor, work: Callable[[Tensor, Tensor], Tensor], group: ProcessGroup) -> Tensor:
+def all_to_all_apply(x: Tensor, counts: Tensor, work: Callable[[Tensor, Tensor], Tensor], group: ProcessGroup) -> Tensor:
     """Let each process of a group work on its own segments of everyone's rows (GShard, Lepikhin et al. 2020, 3.3).
 
     Args:

@@ -9,15 +9,15 @@ def prepend(start: Tensor, x: Tensor) -> Tensor:
     return torch.cat([start.expand(x.shape[0], 1, -1).to(x.dtype), x], dim=1)
 
 
-def visible_positions(lengths: Tensor, size: int) -> Tensor:
+def length_mask(lengths: Tensor, size: int) -> Tensor:
     """bool ``[B, size]``: True at positions before each length."""
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def gather_targets(hidden: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """The states ``[n, D]`` that predict the n real items of ``items [B, T]``, and those items ``[n]``."""
-    real = visible_positions(lengths, items.shape[1])
-    return hidden[:, : items.shape[1]][real], items[real]
+    mask = length_mask(lengths, items.shape[1])
+    return hidden[:, : items.shape[1]][mask], items[mask]
 
 
 def state_at(hidden: Tensor, lengths: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ def positions_read(items: Tensor, lengths: Tensor, *, codes: int = 1, starts: in
     """
     places = torch.arange(codes, device=items.device).repeat(items.shape[1]).expand(len(items), -1)
     padded = [torch.nn.functional.pad(x, (starts, 0), value=-1) for x in (items.repeat_interleave(codes, 1), places)]
-    real = visible_positions(lengths * codes + starts, padded[0].shape[1])
-    return padded[0][real], padded[1][real]
+    mask = length_mask(lengths * codes + starts, padded[0].shape[1])
+    return padded[0][mask], padded[1][mask]
 
 
 def draw_cuts(lengths: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class ItemEmbedding(nn.Module):
         feature_size: Width of the item features; 0 leaves them out.
         level_sizes: Codebook sizes; None leaves the codes out.
         feature_dropout: Rate on the features, so that they are not relied upon alone.
-        variable_length: Whether identifiers may be shorter than L.
+        variable_length: Whether semantic IDs may be shorter than L.
     """
 
     features: Tensor | None

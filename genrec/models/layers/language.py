@@ -133,21 +133,21 @@ def read_vectors(model: PreTrainedModel, vectors: Tensor, *, keep: bool = False)
     return output.last_hidden_state, [] if cache is None else _kept(cache)
 
 
-def learn_vectors(model: PreTrainedModel, vectors: Tensor, real: Tensor) -> Learned:
+def learn_vectors(model: PreTrainedModel, vectors: Tensor, mask: Tensor) -> Learned:
     """Run the model over right-padded vectors; in training with the balance loss of its experts, weighed as it says.
 
     Args:
         model: A causal language model, dense or with experts (such as Mixtral and Qwen3-MoE).
         vectors: ``[B, S, D]``.
-        real: Positions that count for the balance, bool ``[B, S]``.
+        mask: Positions that count for the balance, bool ``[B, S]``.
     """
     weight = getattr(model.config, "router_aux_loss_coef", None)
     if weight is None or not model.training:
         return Learned(read_vectors(model, vectors)[0], vectors.new_zeros((), dtype=torch.float32), [])
     output = model.base_model(inputs_embeds=vectors, use_cache=False, output_router_logits=True)
     logits, chosen = output.router_logits, model.config.num_experts_per_tok
-    balance = load_balancing_loss_func(logits, logits[0].shape[-1], chosen, real)
-    routings = [_routing(layer.detach().flatten(0, -2)[real.flatten()], chosen) for layer in logits]
+    balance = load_balancing_loss_func(logits, logits[0].shape[-1], chosen, mask)
+    routings = [_routing(layer.detach().flatten(0, -2)[mask.flatten()], chosen) for layer in logits]
     return Learned(output.last_hidden_state, weight * cast(Tensor, balance), routings)
 
 
@@ -156,7 +156,7 @@ def step_beams(
     vectors: Tensor,
     positions: Tensor,
     history: list[KeyValue],
-    visible: Tensor,
+    attention_mask: Tensor,
     own: list[list[KeyValue]] | None,
 ) -> tuple[Tensor, list[list[KeyValue]]]:
     """Move beams one position on.
@@ -166,7 +166,7 @@ def step_beams(
         vectors: Inputs of the new position, ``[B, M, D]``.
         positions: Its number per user, int64 ``[B]``.
         history: Keys and values ``[B, H, T, d]`` per layer, shared by a user's beams.
-        visible: bool ``[B, T]`` over the history's positions.
+        attention_mask: bool ``[B, T]`` over the history's positions.
         own: Keys and values ``[B, M, H, d]`` of the beams' earlier positions, per layer; None at the first.
 
     Returns:
@@ -180,10 +180,10 @@ def step_beams(
         keys, values = (torch.cat([shared[side], *(part[side] for part in parts)], dim=2) for side in (0, 1))
         cache.update(keys, values, layer)
     itself = torch.eye(beams, dtype=torch.bool, device=vectors.device).repeat(1, len(earlier[0]) + 1)
-    mask = torch.cat([visible.unsqueeze(1).expand(-1, beams, -1), itself.expand(batch, -1, -1)], dim=2).unsqueeze(1)
+    attention_mask = torch.cat([attention_mask.unsqueeze(1).expand(-1, beams, -1), itself.expand(batch, -1, -1)], dim=2).unsqueeze(1)
     output = model.base_model(
         inputs_embeds=vectors,
-        attention_mask=_as_the_model_adds_it(model, mask, vectors.dtype),
+        attention_mask=_as_the_model_adds_it(model, attention_mask, vectors.dtype),
         position_ids=positions.unsqueeze(1).expand(-1, beams),
         past_key_values=cache,
         use_cache=True,
@@ -207,11 +207,11 @@ def _kept(cache: DynamicCache) -> list[KeyValue]:
     return [KeyValue(layer.keys, layer.values) for layer in layers]
 
 
-def _as_the_model_adds_it(model: PreTrainedModel, mask: Tensor, dtype: torch.dtype) -> Tensor:
+def _as_the_model_adds_it(model: PreTrainedModel, attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Fused attention takes bool masks; the plain one adds what it is given."""
     if model.config._attn_implementation == "sdpa":
-        return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        return attention_mask
+    return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, torch.finfo(dtype).min)
 
 
 @torch.no_grad()
@@ -228,11 +228,11 @@ def check_backbone(model: PreTrainedModel, source: str) -> None:
     problem = "its states differ"
     try:
         states, history = read_vectors(model, table[[3, 5, 2]].unsqueeze(0), keep=True)
-        visible = torch.tensor([[True, True, False]], device=table.device)
+        attention_mask = torch.tensor([[True, True, False]], device=table.device)
         two = torch.tensor([2], device=table.device)
-        _, own = step_beams(model, torch.cat([first, second], dim=1)[:, [2, 6]], two, history, visible, None)
+        _, own = step_beams(model, torch.cat([first, second], dim=1)[:, [2, 6]], two, history, attention_mask, None)
         last = torch.cat([first, second], dim=1)[:, [3, 7]]
-        found, _ = step_beams(model, last, two + 1, history, visible, own)
+        found, _ = step_beams(model, last, two + 1, history, attention_mask, own)
         whole = torch.cat([read_vectors(model, vectors)[0] for vectors in (first, second)])
         fits = _close(found[0], whole[:, 3], SHARED) and _close(states[0, :2], whole[:, :2], CAUSAL)
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:

@@ -27,7 +27,7 @@ from torch.nn.functional import dropout, linear, relu, silu
 
 from genrec.config import Section
 from genrec.config.ranges import Few, FewOrNone, Layers, Positive, Rate, Weight
-from genrec.models.layers.exchange import total_of_all, work_elsewhere
+from genrec.models.layers.exchange import total_of_all, all_to_all_apply
 
 # torch's grouped product wants rows that start at multiples of this many bytes.
 ALIGNMENT = 16
@@ -155,12 +155,12 @@ class MixtureOfExperts(nn.Module):
             own = getattr(self, name).detach().chunk(group.size())[group.rank()]
             setattr(self, name, nn.Parameter(own.clone()))
 
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        """Map ``x [..., D]`` to the same shape; positions where bool ``real [...]`` is False become zeros."""
-        if real is None:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map ``x [..., D]`` to the same shape; positions where bool ``mask [...]`` is False become zeros."""
+        if mask is None:
             return self._mix(x.flatten(0, -2)).view_as(x)
-        mixed = self._mix(x[real])
-        return mixed.new_zeros(x.shape).masked_scatter(real.unsqueeze(-1), mixed)
+        mixed = self._mix(x[mask])
+        return mixed.new_zeros(x.shape).masked_scatter(mask.unsqueeze(-1), mixed)
 
     def _mix(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -204,7 +204,7 @@ class MixtureOfExperts(nn.Module):
         """Each expert on its segment of ``x [m, D]``, wherever it is."""
         if self.group is None:
             return self._own_experts(x, counts)
-        return work_elsewhere(x, counts, self._own_experts, self.group)
+        return all_to_all_apply(x, counts, self._own_experts, self.group)
 
     def _own_experts(self, x: Tensor, counts: Tensor) -> Tensor:
         """Each expert of this process on its segment of ``x [m, D]``."""

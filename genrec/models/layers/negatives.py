@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec.models.layers.history import visible_positions
+from genrec.models.layers.history import length_mask
 
 DRAWS = 16
 
@@ -50,8 +50,8 @@ def draw_unknown(items: Tensor, lengths: Tensor, num_items: int) -> tuple[Tensor
         int64 and bool ``[n, 16]``.
     """
     drawn = torch.randint(num_items, (len(items), DRAWS), device=items.device)
-    real = visible_positions(lengths, items.shape[1])
-    known = ((drawn.unsqueeze(2) == items.unsqueeze(1)) & real.unsqueeze(1)).any(2)
+    mask = length_mask(lengths, items.shape[1])
+    known = ((drawn.unsqueeze(2) == items.unsqueeze(1)) & mask.unsqueeze(1)).any(2)
     return drawn, ~known
 
 

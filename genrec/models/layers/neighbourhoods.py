@@ -1,7 +1,7 @@
-"""The next item as a neighbour of those that were read: probabilities of items that nothing was learned of.
+"""The next item as a neighbor of those that were read: probabilities of items that nothing was learned of.
 
 Similarity is the cosine between item vectors whose principal components, those of the catalogue of training, all have
-unit variance: the few directions that most texts share would hide the others. How sharp the neighbourhoods are, how
+unit variance: the few directions that most texts share would hide the others. How sharp the neighborhoods are, how
 soon an item is forgotten and how much each counts is learned from users, and carries over to any catalogue with such
 vectors.
 """
@@ -34,7 +34,7 @@ class SoftmaxMixture(NamedTuple):
     even: Tensor
 
 
-class Neighbourhoods(nn.Module):
+class Neighborhoods(nn.Module):
     """A mixture of softmaxes over the catalogue, one for every item read and every sharpness, and an even share.
 
     ``p(i) = sum_th w_th softmax_i(s_h cos(x_t, x_i)) + w_0 / N``, where the weights are a softmax over
@@ -90,25 +90,25 @@ class Neighbourhoods(nn.Module):
         return SoftmaxMixture(weights[..., :-1].unflatten(2, (size, len(self.recency))), weights[..., -1])
 
     def next_item_loss(
-        self, states: Tensor, items: Tensor, real: Tensor, features: Tensor, *, negatives: int = 0
+        self, states: Tensor, items: Tensor, mask: Tensor, features: Tensor, *, negatives: int = 0
     ) -> Tensor:
         """Mean negative log-probability of items by those before them, float32 scalar.
 
         Args:
             states: ``[B, T, D]``, each of which predicts the item in its place.
             items: Dense items, int64 ``[B, T]``.
-            real: bool ``[B, T]``, False at padding.
+            mask: bool ``[B, T]``, False at padding.
             features: float32 ``[N, F]``.
             negatives: Items drawn evenly that the batch shares beside its own (:func:`shared_candidates`); 0 takes the
                 whole catalogue.
         """
         history, size = items[:, :-1], len(features)
         mixture = self.mixture(states, torch.arange(items.shape[1], device=items.device).unsqueeze(0), history.shape[1])
-        candidates, targets = torch.arange(size, device=items.device), items[real]
+        candidates, targets = torch.arange(size, device=items.device), items[mask]
         correction = torch.zeros((), device=items.device)
         if negatives:
             candidates, targets, correction = shared_candidates(targets, size, negatives)
-        places = torch.zeros_like(items).masked_scatter(real, targets)
+        places = torch.zeros_like(items).masked_scatter(mask, targets)
         with torch.autocast(items.device.type, enabled=False):
             cosines = self.vectors(features[history]) @ self.vectors(features[candidates]).T
             hits = cosines.gather(2, places.unsqueeze(1).expand(-1, history.shape[1], -1))
@@ -118,7 +118,7 @@ class Neighbourhoods(nn.Module):
             ]
         near = (mixture.read + torch.stack(own, dim=-1).transpose(1, 2)).flatten(2)
         even = mixture.even.unsqueeze(-1) - log(size)
-        return -torch.cat([near, even], dim=-1).logsumexp(dim=-1)[real].mean()
+        return -torch.cat([near, even], dim=-1).logsumexp(dim=-1)[mask].mean()
 
     def log_probabilities(self, mixture: SoftmaxMixture, items: Tensor, features: Tensor) -> Tensor:
         """log p of every item of the catalogue after each history, float32 ``[B, N]``.

@@ -9,9 +9,9 @@ from genrec.models.layers.words import NO_WORD
 
 def mean_word_vectors(table: Tensor, words: Tensor) -> Tensor:
     """The mean vector ``[N, D]`` of each text's words ``[N, S]`` in ``table [V, D]``; of all where it has none."""
-    real = words != NO_WORD
-    counts = real.sum(1)
-    weights = real / counts.clamp_min(1).unsqueeze(1)
+    mask = words != NO_WORD
+    counts = mask.sum(1)
+    weights = mask / counts.clamp_min(1).unsqueeze(1)
     means = embedding_bag(words.long().clamp_min(0), table, per_sample_weights=weights.to(table.dtype), mode="sum")
     told = counts > 0
     return torch.where(told.unsqueeze(1), means, means[told].mean(0))
@@ -21,7 +21,7 @@ def codebook_rows(table: Tensor, vectors: Tensor | None, codes: Tensor, level_si
     """A row for each code: the mean of the words' rows, moved by the code's residual centroid of item vectors.
 
     The centroid of a code is the mean, over its items, of what the codes before it leave of their vectors; where the
-    identifiers are residual codes of these vectors, that is the codebook itself. Each level's centroids are scaled to
+    semantic IDs are residual codes of these vectors, that is the codebook itself. Each level's centroids are scaled to
     the spread of the words' rows, so that the model tells them apart as it does words. Codes of no item, and all codes
     without vectors, are drawn at random with that spread.
 

@@ -73,7 +73,7 @@ class SetT5(nn.Module):
         encoded = _run(self.encoder, x, positions, hidden)
         others = ~torch.eye(len(queries), dtype=torch.bool, device=x.device)[None, None]
         asked = queries.expand(batch, -1, -1).to(x.dtype)
-        closed = [_closed(x.new_zeros(()), mask) for mask in (others, hidden)]
+        closed = [_closed(x.new_zeros(()), attention_mask) for attention_mask in (others, hidden)]
         return _run(self.decoder, asked, closed[0], None, encoded, closed[1])
 
 

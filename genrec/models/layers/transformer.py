@@ -49,13 +49,13 @@ def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:
     return (wide * rotation.cosines + other * rotation.sines).to(vectors.dtype)
 
 
-def attend_shared(query: Tensor, history: KeyValue, visible: Tensor, own: list[KeyValue], scale: float) -> Tensor:
+def attend_shared(query: Tensor, history: KeyValue, attention_mask: Tensor, own: list[KeyValue], scale: float) -> Tensor:
     """Attention of beams to a history they share and to their own positions, under one softmax.
 
     Args:
         query: ``[B, M, H, d]``.
         history: Keys and values ``[B, H, T, d]``.
-        visible: bool ``[B, T]``, True where the history has a position.
+        attention_mask: bool ``[B, T]``, True where the history has a position.
         own: Keys and values of each own position, ``[B, M, H, d]``; M = 1 where the beams share it.
         scale: Factor on the products.
 
@@ -64,7 +64,7 @@ def attend_shared(query: Tensor, history: KeyValue, visible: Tensor, own: list[K
     """
     query = query * scale
     past = query.transpose(1, 2) @ history.keys.transpose(-1, -2)
-    past = past.masked_fill(~visible[:, None, None, :], float("-inf"))
+    past = past.masked_fill(~attention_mask[:, None, None, :], float("-inf"))
     weights = torch.cat([past, own_scores(query, own).transpose(1, 2)], dim=-1).float().softmax(dim=-1).to(query.dtype)
     length = history.keys.shape[2]
     from_past = weights[..., :length] @ history.values
@@ -85,7 +85,7 @@ def own_mixture(weights: Tensor, own: list[KeyValue]) -> Tensor:
 
 
 class RMSNorm(nn.RMSNorm):
-    """Root-mean-square normalisation (Zhang and Sennrich 2019) with a float32 epsilon."""
+    """Root-mean-square normalization (Zhang and Sennrich 2019) with a float32 epsilon."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, eps=1e-6)
@@ -118,14 +118,14 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, rotation: Rotation, real: Tensor | None = None, mask: Tensor | None = None
+        self, x: Tensor, rotation: Rotation, mask: Tensor | None = None, attention_mask: Tensor | None = None
     ) -> tuple[Tensor, KeyValue]:
         """Map ``x [B, T, D]`` to its output and the layer's keys and values ``[B, H, T, d]``."""
         query, key, value = self._project(x).permute(2, 0, 3, 1, 4)
         query, key = rotate(query, rotation), rotate(key, rotation)
-        mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, is_causal=attention_mask is None)
         x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).flatten(2)))
-        return self._feed_forward(x, real), KeyValue(key, value)
+        return self._feed_forward(x, mask), KeyValue(key, value)
 
     def project(self, x: Tensor, rotation: Rotation) -> list[Tensor]:
         """Query, key and value ``[B, M, H, d]`` of beams ``x [B, M, D]``, the first two turned."""
@@ -133,7 +133,7 @@ class TransformerBlock(nn.Module):
         return [rotate(query, rotation), rotate(key, rotation), value]
 
     def step(
-        self, x: Tensor, projected: list[Tensor], history: KeyValue, visible: Tensor, own: list[KeyValue]
+        self, x: Tensor, projected: list[Tensor], history: KeyValue, attention_mask: Tensor, own: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
         """Move beams ``x [B, M, D]``, ``projected`` by :meth:`project`, one position on.
 
@@ -142,7 +142,7 @@ class TransformerBlock(nn.Module):
         """
         query, key, value = projected
         own = [*own, KeyValue(key, value)]
-        mixed = attend_shared(query, history, visible, own, query.shape[-1] ** -0.5)
+        mixed = attend_shared(query, history, attention_mask, own, query.shape[-1] ** -0.5)
         return self._feed_forward(x + self.dropout(self.attention_out(mixed))), own
 
     def _project(self, x: Tensor) -> Tensor:
@@ -150,9 +150,9 @@ class TransformerBlock(nn.Module):
         projected: Tensor = self.query_key_value(self.attention_norm(x))
         return projected.view(batch, length, 3, self.num_heads, width // self.num_heads)
 
-    def _feed_forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+    def _feed_forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.experts is not None:
-            return x + self.dropout(self.experts(self.feed_forward_norm(x), real))
+            return x + self.dropout(self.experts(self.feed_forward_norm(x), mask))
         gate, up = self.gate_up(self.feed_forward_norm(x)).chunk(2, dim=-1)
         return x + self.dropout(self.down(silu(gate) * up))
 
@@ -196,14 +196,14 @@ class CausalTransformer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        real: Tensor | None = None,
         mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Map ``x [B, T, D]`` causally to ``[B, T, D]`` and each layer's keys and values.
 
-        Experts leave out the positions where bool ``real [B, T]`` is False; nothing else asks for it. With bool
-        ``mask [T, T]`` or ``[B, 1, T, T]`` a position sees what its row says instead of what is before it. The int64
+        Experts leave out the positions where bool ``mask [B, T]`` is False; nothing else asks for it. With bool
+        ``attention_mask [T, T]`` or ``[B, 1, T, T]`` a position sees what its row says instead of what is before it. The int64
         ``positions [B, T]`` are 0, 1, 2 ... by default.
         """
         places = torch.arange(x.shape[1], device=x.device) if positions is None else positions.unsqueeze(1)
@@ -211,12 +211,12 @@ class CausalTransformer(nn.Module):
         x = self.dropout(x)
         cache = []
         for block in self.blocks:
-            x, key_value = block(x, rotation, real, mask)
+            x, key_value = block(x, rotation, mask, attention_mask)
             cache.append(key_value)
         return self.norm(x), cache
 
     def step(
-        self, x: Tensor, positions: Tensor, history: list[KeyValue], visible: Tensor, own: list[list[KeyValue]] | None
+        self, x: Tensor, positions: Tensor, history: list[KeyValue], attention_mask: Tensor, own: list[list[KeyValue]] | None
     ) -> tuple[Tensor, list[list[KeyValue]]]:
         """Move beams one position on.
 
@@ -224,7 +224,7 @@ class CausalTransformer(nn.Module):
             x: Inputs of the new position, ``[B, M, D]``.
             positions: Position of the new input per user, int64 ``[B]``.
             history: Keys and values shared by a user's beams, per layer.
-            visible: bool ``[B, T]`` over the history's positions.
+            attention_mask: bool ``[B, T]`` over the history's positions.
             own: Keys and values of the beams' earlier positions, per layer; None at the first.
 
         Returns:
@@ -232,7 +232,7 @@ class CausalTransformer(nn.Module):
         """
         rotation = rotary_angles(positions[:, None, None], self.head_size)
         x = self.dropout(x)
-        return self._step(x, self._first.project(x, rotation), rotation, history, visible, own)
+        return self._step(x, self._first.project(x, rotation), rotation, history, attention_mask, own)
 
     def step_in_book(
         self,
@@ -240,7 +240,7 @@ class CausalTransformer(nn.Module):
         codes: Tensor,
         position: int,
         history: list[KeyValue],
-        visible: Tensor,
+        attention_mask: Tensor,
         own: list[list[KeyValue]] | None,
     ) -> tuple[Tensor, list[list[KeyValue]]]:
         """:meth:`step` for inputs that are rows of one table at one position: the first block projects each row once.
@@ -250,13 +250,13 @@ class CausalTransformer(nn.Module):
             codes: The row of each beam, int64 ``[B, M]``; -1 is the last.
             position: Of the new input, the same for all users.
             history: As in :meth:`step`.
-            visible: As in :meth:`step`.
+            attention_mask: As in :meth:`step`.
             own: As in :meth:`step`.
         """
         rotation = rotary_angles(torch.tensor([[[position]]], device=book.device), self.head_size)
         book = self.dropout(book)
         projected = [part[0][codes] for part in self._first.project(book.unsqueeze(0), rotation)]
-        return self._step(book[codes], projected, rotation, history, visible, own)
+        return self._step(book[codes], projected, rotation, history, attention_mask, own)
 
     @property
     def _first(self) -> TransformerBlock:
@@ -268,13 +268,13 @@ class CausalTransformer(nn.Module):
         projected: list[Tensor],
         rotation: Rotation,
         history: list[KeyValue],
-        visible: Tensor,
+        attention_mask: Tensor,
         own: list[list[KeyValue]] | None,
     ) -> tuple[Tensor, list[list[KeyValue]]]:
         grown = []
         for layer, block in enumerate(cast(Iterable[TransformerBlock], self.blocks)):
             if layer:
                 projected = block.project(x, rotation)
-            x, own_of_layer = block.step(x, projected, history[layer], visible, own[layer] if own else [])
+            x, own_of_layer = block.step(x, projected, history[layer], attention_mask, own[layer] if own else [])
             grown.append(own_of_layer)
         return self.norm(x), grown

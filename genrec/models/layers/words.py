@@ -1,7 +1,7 @@
 """Words beside codes: a subword tokenizer, made from texts or loaded, and sequences that are joined from pieces.
 
-The identifiers' tokens stand behind the words in one vocabulary: word ids are those of the tokenizer, and the code k of
-level l is the token ``identifier_tokens(level_sizes)[sum(level_sizes[:l]) + k]``.
+The semantic IDs' tokens stand behind the words in one vocabulary: word ids are those of the tokenizer, and the code k of
+level l is the token ``semantic_id_tokens(level_sizes)[sum(level_sizes[:l]) + k]``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,37 +29,37 @@ class Piece(NamedTuple):
 
     Attributes:
         tokens: int64 ``[B, S]``, or ``[S]`` where it is the same in all rows.
-        real: bool ``[B, S]``: which of them are there; all if None.
+        mask: bool ``[B, S]``: which of them are there; all if None.
         learned: Whether the loss asks for them.
     """
 
     tokens: Tensor
-    real: Tensor | None = None
+    mask: Tensor | None = None
     learned: bool = False
 
 
 class Joined(NamedTuple):
-    """Right-padded rows: ``tokens`` int64, ``real`` and ``learned`` bool, ``[B, S]`` each."""
+    """Right-padded rows: ``tokens`` int64, ``mask`` and ``learned`` bool, ``[B, S]`` each."""
 
     tokens: Tensor
-    real: Tensor
+    mask: Tensor
     learned: Tensor
 
 
 def join_pieces(pieces: Sequence[Piece], batch: int) -> Joined:
     """Put pieces one behind another, without gaps: what is not real moves behind the end of its row."""
     tokens = torch.cat([piece.tokens.expand(batch, -1) for piece in pieces], dim=1)
-    real = torch.cat([_flags(piece, batch) for piece in pieces], dim=1)
+    mask = torch.cat([_flags(piece, batch) for piece in pieces], dim=1)
     learned = torch.cat([torch.full_like(_flags(piece, batch), piece.learned) for piece in pieces], dim=1)
-    order = (~real).long().argsort(dim=1, stable=True)[:, : int(real.sum(1).max())]
-    real = real.gather(1, order)
-    return Joined(tokens.gather(1, order).masked_fill(~real, 0), real, learned.gather(1, order) & real)
+    order = (~mask).long().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
+    mask = mask.gather(1, order)
+    return Joined(tokens.gather(1, order).masked_fill(~mask, 0), mask, learned.gather(1, order) & mask)
 
 
 def _flags(piece: Piece, batch: int) -> Tensor:
-    if piece.real is None:
+    if piece.mask is None:
         return torch.ones(batch, piece.tokens.shape[-1], dtype=torch.bool, device=piece.tokens.device)
-    return piece.real
+    return piece.mask
 
 
 def train_words(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
@@ -184,25 +184,25 @@ def locate_backbone(source: str | Path) -> tuple[str, dict[str, Any]]:
     return str(source), {}
 
 
-def identifier_tokens(level_sizes: Sequence[int]) -> list[str]:
+def semantic_id_tokens(level_sizes: Sequence[int]) -> list[str]:
     """A token for every code of every level, level after level: ``<code_0_17>`` is code 17 of level 0."""
     return [f"<code_{level}_{code}>" for level, size in enumerate(level_sizes) for code in range(size)]
 
 
-def add_identifiers(words: PreTrainedTokenizerBase, level_sizes: Sequence[int]) -> int:
-    """Put the identifiers' tokens behind the words, and say how many words stand before them.
+def add_semantic_ids(words: PreTrainedTokenizerBase, level_sizes: Sequence[int]) -> int:
+    """Put the semantic IDs' tokens behind the words, and say how many words stand before them.
 
     Raises:
         ConfigError: If the vocabulary has such tokens already.
     """
-    known, added = len(words), identifier_tokens(level_sizes)
+    known, added = len(words), semantic_id_tokens(level_sizes)
     vocabulary = words.get_vocab()
     taken = [token for token in vocabulary if token.startswith("<code_")]
     if taken:
         raise ConfigError(
-            f"the vocabulary has identifiers already, such as {taken[0]}",
+            f"the vocabulary has semantic IDs already, such as {taken[0]}",
             where="recommender.backbone",
-            expected="a language model that has not been extended, so that old and new identifiers cannot be mixed up",
+            expected="a language model that has not been extended, so that old and new semantic IDs cannot be mixed up",
             fix="give the language model as it was published; to go on training use the model folder itself",
         )
     words.add_tokens(added)

@@ -1,4 +1,4 @@
-"""The autoencoder around the quantisers of the learned residual families."""
+"""The autoencoder around the quantizers of the learned residual families."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class NetworkSettings(LearningSettings):
 
 
 class Autoencoder(nn.Module):
-    """Two mirrored multilayer perceptrons over standardised vectors.
+    """Two mirrored multilayer perceptrons over standardized vectors.
 
     Args:
         width: D, the width of the vectors.
@@ -48,7 +48,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def set_scale(self, vectors: Tensor) -> None:
-        """Standardise by the mean of every column and one scale for all, which keeps the vectors' geometry.
+        """Standardize by the mean of every column and one scale for all, which keeps the vectors' geometry.
 
         Args:
             vectors: float32 ``[N, D]``.
@@ -83,7 +83,7 @@ def column_means_and_scale(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class AutoencodedTokenizer(ResidualTokenizer):
-    """Residual quantisation of what an :class:`Autoencoder` makes of the vectors.
+    """Residual quantization of what an :class:`Autoencoder` makes of the vectors.
 
     Args:
         settings: The family's validated settings.

@@ -1,4 +1,4 @@
-"""All that genrec asks of faiss: centroids, and the rotation of product quantisation. Nothing else imports it.
+"""All that genrec asks of faiss: centroids, and the rotation of product quantization. Nothing else imports it.
 
 faiss checks little of what it is given: too few vectors, none at all, or vectors whose squared distances overflow end
 the process or write beyond its memory. Whatever could do that is refused or prepared for here.
@@ -40,7 +40,7 @@ def kmeans(vectors: np.ndarray, size: int, iterations: int, seed: int) -> np.nda
 
 
 def learn_rotation(vectors: np.ndarray, parts: int, size: int, iterations: int) -> np.ndarray:
-    """The rotation after which product quantisation loses least.
+    """The rotation after which product quantization loses least.
 
     Args:
         vectors: float32 ``[n, C]`` with n >= 1.
@@ -67,9 +67,9 @@ def learn_rotation(vectors: np.ndarray, parts: int, size: int, iterations: int) 
     faiss = _faiss()
     rotation = faiss.OPQMatrix(padded, parts)
     rotation.niter, rotation.max_train_points = iterations, len(filled)
-    quantiser = faiss.ProductQuantizer(padded, parts, bits)
-    quantiser.cp.min_points_per_centroid = 1
-    rotation.pq = quantiser
+    quantizer = faiss.ProductQuantizer(padded, parts, bits)
+    quantizer.cp.min_points_per_centroid = 1
+    rotation.pq = quantizer
     rotation.train(filled)
     return faiss.vector_to_array(rotation.A).reshape(padded, padded)[:, :width].copy()
 
@@ -89,7 +89,7 @@ def _usable(vectors: np.ndarray, size: int) -> np.ndarray:
             "a vector is not finite, or so long that distances to it are infinite in float32",
             where="tokenizer",
             expected=f"finite numbers, and vectors shorter than {_LARGEST_SQUARE**0.5:.1e}",
-            fix="scale the vectors (features.normalise, or the file of the encoder matrix) and make the features again",
+            fix="scale the vectors (features.normalize, or the file of the encoder matrix) and make the features again",
         )
     return vectors
 

@@ -208,7 +208,7 @@ class _Run:
         order = torch.randperm(len(vectors))
         held = max(1, round(settings.held_out * len(vectors)))
         self.held_out, self.seen = vectors[order[:held]], order[held:]
-        self.optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate, weight_decay=0.0)
         self.epoch, self.since, self.best = 0, 0, float("inf")
         self.best_state: dict[str, Tensor] = {}
         # Batches of the epoch that are done, its order, and the generator that drew it.
@@ -228,9 +228,9 @@ class _Run:
         for part in self.order.split(self.batch_size)[self.place :]:
             rows = self.seen[part]
             loss = self.learner.loss(self.vectors[rows], rows)
-            self.optimiser.zero_grad()
+            self.optimizer.zero_grad()
             loss.backward()
-            self.optimiser.step()
+            self.optimizer.step()
             self.place += 1
             yield
         self.learner.eval()
@@ -244,19 +244,19 @@ class _Run:
         tensors = {"random": torch.get_rng_state(), "drawn_from": self.drawn_from}
         tensors |= {f"now.{name}": tensor for name, tensor in self.learner.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_state.items()}
-        for parameter, slots in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{parameter}.{slot}": tensor for slot, tensor in slots.items()}
+        for parameter, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{parameter}.{slot}": tensor for slot, tensor in slots.items()}
         return tensors, {"epoch": self.epoch, "place": self.place, "since": self.since, "best": self.best}
 
     def resume(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         self.learner.load_state_dict(_under("now.", tensors))
         self.best_state = _under("best.", tensors)
         slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimiser.", tensors).items():
+        for name, tensor in _under("optimizer.", tensors).items():
             parameter, _, slot = name.partition(".")
             slots.setdefault(int(parameter), {})[slot] = tensor
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": slots, "param_groups": groups})
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.epoch, self.since, self.best = numbers["epoch"], numbers["since"], numbers["best"]
         self.place = numbers["place"]
         self._draw_order(tensors["drawn_from"])

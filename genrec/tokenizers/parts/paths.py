@@ -1,4 +1,4 @@
-"""Paths through a tree, written as identifiers of one length, and numbers written as digits."""
+"""Paths through a tree, written as semantic IDs of one length, and numbers written as digits."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Residual quantisation, shared by every family that names an item by what the codes before left over."""
+"""Residual quantization, shared by every family that names an item by what the codes before left over."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ class ResidualTokenizer(ItemTokenizer):
         settings: The family's validated settings.
     """
 
-    normalise_residuals = False
+    normalize_residuals = False
     # Whether codes are sums in the space of the vectors themselves, so that what they leave over compares.
-    quantises_vectors: ClassVar[bool] = False
+    quantizes_vectors: ClassVar[bool] = False
 
     def __init__(self, settings: TokenizerSettings) -> None:
         super().__init__(settings)
@@ -31,7 +31,7 @@ class ResidualTokenizer(ItemTokenizer):
 
     @abstractmethod
     def to_code_space(self, values: np.ndarray) -> np.ndarray:
-        """Vectors float32 ``[n, D]`` as the quantiser sees them, float32 ``[n, C]``."""
+        """Vectors float32 ``[n, D]`` as the quantizer sees them, float32 ``[n, C]``."""
 
     @abstractmethod
     def from_code_space(self, vectors: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ class ResidualTokenizer(ItemTokenizer):
         for part in progress(blocks, "naming items", len(blocks)):
             residual = self.to_code_space(values[part])
             for level, codebook in enumerate(self.codebooks):
-                codes[part, level], residual = residual_step(residual, codebook, self.normalise_residuals)
+                codes[part, level], residual = residual_step(residual, codebook, self.normalize_residuals)
         return codes
 
     def last_level_costs(self, features: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -51,18 +51,18 @@ class ResidualTokenizer(ItemTokenizer):
         residual = self.to_code_space(self._check_vectors(np.asarray(features)))
         for level, codebook in enumerate(self.codebooks[:-1]):
             residual = self._left_over(residual, codebook, codes[:, level])
-        if self.normalise_residuals:
+        if self.normalize_residuals:
             residual = unit_rows(residual)
         relative = np.concatenate([block for _, block in squared_distances(residual, self.codebooks[-1])])
         return relative + (residual.astype(np.float64) ** 2).sum(axis=1, keepdims=True)
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray | None:
-        """The sum of the codes' vectors, taken back; None with normalised residuals, whose lengths are not kept.
+        """The sum of the codes' vectors, taken back; None with normalized residuals, whose lengths are not kept.
 
         Args:
             codes: int ``[n, l]``: all levels, or the first of them for what a prefix stands for.
         """
-        if self.normalise_residuals:
+        if self.normalize_residuals:
             return None
         total = sum(self.codebooks[level][codes[:, level]] for level in range(codes.shape[1]))
         return self.from_code_space(np.asarray(total, dtype=np.float32))
@@ -76,14 +76,14 @@ class ResidualTokenizer(ItemTokenizer):
         scale = np.ones(len(residual))
         energy = [_mean_energy(residual - residual.mean(axis=0, dtype=np.float64), scale)]
         for level, codebook in enumerate(self.codebooks):
-            if self.normalise_residuals:
+            if self.normalize_residuals:
                 scale = scale * np.linalg.norm(residual.astype(np.float64), axis=1)
             residual = self._left_over(residual, codebook, codes[:, level])
             energy.append(_mean_energy(residual, scale))
         return np.asarray(energy)
 
     def _left_over(self, residual: np.ndarray, codebook: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        return (unit_rows(residual) if self.normalise_residuals else residual) - codebook[codes]
+        return (unit_rows(residual) if self.normalize_residuals else residual) - codebook[codes]
 
     def state(self) -> dict[str, np.ndarray]:
         """One array ``codebook_l`` float32 ``[K_l, C]`` per level."""
@@ -127,18 +127,18 @@ def nearest_codes(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     return codes
 
 
-def residual_step(residual: np.ndarray, codebook: np.ndarray, normalise: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Quantise one level.
+def residual_step(residual: np.ndarray, codebook: np.ndarray, normalize: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Quantize one level.
 
     Args:
         residual: float32 ``[n, C]``, what the levels before left over.
         codebook: float32 ``[K, C]``.
-        normalise: Scale residuals to length 1 first.
+        normalize: Scale residuals to length 1 first.
 
     Returns:
         Codes int32 ``[n]`` and what this level leaves over, float32 ``[n, C]``.
     """
-    if normalise:
+    if normalize:
         residual = unit_rows(residual)
     codes = nearest_codes(residual, codebook)
     return codes, residual - codebook[codes]

@@ -1,4 +1,4 @@
-"""Finite scalar quantisation: every number is rounded to one of a few levels, and the code is the tuple of levels.
+"""Finite scalar quantization: every number is rounded to one of a few levels, and the code is the tuple of levels.
 
 Source: Mentzer et al., Finite Scalar Quantization, ICLR 2024, appendix A.1; the symmetric variant is that of Parker et
 al., Scaling Transformers for Low-Bitrate Speech Coding (2411.19842, section 3.2).
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 MARGIN = 1e-3
 
 
-class ScalarQuantiser(nn.Module):
+class ScalarQuantizer(nn.Module):
     """A grid of ``prod(levels)`` codes; nothing in it is learned.
 
     A vector z of width ``len(levels)`` becomes places, integers ``0 .. levels - 1`` for each number; a code is

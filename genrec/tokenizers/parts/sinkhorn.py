@@ -1,6 +1,6 @@
 """Sinkhorn's scaling: assignments that use every code about equally often.
 
-Source: Cuturi, Sinkhorn Distances, NeurIPS 2013; used for the last level of semantic identifiers by LC-Rec (Zheng et
+Source: Cuturi, Sinkhorn Distances, NeurIPS 2013; used for the last level of semantic semantic IDs by LC-Rec (Zheng et
 al., 2311.09049, section 3.2), LETTER and MiniOneRec.
 """
 

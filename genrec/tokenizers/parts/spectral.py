@@ -12,9 +12,9 @@ SHIFT = 1.0 + 1e-4
 
 
 def spectral_labels(graph: csr_array, num_clusters: int) -> np.ndarray:
-    """Clusters of a connected graph by the leading eigenvectors of its normalised Laplacian.
+    """Clusters of a connected graph by the leading eigenvectors of its normalized Laplacian.
 
-    As in scikit-learn's ``SpectralClustering`` with ``assign_labels="cluster_qr"``, which the item identifiers of
+    As in scikit-learn's ``SpectralClustering`` with ``assign_labels="cluster_qr"``, which the item semantic IDs of
     arXiv 2305.06569 were made with, but the sparse matrix is never inverted unless the iteration needs it.
 
     Args:

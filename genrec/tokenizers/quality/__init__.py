@@ -1,1 +1,1 @@
-"""What identifiers are worth before a recommender is trained: measures, pictures, comparisons."""
+"""What semantic IDs are worth before a recommender is trained: measures, pictures, comparisons."""

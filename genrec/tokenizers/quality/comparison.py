@@ -1,6 +1,6 @@
 """Several item tokenizers of one catalogue side by side: which is good, and why.
 
-The order is a hint from the identifiers alone; what a recommender makes of them is measured by training one.
+The order is a hint from the semantic IDs alone; what a recommender makes of them is measured by training one.
 """
 
 from collections import Counter
@@ -32,14 +32,14 @@ class Candidate:
         level_sizes: Codebook sizes after the collision policy.
         use: Share of codes in use per level, before the policy.
         gini: Unevenness of the first level.
-        collision_rate: 1 - identifiers / items before the policy.
-        largest_bucket: Items of the most frequent identifier, before the policy.
+        collision_rate: 1 - semantic IDs / items before the policy.
+        largest_bucket: Items of the most frequent semantic ID, before the policy.
         energy_left: Share of the vectors' variance that all codes together do not tell; None where codes are of a space
             that the family made for itself and there is no way back.
-        found_by_vectors: Share of an item's ten nearest vectors that its identifier finds.
+        found_by_vectors: Share of an item's ten nearest vectors that its semantic ID finds.
         found_by_users: The same of the ten items that share most users.
-        chance: What identifiers drawn at random would find of the latter two at most.
-        nmi: Normalised mutual information of the first level and the category, less what chance gives groups of its
+        chance: What semantic IDs drawn at random would find of the latter two at most.
+        nmi: Normalized mutual information of the first level and the category, less what chance gives groups of its
             sizes.
         stability: Adjusted Rand index of the first level from another seed.
         new_items: As ``found_by_vectors`` for items that came after fitting.
@@ -141,7 +141,7 @@ def reading_of(ordered: Sequence[Candidate]) -> str:
     best = ordered[0]
     parts = [f"{best.collision_rate:.1%} of its items collide"]
     if best.found_by_vectors is not None:
-        parts.append(f"its identifiers find {best.found_by_vectors:.1%} of an item's ten nearest vectors")
+        parts.append(f"its semantic IDs find {best.found_by_vectors:.1%} of an item's ten nearest vectors")
     if best.found_by_users is not None:
         parts.append(f"{best.found_by_users:.1%} of the ten items that share most users with it")
     said = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]

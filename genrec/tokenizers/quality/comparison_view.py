@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH = 140
 HINT = (
-    "The order is the mean rank in collisions and in what identifiers find; a trained recommender has the last word.\n"
+    "The order is the mean rank in collisions and in what semantic IDs find; a trained recommender has the last word.\n"
     "* of the first level, over what chance gives groups of its sizes"
 )
 COLUMNS: tuple[tuple[str, Callable[[Candidate], float | None], str, bool], ...] = (
@@ -119,10 +119,10 @@ def draw_comparison(comparison: Comparison, path: Path, *, reads: Sequence[Path]
     figure = new_figure(2.4 * (len(panels) + 1) + 1.5, 1.5 + 0.36 * len(candidates))
     axes = figure.subplots(1, len(panels) + 1, sharey=True, width_ratios=[1.0] * len(panels) + [1.2])
     rows = np.arange(len(candidates))
-    for panel, (title, value, colour) in zip(axes[:-1], panels, strict=True):
+    for panel, (title, value, color) in zip(axes[:-1], panels, strict=True):
         values = [value(candidate) for candidate in candidates]
         numbers = [max(number or 0.0, 0.0) for number in values]
-        bars = panel.barh(rows, numbers, color=colour, height=0.7)
+        bars = panel.barh(rows, numbers, color=color, height=0.7)
         texts = ["none" if number is None else f"{number:.1%}" for number in values]
         panel.bar_label(bars, texts, padding=3, color=INK, fontsize=9)
         panel.set_xlim(0, max(*numbers, 1e-9) * 1.3)
@@ -147,8 +147,8 @@ def _draw_use(axes: "Axes", comparison: Comparison) -> None:
     shown = np.full((len(comparison.candidates), levels), np.nan)
     for row, candidate in enumerate(comparison.candidates):
         shown[row, : len(candidate.use)] = candidate.use
-    colours = colormaps["Blues"].with_extremes(bad="white")
-    axes.imshow(shown, aspect="auto", cmap=colours, vmin=0, vmax=1.6, interpolation="nearest")
+    colors = colormaps["Blues"].with_extremes(bad="white")
+    axes.imshow(shown, aspect="auto", cmap=colors, vmin=0, vmax=1.6, interpolation="nearest")
     for row, column in np.argwhere(~np.isnan(shown)):
         axes.text(column, row, f"{100 * shown[row, column]:.0f}", ha="center", va="center", fontsize=8.5, color=INK)
     axes.set_title("codes in use per level, %", loc="left", fontsize=10, color=INK)

@@ -1,4 +1,4 @@
-"""Do items with like identifiers look alike: in their vectors, in who bought them, in their category.
+"""Do items with like semantic IDs look alike: in their vectors, in who bought them, in their category.
 
 Everything is measured on items drawn by a fixed seed, so that a million items cost about as much as twelve thousand.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NEAREST = 10
 MAX_QUERIES = 1000
 MAX_POOL = 100_000
-MAX_LABELLED = 50_000
+MAX_LABELED = 50_000
 MAX_HISTORY = 50
 MAX_USERS = 200_000
 SIMILARITY_ELEMENTS = 1 << 24
@@ -34,7 +34,7 @@ SEED = 8191
 
 @dataclass(frozen=True)
 class Nearest:
-    """The items most like some items, by a measure that has nothing to do with identifiers.
+    """The items most like some items, by a measure that has nothing to do with semantic IDs.
 
     Args:
         queries: int64 ``[Q]``.
@@ -99,17 +99,17 @@ def by_users(histories: "Histories", num_items: int) -> Nearest | None:
     return Nearest(queries[alike], found[alike], np.arange(num_items)) if alike.any() else None
 
 
-def neighbour_recall(codes: np.ndarray, kind: Kind, nearest: Nearest) -> dict[str, Any]:
-    """How many of an item's nearest items its identifier would find.
+def neighbor_recall(codes: np.ndarray, kind: Kind, nearest: Nearest) -> dict[str, Any]:
+    """How many of an item's nearest items its semantic ID would find.
 
     Args:
-        codes: int ``[N, L]``; -1 fills the tail of a shorter identifier.
+        codes: int ``[N, L]``; -1 fills the tail of a shorter semantic ID.
         kind: In a ``sequence`` the leading codes count, in a ``set`` all equal ones.
         nearest: See :func:`by_vectors` and :func:`by_users`.
 
     Returns:
         ``queries``; ``recall``, the share of the k nearest among the k items that share the most codes (ties at their
-        expected share), and ``chance``, what identifiers drawn at random would find; for every number of codes l
+        expected share), and ``chance``, what semantic IDs drawn at random would find; for every number of codes l
         ``levels``: ``recall``, the share of the nearest that share at least l codes, and ``chance``, that share of all.
     """
     num_levels = codes.shape[1]
@@ -139,7 +139,7 @@ def shared_codes(codes: np.ndarray, own: np.ndarray, kind: Kind) -> np.ndarray:
     Args:
         codes: int ``[n, L]``.
         own: int ``[L]``.
-        kind: See :func:`neighbour_recall`.
+        kind: See :func:`neighbor_recall`.
     """
     if kind == "set":
         return ((codes == own) & (codes >= 0)).sum(axis=1)
@@ -172,7 +172,7 @@ def category_agreement(codes: np.ndarray, kind: Kind, items: pl.DataFrame) -> di
         items: Table of the catalogue; the first of CATEGORY_COLUMNS that it has is read; of several paths the first.
 
     Returns:
-        ``column``, ``categories``, ``items`` that have one, and for every level ``nmi`` (normalised mutual
+        ``column``, ``categories``, ``items`` that have one, and for every level ``nmi`` (normalized mutual
         information), ``purity`` (share of items in the largest category of their group) and both ``_by_chance``: for
         the same groups filled at random, because small groups agree with anything.
     """
@@ -182,7 +182,7 @@ def category_agreement(codes: np.ndarray, kind: Kind, items: pl.DataFrame) -> di
     if labels is None:
         return None
     rows = np.flatnonzero(labels.is_not_null().to_numpy())
-    rows = rows[draw_rows(len(rows), MAX_LABELLED, SEED)]
+    rows = rows[draw_rows(len(rows), MAX_LABELED, SEED)]
     category = np.unique(labels.gather(rows).to_numpy(), return_inverse=True)[1]
     if not len(rows) or not category.any():
         return None
@@ -232,7 +232,7 @@ def measure_likeness(codes: np.ndarray, kind: Kind, values: np.ndarray, dataset:
     """
     nearest = {"vectors": by_vectors(values), "users": by_users(dataset.train(), dataset.num_items)}
     return {
-        **{name: None if found is None else neighbour_recall(codes, kind, found) for name, found in nearest.items()},
+        **{name: None if found is None else neighbor_recall(codes, kind, found) for name, found in nearest.items()},
         "category": category_agreement(codes, kind, dataset.items),
     }
 

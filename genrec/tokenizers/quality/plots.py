@@ -27,7 +27,7 @@ LIKENESS = (("vectors", "nearest by their vectors", ACCENT), ("users", "most oft
 
 
 def draw_codebook_use(codes: np.ndarray, level_sizes: tuple[int, ...], path: Path) -> None:
-    """A heat map: one row per level from its most used code to its least, coloured by items per code.
+    """A heat map: one row per level from its most used code to its least, colored by items per code.
 
     Args:
         codes: int ``[N, L]``.
@@ -46,14 +46,14 @@ def draw_codebook_use(codes: np.ndarray, level_sizes: tuple[int, ...], path: Pat
         labels.append(f"level {level + 1}\n{(used > 0).sum():,} of {size:,}")
     figure = new_figure(8, 1.9 + 0.55 * len(level_sizes))
     axes = figure.add_subplot()
-    dress(axes, "Items per code", f"{len(codes):,} items; even colour is good, white codes are those that no item has")
+    dress(axes, "Items per code", f"{len(codes):,} items; even color is good, white codes are those that no item has")
     top = max(float(counts.max()), 2.0)
-    # A logarithm has no colour for 0: any number below 1 stands for a code without items.
+    # A logarithm has no color for 0: any number below 1 stands for a code without items.
     shown = np.where(counts == 0, 0.5, counts)
-    colours = colormaps["viridis_r"].with_extremes(under="white")
+    colors = colormaps["viridis_r"].with_extremes(under="white")
     extent = (0.0, 1.0, len(level_sizes) - 0.5, -0.5)
     image = axes.imshow(
-        shown, aspect="auto", cmap=colours, norm=LogNorm(1, top), interpolation="nearest", extent=extent
+        shown, aspect="auto", cmap=colors, norm=LogNorm(1, top), interpolation="nearest", extent=extent
     )
     axes.set_yticks(range(len(level_sizes)), labels)
     axes.hlines(np.arange(1, len(level_sizes)) - 0.5, 0, 1, color="white", linewidth=2)
@@ -123,24 +123,24 @@ def draw_likeness(likeness: dict[str, Any], kind: str, path: Path) -> None:
     """Do an item's nearest items share its codes: bars per number of codes, with what chance would give.
 
     Args:
-        likeness: See :func:`~genrec.tokenizers.quality.neighbourhoods.measure_likeness`; ``vectors`` or ``users`` is
+        likeness: See :func:`~genrec.tokenizers.quality.neighborhoods.measure_likeness`; ``vectors`` or ``users`` is
             there.
         kind: ``sequence`` or ``set``.
         path: PNG file to write.
     """
     from matplotlib.ticker import PercentFormatter
 
-    known = [(likeness[name], label, colour) for name, label, colour in LIKENESS if likeness[name] is not None]
+    known = [(likeness[name], label, color) for name, label, color in LIKENESS if likeness[name] is not None]
     levels = len(known[0][0]["levels"])
     figure = new_figure(min(4.6 + 0.9 * levels, 13), 3.9)
     axes = figure.add_subplot()
     dress(axes, "Do like items share codes?", "share of an item's ten nearest that have as many codes in common")
     width = 0.8 / len(known)
-    for place, (found, label, colour) in enumerate(known):
+    for place, (found, label, color) in enumerate(known):
         middle = np.arange(levels) + (place - (len(known) - 1) / 2) * width
         recall = [level["recall"] for level in found["levels"]]
         bars = axes.bar(
-            middle, recall, width * 0.92, color=colour, label=f"{label} (lists of ten: {found['recall']:.1%})"
+            middle, recall, width * 0.92, color=color, label=f"{label} (lists of ten: {found['recall']:.1%})"
         )
         axes.bar_label(bars, [f"{value:.1%}" for value in recall], padding=3, color=INK, fontsize=8.5)
         chance = [level["chance"] for level in found["levels"]]
@@ -203,13 +203,13 @@ def _bars(
     middles: list[float],
     place: tuple[float, float],
     heights: list[float],
-    colour: str,
+    color: str,
     weight: str,
 ) -> None:
     left, width = place
     largest = max((node["items"] for node in nodes), default=1)
     lengths = [width * node["items"] / largest for node in nodes]
-    axes.barh(middles, lengths, left=left, height=heights, color=colour, alpha=0.17)
+    axes.barh(middles, lengths, left=left, height=heights, color=color, alpha=0.17)
     for node, middle in zip(nodes, middles, strict=True):
         words = ", ".join(node["words"]) or "no words in common"
         text = plain(f"code {node['code']} · {node['items']:,} items · {words}")

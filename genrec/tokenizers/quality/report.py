@@ -1,4 +1,4 @@
-"""What an item tokenizer's identifiers are worth, in numbers and in titles."""
+"""What an item tokenizer's semantic IDs are worth, in numbers and in titles."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,14 +10,14 @@ from genrec.tokenizers.base import ItemTokenizer, Kind
 from genrec.tokenizers.collisions import prefix_groups
 from genrec.tokenizers.parts.residual import ResidualTokenizer
 from genrec.tokenizers.parts.sampling import draw_rows
-from genrec.tokenizers.quality.neighbourhoods import measure_likeness, shared_codes
+from genrec.tokenizers.quality.neighborhoods import measure_likeness, shared_codes
 from genrec.tokenizers.quality.words import first_codes
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
 
 EXAMPLES = 8
-NEIGHBOURS = 5
+NEIGHBORS = 5
 MAX_MEASURED = 50_000
 SEED = 8191
 
@@ -92,8 +92,8 @@ def prefix_quality(buckets: dict[str, list[int]]) -> list[dict[str, Any]]:
     ]
 
 
-def neighbours_in_titles(codes: np.ndarray, dataset: "Dataset", kind: Kind = "sequence") -> list[dict[str, Any]]:
-    """Examples: popular items, each with the items that share most of its identifier.
+def neighbors_in_titles(codes: np.ndarray, dataset: "Dataset", kind: Kind = "sequence") -> list[dict[str, Any]]:
+    """Examples: popular items, each with the items that share most of its semantic ID.
 
     The popular items are those of the training part with different first codes, so that the examples differ.
 
@@ -108,12 +108,12 @@ def neighbours_in_titles(codes: np.ndarray, dataset: "Dataset", kind: Kind = "se
     for item in order[np.sort(first)[:EXAMPLES]].tolist():
         shared = shared_codes(codes, codes[item], kind)
         shared[item] = -1
-        near = np.argsort(-shared, kind="stable")[:NEIGHBOURS].tolist()
+        near = np.argsort(-shared, kind="stable")[:NEIGHBORS].tolist()
         examples.append(
             {
                 "item": dataset.title(item),
                 "codes": codes[item].tolist(),
-                "neighbours": [
+                "neighbors": [
                     {"item": dataset.title(other), "codes": codes[other].tolist(), "shared_codes": int(shared[other])}
                     for other in near
                     if shared[other] > 0
@@ -136,11 +136,11 @@ def measure_quality(
 
     Returns:
         ``items``, ``kind``, ``levels`` (see :func:`level_quality`), ``prefixes`` (see :func:`prefix_quality`),
-        ``likeness`` (see :func:`~genrec.tokenizers.quality.neighbourhoods.measure_likeness`), ``residual_norm`` (root
+        ``likeness`` (see :func:`~genrec.tokenizers.quality.neighborhoods.measure_likeness`), ``residual_norm`` (root
         mean squared distance to what the first 0..L codes stand for, the mean for none), ``residual_energy`` (its
-        square as a share of the first), ``residual_space`` (``vectors``, or ``own`` where the family quantises what it
+        square as a share of the first), ``residual_space`` (``vectors``, or ``own`` where the family quantizes what it
         made of them), ``reconstruction_error`` (squared error as a share of the vectors' variance),
-        ``first_codes`` (see :func:`~genrec.tokenizers.quality.words.first_codes`), ``neighbours`` and ``stability``
+        ``first_codes`` (see :func:`~genrec.tokenizers.quality.words.first_codes`), ``neighbors`` and ``stability``
         (null until :func:`~genrec.tokenizers.quality.stability.measure_stability` says it); null where the family has
         no such thing.
         Distances are measured on MAX_MEASURED items at most.
@@ -161,13 +161,13 @@ def measure_quality(
         "residual_space": None if energy is None else _residual_space(tokenizer),
         "reconstruction_error": reconstruction_error(values, tokenizer.reconstruct(codes[rows])),
         "first_codes": first_codes(codes, dataset.titles if titled else None),
-        "neighbours": neighbours_in_titles(codes, dataset, tokenizer.kind),
+        "neighbors": neighbors_in_titles(codes, dataset, tokenizer.kind),
         "stability": None,
     }
 
 
 def _residual_space(tokenizer: ItemTokenizer) -> str:
-    return "vectors" if isinstance(tokenizer, ResidualTokenizer) and tokenizer.quantises_vectors else "own"
+    return "vectors" if isinstance(tokenizer, ResidualTokenizer) and tokenizer.quantizes_vectors else "own"
 
 
 def relative_energy(energy: Sequence[float]) -> list[float]:

@@ -15,7 +15,7 @@ from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer, Kind
 from genrec.tokenizers.parts.sampling import draw_rows
-from genrec.tokenizers.quality.neighbourhoods import by_vectors, groups_of, neighbour_recall
+from genrec.tokenizers.quality.neighborhoods import by_vectors, groups_of, neighbor_recall
 
 if TYPE_CHECKING:
     from genrec.tokenizers.base import TokenizerSettings
@@ -77,7 +77,7 @@ def measure_stability(
         ``items`` that took part; ``other_seed`` and ``more_items``: the adjusted Rand index of the groups per level (1:
         the same groups, 0: as alike as chance), the second between a fit with and a fit without ``NEW_SHARE`` of the
         items, over the others; ``new_items``: the recall of new items' nearest vectors, named by the fit that
-        never saw them (see :func:`~genrec.tokenizers.quality.neighbourhoods.neighbour_recall`). null where the family
+        never saw them (see :func:`~genrec.tokenizers.quality.neighborhoods.neighbor_recall`). null where the family
         cannot be fitted on fewer items or cannot name new ones.
     """
     rows = draw_rows(dataset.num_items, MAX_ITEMS, SEED)
@@ -126,7 +126,7 @@ def _recall_of_new(
     everything = np.empty((len(new), known.shape[1]), dtype=np.int32)
     everything[new], everything[~new] = named, known
     nearest = by_vectors(values, queries=np.flatnonzero(new))
-    return None if nearest is None else neighbour_recall(everything, kind, nearest)
+    return None if nearest is None else neighbor_recall(everything, kind, nearest)
 
 
 def _part(dataset: Dataset, features: ItemFeatures, rows: np.ndarray) -> tuple[Dataset, ItemFeatures]:

@@ -1,4 +1,4 @@
-"""The catalogue's identifiers as a tree of integer arrays: built, changed, mapped from a file."""
+"""The catalogue's semantic IDs as a tree of integer arrays: built, changed, mapped from a file."""
 
 from genrec.tokenizers.trie.arrays import Trie, build_trie, is_trie_of, refuse_prefixes
 

@@ -1,9 +1,9 @@
 """The catalogue as a tree of codes: a handful of integer arrays, numbered level by level, built with one sort.
 
-Nodes of one depth are numbered in the sorted order of their identifiers, so the children of a node are neighbours and
+Nodes of one depth are numbered in the sorted order of their semantic IDs, so the children of a node are neighbors and
 an edge's position is its child's number: no pointer is stored per edge, only where each node's children begin.
 
-A shorter identifier ends in *end edges* down to the last depth, so that every leaf is at the same depth. An end edge
+A shorter semantic ID ends in *end edges* down to the last depth, so that every leaf is at the same depth. An end edge
 has the code ``K_l`` (one more than any real code of its level), is the only child of its node and costs nothing.
 """
 
@@ -19,7 +19,7 @@ PACKED_BITS = 63
 
 @dataclass(frozen=True, eq=False)
 class Trie:
-    """Level-order arrays of all identifiers; depth 0 is the root, depth L are the leaves.
+    """Level-order arrays of all semantic IDs; depth 0 is the root, depth L are the leaves.
 
     Args:
         level_sizes: Codebook size K_l of every level, length L.
@@ -29,7 +29,7 @@ class Trie:
             dtype; ascending among the children of a node; ``K_d`` on an end edge.
         leaf_start: int32 ``[n_L + 1]``: items of leaf v are ``leaf_items[leaf_start[v] : leaf_start[v + 1]]``.
         leaf_items: int32 ``[N]``, within a leaf by priority, ascending without one.
-        variable_length: Whether some identifier is shorter than L.
+        variable_length: Whether some semantic ID is shorter than L.
     """
 
     level_sizes: tuple[int, ...]
@@ -41,7 +41,7 @@ class Trie:
 
     @property
     def num_levels(self) -> int:
-        """L, the number of codes of the longest identifier."""
+        """L, the number of codes of the longest semantic ID."""
         return len(self.child_code)
 
     @property
@@ -51,7 +51,7 @@ class Trie:
 
     @property
     def num_leaves(self) -> int:
-        """The number of distinct identifiers."""
+        """The number of distinct semantic IDs."""
         return len(self.leaf_start) - 1
 
     @property
@@ -69,16 +69,16 @@ def build_trie(codes: np.ndarray, level_sizes: Sequence[int], priority: np.ndarr
     """Build the trie of a catalogue with one sort; O(N log N) time, no Python per node.
 
     Args:
-        codes: int ``[N, L]``, ``0 <= codes[:, l] < level_sizes[l]``; -1 fills the tail of a shorter identifier.
+        codes: int ``[N, L]``, ``0 <= codes[:, l] < level_sizes[l]``; -1 fills the tail of a shorter semantic ID.
         level_sizes: Codebook size of every level.
         priority: int ``[N]``, the rank of every item among those of its leaf; by position if None.
 
     Raises:
-        ArtifactError: If one identifier is the beginning of another, so that a search could not know where it ends.
+        ArtifactError: If one semantic ID is the beginning of another, so that a search could not know where it ends.
     """
     num_items, num_levels = codes.shape
     shortened = [bool(num_items) and bool((codes[:, level] < 0).any()) for level in range(num_levels)]
-    order, change = _sort_identifiers(codes, level_sizes, shortened)
+    order, change = _sort_semantic_ids(codes, level_sizes, shortened)
     if priority is not None:
         # Items of one leaf stand together, so sorting by leaf first leaves the leaves where they are.
         leaf = np.cumsum(change < num_levels)
@@ -107,20 +107,20 @@ def _edge_codes(codes: np.ndarray, items: np.ndarray, level: int, size: int, sho
     return values.astype(np.min_scalar_type(size if shortened else size - 1))
 
 
-def _sort_identifiers(
+def _sort_semantic_ids(
     codes: np.ndarray, level_sizes: Sequence[int], shortened: Sequence[bool]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items by identifier, then by position, and for each the first level that differs from the item before.
+    """Items by semantic ID, then by position, and for each the first level that differs from the item before.
 
     Returns:
-        Order int32 ``[N]`` and change ``[N]``: -1 at the first item, L where the identifier is the same.
+        Order int32 ``[N]`` and change ``[N]``: -1 at the first item, L where the semantic ID is the same.
     """
     num_items, num_levels = codes.shape
     bits = [int(size if short else size - 1).bit_length() for size, short in zip(level_sizes, shortened, strict=True)]
     item_bits = max(num_items - 1, 0).bit_length()
     change_type = np.int8 if num_levels < 128 else np.int16
     if sum(bits) + item_bits > PACKED_BITS:
-        return _sort_long_identifiers(codes, level_sizes, change_type)
+        return _sort_long_semantic_ids(codes, level_sizes, change_type)
     keys = np.zeros(num_items, dtype=np.int64)
     for level, width in enumerate(bits):
         keys <<= width
@@ -142,7 +142,7 @@ def _sort_identifiers(
     return order, change
 
 
-def _sort_long_identifiers(
+def _sort_long_semantic_ids(
     codes: np.ndarray, level_sizes: Sequence[int], change_type: type[np.signedinteger]
 ) -> tuple[np.ndarray, np.ndarray]:
     num_items, num_levels = codes.shape
@@ -161,7 +161,7 @@ def is_trie_of(trie: Trie, codes: np.ndarray, level_sizes: Sequence[int], priori
 
     Args:
         trie: Level-order arrays whose lengths fit each other.
-        codes: int ``[N, L]``; -1 fills the tail of a shorter identifier.
+        codes: int ``[N, L]``; -1 fills the tail of a shorter semantic ID.
         level_sizes: Codebook size of every level.
         priority: int ``[N]``, the rank of every item among those of its leaf; by position if None.
     """
@@ -215,7 +215,7 @@ def _ascend_within(values: np.ndarray, rows: np.ndarray) -> bool:
 
 
 def refuse_prefixes(trie: Trie, codes: np.ndarray) -> None:
-    """Refuse a trie in which one identifier is the beginning of another.
+    """Refuse a trie in which one semantic ID is the beginning of another.
 
     Args:
         trie: Level-order arrays.
@@ -234,8 +234,8 @@ def refuse_prefixes(trie: Trie, codes: np.ndarray) -> None:
                 leaf = int(trie.child_start[below][leaf])
             item = int(trie.leaf_items[trie.leaf_start[leaf]])
             raise ArtifactError(
-                f"the identifier of item {item} is the beginning of another item's identifier",
+                f"the semantic ID of item {item} is the beginning of another item's semantic ID",
                 where=f"codes {codes[item, :level].tolist()}",
-                expected="identifiers of which none begins another",
+                expected="semantic IDs of which none begins another",
                 fix="fit the tokenizer with another collision policy",
             )

@@ -1,6 +1,6 @@
 """Items added to and removed from a trie without building it again; the arrays equal those of a fresh build.
 
-New identifiers are sorted among themselves and merged level by level: a node of theirs either has a counterpart or is
+New semantic IDs are sorted among themselves and merged level by level: a node of theirs either has a counterpart or is
 inserted. Removal counts what is left below every node. Neither sorts the catalogue.
 """
 
@@ -36,15 +36,15 @@ class _Places(NamedTuple):
 def extend_trie(trie: Trie, codes: np.ndarray) -> Trie:
     """Merge new items into a trie; items that share a leaf with old ones stand after them.
 
-    Costs a sort of the n new identifiers and one copy of each array. Equal, byte for byte, to
+    Costs a sort of the n new semantic IDs and one copy of each array. Equal, byte for byte, to
     ``build_trie(codes, trie.level_sizes)``, or with priorities in which no new item comes before an old one.
 
     Args:
         trie: Holds the first N items of ``codes``.
-        codes: int ``[N + n, L]``, -1 fills the tail of a shorter identifier.
+        codes: int ``[N + n, L]``, -1 fills the tail of a shorter semantic ID.
 
     Raises:
-        ArtifactError: If one identifier is now the beginning of another.
+        ArtifactError: If one semantic ID is now the beginning of another.
     """
     first_new = trie.num_items
     added = build_trie(codes[first_new:], trie.level_sizes)

@@ -72,7 +72,7 @@ def cost_of_constraint(models: dict[str, tuple[Any, Batch]], num_beams: int, rep
 
 
 def build(num_items: int, level_sizes: Sequence[int] = RANDOM_SIZES) -> tuple[Trie, float]:
-    """The trie of random identifiers, and the seconds that it took."""
+    """The trie of random semantic IDs, and the seconds that it took."""
     random = np.random.default_rng(0)
     codes = np.stack([random.integers(0, size, num_items, dtype=np.int32) for size in level_sizes], axis=1)
     built: list[Trie] = []

@@ -1,4 +1,4 @@
-"""What must be zero: illegal identifiers, short or wrong lists, rankings that differ from scoring item by item."""
+"""What must be zero: illegal semantic IDs, short or wrong lists, rankings that differ from scoring item by item."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def guarantees(material: Material, users: int, beams: int, seeds: int) -> Figure
 
 
 def legality(beams: int) -> Figures:
-    """Living beams whose written codes begin no identifier of the item that they lead to.
+    """Living beams whose written codes begin no semantic ID of the item that they lead to.
 
     Random and adversarial catalogues (half of the codes never occur, and these are what the model wants; most nodes
     have one child), float32, bfloat16 and float16, 1 to 500 beams.
@@ -143,7 +143,7 @@ def _lists(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _one_by_one(writer: RandomWriter, context: Tensor, codes: Tensor) -> Tensor:
-    """log p of every identifier by itself, without a trie: float32 ``[B, N]``."""
+    """log p of every semantic ID by itself, without a trie: float32 ``[B, N]``."""
     whole = codes.expand(len(context), -1, -1)
     total = torch.zeros(whole.shape[:2])
     for level in range(codes.shape[1]):

@@ -1,4 +1,4 @@
-"""What is measured on: the catalogue's identifiers, the users, untrained models of stated sizes."""
+"""What is measured on: the catalogue's semantic IDs, the users, untrained models of stated sizes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ class Material:
     Attributes:
         dataset: The prepared tables.
         histories: Test histories of all users.
-        index: Identifiers: lexical features, residual k-means 3 x 256, suffix.
+        index: Semantic IDs: lexical features, residual k-means 3 x 256, suffix.
         features: float32 ``[N, F]``.
     """
 
@@ -61,7 +61,7 @@ class Material:
 
 
 def prepare(data: Path, folder: Path) -> Material:
-    """Tables in ``data`` to identifiers and test histories; stages are written into ``folder``."""
+    """Tables in ``data`` to semantic IDs and test histories; stages are written into ``folder``."""
     dataset = prepare_dataset(DataConfig(path=str(data)), folder / "dataset")
     features = build_features(FeaturesConfig(), dataset, folder / "features")
     index = fit_tokenizer(TokenizerConfig(), dataset, features, folder / "tokenizer")
@@ -77,7 +77,7 @@ def make_model(name: str, settings: dict[str, Any], index: ItemIndex, features: 
 
 
 def random_index(num_items: int) -> ItemIndex:
-    """Unique random identifiers of 4 x 256 codes."""
+    """Unique random semantic IDs of 4 x 256 codes."""
     flat = np.random.default_rng(0).choice(256**4, num_items, replace=False)
     codes = np.stack(np.unravel_index(flat, RANDOM_SIZES), axis=1)
     return ItemIndex(codes, RANDOM_SIZES, [str(item) for item in range(num_items)])

@@ -14,13 +14,13 @@ WIDTHS = (10, 20, 50, 100, 200, 500)
 
 
 def trained_figures(folder: Path, material: Material, users: int, walked: int) -> Figures:
-    """Recall@10 of a trained model in both precisions, and of beams against all identifiers.
+    """Recall@10 of a trained model in both precisions, and of beams against all semantic IDs.
 
     Args:
         folder: A ``model`` folder, trained on the same tables.
         material: Where test histories come from.
         users: Users whose lists are scored.
-        walked: Users for whom every identifier is scored.
+        walked: Users for whom every semantic ID is scored.
 
     Raises:
         ArtifactError: If the model numbers other items.
