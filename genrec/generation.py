@@ -19,14 +19,14 @@ from genrec.artifacts import environment, reserve_file
 from genrec.config import DecodingConfig, parse_settings
 from genrec.data import Dataset, Histories
 from genrec.data.readers import read_item_ids, read_table
-from genrec.decoding import UserBlock, Names, Shards, Written, commit_blocks, generate_blocks, schema_of
+from genrec.decoding import Names, Shards, UserBlock, Written, commit_blocks, generate_blocks, schema_of
 from genrec.decoding.explain import writes_semantic_ids
 from genrec.decoding.generate import BLOCK_USERS, count_blocks
 from genrec.decoding.output import check_format
 from genrec.decoding.searcher import items_per_sequence
+from genrec.distributed.world import number_of, rank_and_size
 from genrec.errors import ConfigError
 from genrec.recommender import Recommender, Unknown
-from genrec.training.world import number_of, rank_and_size
 
 # Processes wait for the slowest, which may have hours of work left.
 LONGEST_WAIT = timedelta(days=30)

@@ -14,8 +14,8 @@ from genrec.config import load_recipe
 from genrec.data import Dataset, Histories
 from genrec.data.parquet import scan_parquet
 from genrec.errors import ArtifactError, ConfigError, DataError
-from genrec.pipeline.ledger import LEDGER_FILE
 from genrec.pipeline.model_folder import EXPERTS_FILE
+from genrec.pipeline.stage_cache import LEDGER_FILE
 from genrec.pipeline.work import CONFIG_FILE, Work
 from genrec.reports.console import print_examples, print_results
 from genrec.reports.content import Example, Listed

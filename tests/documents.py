@@ -64,7 +64,9 @@ class Command:
 def blocks_of(page: Path, *languages: str) -> tuple[CodeBlock, ...]:
     """The fenced blocks of a page in their order; of all languages if none is named."""
     text = page.read_text(encoding="utf-8")
-    found = (CodeBlock(page, text.count("\n", 0, match.start()) + 1, match[1], match[2]) for match in FENCE.finditer(text))
+    found = (
+        CodeBlock(page, text.count("\n", 0, match.start()) + 1, match[1], match[2]) for match in FENCE.finditer(text)
+    )
     return tuple(block for block in found if not languages or block.language in languages)
 
 

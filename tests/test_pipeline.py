@@ -20,9 +20,9 @@ from genrec.cli import main
 from genrec.config import load_recipe
 from genrec.data import Dataset
 from genrec.errors import ArtifactError, ConfigError
-from genrec.pipeline.ledger import StageCache, StageRecord, output_fingerprint
 from genrec.pipeline.resolve import baseline_recommender, baseline_training, resolve_recipe
 from genrec.pipeline.run import run_recipe
+from genrec.pipeline.stage_cache import StageCache, StageRecord, output_fingerprint
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMISED = (

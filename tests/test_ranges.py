@@ -175,8 +175,8 @@ def test_values_that_no_yaml_reader_survives_are_refused(text):
 
 
 def test_a_grid_of_more_codes_than_fit_is_refused():
-    from genrec.tokenizers.fsq import ScalarSettings
-    from genrec.tokenizers.residual_fsq import ResidualScalarSettings
+    from genrec.tokenizers.families.fsq import ScalarSettings
+    from genrec.tokenizers.families.residual_fsq import ResidualScalarSettings
 
     assert "a grid of at most" in refusal(ScalarSettings, "grid", [1000, 1000, 1000])
     assert "a grid of at most" in refusal(ResidualScalarSettings, "grids", [[5000, 5000]])

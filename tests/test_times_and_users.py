@@ -10,10 +10,11 @@ import torch
 from tiny_run import tiny_home
 
 from genrec import Recommender
-from genrec.alignment.choice import check_recipe
+from genrec.alignment.setup import check_recipe
 from genrec.cli import main
 from genrec.config import AlignmentConfig, DataConfig, RecommenderConfig, TrainingConfig, load_recipe
 from genrec.data import Dataset, make_dataset, prepare_dataset
+from genrec.distributed.world import World
 from genrec.errors import ConfigError
 from genrec.generation import GenerationRequest, Job
 from genrec.models import build_recommender
@@ -21,7 +22,6 @@ from genrec.pipeline.resolve import resolve_recipe
 from genrec.training.batches import WindowDataset, cut_windows
 from genrec.training.memory import PLAIN
 from genrec.training.train import make_loader
-from genrec.training.world import World
 
 
 def train(out: Path, *settings: str, dataset: Path | None = None) -> int:

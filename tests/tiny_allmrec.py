@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from genrec.config import RecommenderConfig
 from genrec.models import ItemTexts, RecommenderModel, build_recommender
-from genrec.models.allmrec import SENTENCES
-from genrec.models.layers.words import encode_texts, train_words
+from genrec.models.families.allmrec import SENTENCES
+from genrec.models.layers.text_tokenizer import encode_texts, train_words
 
 SIZES = {"hidden_size": 32, "num_layers": 1, "num_heads": 2}
 WIDTH, NUM_TITLES = 12, 40

@@ -8,10 +8,10 @@ from genrec.alignment.scoring import sequence_log_probs
 
 __all__ = [
     "AlignmentResult",
+    "IterationResult",
     "Preferences",
     "Prompts",
     "Reward",
-    "IterationResult",
     "align_recommender",
     "sequence_log_probs",
     "training_prompts",

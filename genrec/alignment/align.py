@@ -21,11 +21,11 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from genrec.alignment.batches import PairRows, PromptRows, mixed_loader
-from genrec.alignment.choice import TrainingMaterial, build_reward, check_recipe, prepare_material, load_reference
-from genrec.alignment.monitor import Monitor, Measurements, EvalSet, score_candidates
-from genrec.alignment.learners import GroupObjective, Objective, PairObjective
+from genrec.alignment.monitor import EvalSet, Measurements, Monitor, score_candidates
+from genrec.alignment.objectives import GroupObjective, Objective, PairObjective
 from genrec.alignment.rewards import WeightedRewards
 from genrec.alignment.sampling import by_blocks
+from genrec.alignment.setup import TrainingMaterial, build_reward, check_recipe, load_reference, prepare_material
 from genrec.artifacts import (
     MANIFEST,
     fingerprint,
@@ -37,17 +37,17 @@ from genrec.artifacts import (
     write_json,
 )
 from genrec.config import AlignmentConfig, DecodingConfig, TrainingConfig
+from genrec.distributed.launch import Launch
+from genrec.distributed.world import World
 from genrec.models.base import GenerativeRecommender, RecommenderModel
 from genrec.signals import StopSignals
 from genrec.terminal.console import Terminal
 from genrec.training.batches import EpochLoader, cut_windows
 from genrec.training.checkpoints import CheckpointStore
-from genrec.training.launch import Launch
 from genrec.training.log import Display, MetricsLog
 from genrec.training.memory import count_targets
 from genrec.training.run import Run, StopReason
 from genrec.training.train import TrainingResult, continue_run
-from genrec.training.world import World
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

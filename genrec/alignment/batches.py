@@ -15,8 +15,8 @@ from torch import Tensor
 from genrec.alignment.preferences import Preferences
 from genrec.alignment.prompts import Prompts
 from genrec.data.histories import Histories, pad_histories
+from genrec.distributed.world import World
 from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset
-from genrec.training.world import World
 
 Count = Callable[[np.ndarray], int]
 

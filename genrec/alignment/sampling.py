@@ -17,9 +17,9 @@ from genrec.config import DecodingConfig
 from genrec.data.histories import Histories, pad_histories
 from genrec.decoding import Options, generate_lists, sample_items, session_size_of, trie_of, write_sessions
 from genrec.decoding.generate import block_rows, count_blocks
-from genrec.features.sharing import share_blocks
+from genrec.distributed.peers import share_blocks
+from genrec.distributed.world import World
 from genrec.models.base import GenerativeRecommender
-from genrec.training.world import World
 
 
 def by_blocks(rows: int, work: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from genrec.models.base import Context, GenerativeRecommender
-from genrec.models.extras import NO_EXTRAS, Extras
 from genrec.models.layers.codes import NO_CODE
+from genrec.models.side_inputs import NO_EXTRAS, Extras
 
 
 def sequence_log_probs(
@@ -29,7 +29,7 @@ def sequence_log_probs(
             one sequence, ``[B, C, m]``, -1 behind the end of a shorter one.
         item_weight: w; adds w log p(item) of the model's item vectors, as ``decoding.item_weight`` does in lists. The
             sum is then a score that differs from a log-probability by what is equal for all items of one history.
-        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
+        extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
 
     Returns:
         float32 ``[B, C]``, natural logarithms; 0 where there is no candidate.

@@ -15,8 +15,12 @@ def run(
     config: Recipe,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-OF-THE-RECIPE by default.")] = None,
     overrides: Overrides = None,
-    until: Annotated[StageName | None, typer.Option(metavar="STAGE", help=f"Stop after this stage: {STAGE_NAMES}.")] = None,
-    force: Annotated[list[StageName] | None, typer.Option(metavar="STAGE", help="Run this stage even if fresh.")] = None,
+    until: Annotated[
+        StageName | None, typer.Option(metavar="STAGE", help=f"Stop after this stage: {STAGE_NAMES}.")
+    ] = None,
+    force: Annotated[
+        list[StageName] | None, typer.Option(metavar="STAGE", help="Run this stage even if fresh.")
+    ] = None,
 ) -> None:
     """Run all stages of a recipe: prepare, embed, tokenize, train, evaluate, generate, report."""
     from genrec.config import load_recipe
@@ -119,10 +123,10 @@ def train(
     """Train a recommender; the same command again continues after an interruption."""
     from genrec.config import load_recipe
     from genrec.data import Dataset
+    from genrec.distributed.world import World
     from genrec.inspection import describe
     from genrec.pipeline.model_folder import Companions
     from genrec.pipeline.steps import TrainingPlan, train_model, try_training
-    from genrec.training.world import World
 
     recipe = load_recipe(config, overrides or ())
     plan = TrainingPlan(recipe.recommender, recipe.training, recipe.decoding)
@@ -146,9 +150,9 @@ def align(
     """Move a trained recommender to what users prefer; the same command again continues after an interruption."""
     from genrec.config import load_recipe
     from genrec.data import Dataset
+    from genrec.distributed.world import World
     from genrec.inspection import describe
     from genrec.pipeline.aligned import align_model
-    from genrec.training.world import World
 
     recipe = load_recipe(config, overrides or ())
     align_model(model, Dataset.load(dataset, verify=True), recipe.alignment, out)

@@ -3,8 +3,8 @@
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
 from genrec.decoding.exhaustive import exhaustive_search, score_catalogue, walk_trie
 from genrec.decoding.explain import Explanation, explain_items
-from genrec.decoding.finite import NonFiniteLogitsError
 from genrec.decoding.generate import UserBlock, generate_blocks, generate_lists, recommend
+from genrec.decoding.nonfinite import NonFiniteLogitsError
 from genrec.decoding.output import Names, Written, schema_of
 from genrec.decoding.ranking import RankedItems, rank_items, top_items
 from genrec.decoding.search import Samples, beam_search, sample_items, search_items
@@ -14,7 +14,6 @@ from genrec.decoding.session import Sessions, list_by_sessions, session_size_of,
 from genrec.decoding.shards import Shards, commit_blocks, write_recommendations
 
 __all__ = [
-    "UserBlock",
     "DeviceTrie",
     "Exclusion",
     "Explanation",
@@ -26,6 +25,7 @@ __all__ = [
     "Searcher",
     "Sessions",
     "Shards",
+    "UserBlock",
     "Written",
     "beam_search",
     "commit_blocks",

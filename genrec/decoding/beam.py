@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from genrec.decoding.counter_rng import gumbel, stream, user_keys
 from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
-from genrec.decoding.finite import NonFiniteLogitsError
+from genrec.decoding.nonfinite import NonFiniteLogitsError
 from genrec.decoding.prior import ItemPrior
-from genrec.decoding.noise import gumbel, stream, user_keys
 from genrec.decoding.ranking import ban
 from genrec.decoding.selection import NEGATIVE_INFINITY, Beams, Options, selection
 from genrec.errors import ArtifactError

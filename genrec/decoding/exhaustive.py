@@ -11,11 +11,11 @@ from torch import Tensor
 
 from genrec.decoding.beam import CodeWriter, log_probabilities, with_end_edge
 from genrec.decoding.device_trie import DeviceTrie
-from genrec.decoding.finite import NonFiniteLogitsError, refuse_broken_scores
+from genrec.decoding.nonfinite import NonFiniteLogitsError, refuse_broken_scores
 from genrec.decoding.ranking import RankedItems, best_keys, forbid, pack_keys, unpack_keys
 from genrec.decoding.selection import Options
 from genrec.errors import ConfigError
-from genrec.models.extras import NO_EXTRAS, Extras
+from genrec.models.side_inputs import NO_EXTRAS, Extras
 
 CHUNK_ENTRIES = 1 << 22
 # Scores of this many items and users are ranked together.
@@ -63,7 +63,7 @@ def score_catalogue(
         temperature: Divides the logits.
         length_penalty: p; semantic IDs of n codes are ranked by log p(codes) / n^p.
         item_weight: w; ranked by log p(codes) + w log p(item).
-        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
+        extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
 
     Raises:
         NonFiniteLogitsError: Naming the first row and level with NaN or infinite logits.

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from genrec.decoding.beam import log_probabilities
 from genrec.errors import ConfigError
 from genrec.models.base import Context, GenerativeRecommender, RecommenderModel
-from genrec.models.extras import NO_EXTRAS, Extras
+from genrec.models.side_inputs import NO_EXTRAS, Extras
 
 
 class Explanation(NamedTuple):
@@ -69,7 +69,7 @@ def explain_items(
         temperature: Divides the logits.
         item_weight: Weight that the search gave to item-level probabilities.
         session_size: m; the first m items were written as one sequence, then the next m, and so on.
-        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
+        extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
 
     Raises:
         ConfigError: If the model scores items as wholes.

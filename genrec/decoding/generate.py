@@ -16,12 +16,12 @@ from torch import Tensor
 from genrec.config import DecodingConfig
 from genrec.data.histories import Histories, pad_histories
 from genrec.decoding.explain import explain_items, writes_semantic_ids
-from genrec.decoding.finite import NonFiniteLogitsError
+from genrec.decoding.nonfinite import NonFiniteLogitsError
 from genrec.decoding.progress import counting_users
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.searcher import Searcher
 from genrec.models.base import RecommenderModel
-from genrec.models.extras import NO_EXTRAS, Extras
+from genrec.models.side_inputs import NO_EXTRAS, Extras
 
 BLOCK_USERS = 1024
 
@@ -70,7 +70,7 @@ def recommend(
         top_k: k; ``decoding.top_k`` if None.
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
         allowed: bool ``[N]``, False for items that nobody may get.
-        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
+        extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
 
     Raises:
         NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.

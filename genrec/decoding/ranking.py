@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genrec.decoding.finite import refuse_broken_scores
+from genrec.decoding.nonfinite import refuse_broken_scores
 
 LOW_BITS = 32
 LOW_MASK = (1 << LOW_BITS) - 1

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.beam import CodeWriter, Leaves, find_leaves
+from genrec.decoding.counter_rng import gumbel, history_seeds, stream, user_keys
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
-from genrec.decoding.finite import refuse_broken_scores
+from genrec.decoding.nonfinite import refuse_broken_scores
 from genrec.decoding.prior import ItemPrior
-from genrec.decoding.noise import gumbel, history_seeds, stream, user_keys
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.selection import NEGATIVE_INFINITY, Options, condition_on_largest
 from genrec.errors import ConfigError
-from genrec.models.extras import NO_EXTRAS, Extras
+from genrec.models.side_inputs import NO_EXTRAS, Extras
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def beam_search(
         item_guidance: Choose beams by both as well (see :class:`~genrec.decoding.prior.ItemGuide`), for B x N more
             numbers; else by codes alone.
         length_penalty: p; semantic IDs of n codes are ranked by log p(codes) / n^p.
-        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
+        extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
 
     Returns:
         Items with what ranked them, in natural logarithms; -1 and -inf where there are fewer than k.

@@ -16,7 +16,7 @@ from genrec.decoding.selection import Options
 from genrec.decoding.session import list_by_sessions, session_size_of
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import GenerativeRecommender, ItemScorer, RecommenderModel
-from genrec.models.extras import NO_EXTRAS, Extras
+from genrec.models.side_inputs import NO_EXTRAS, Extras
 from genrec.tokenizers.index import ItemIndex
 from genrec.tokenizers.trie import build_trie
 
@@ -117,7 +117,7 @@ class Searcher:
             top_k: k.
             exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
             seeds: int64 ``[B]``, one per user, where lists are drawn; from their histories if None.
-            extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
+            extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
 
         Raises:
             NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.

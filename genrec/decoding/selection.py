@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from genrec.decoding.counter_rng import gumbel, stream, user_keys
 from genrec.decoding.device_trie import Level
 from genrec.decoding.prior import ItemPrior
-from genrec.decoding.noise import gumbel, stream, user_keys
 
 NEGATIVE_INFINITY = float("-inf")
 Mode = Literal["beam", "stochastic", "nucleus"]

@@ -21,14 +21,14 @@ from genrec.decoding.beam import (
     with_end_edge,
 )
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
-from genrec.decoding.finite import NonFiniteLogitsError
+from genrec.decoding.nonfinite import NonFiniteLogitsError
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.search import check_options
 from genrec.decoding.selection import NEGATIVE_INFINITY, Options, legal
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings
-from genrec.models.extras import NO_EXTRAS, Extras
 from genrec.models.layers.codes import NO_CODE
+from genrec.models.side_inputs import NO_EXTRAS, Extras
 
 USUAL_SIZE = 5
 
@@ -111,7 +111,7 @@ def list_by_sessions(
         session_size: m, items written as one sequence.
         top_k: k.
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
-        extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
+        extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
 
     Returns:
         Items in the order in which they were written; a score is the log-probability of the list so far.

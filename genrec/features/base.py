@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 from genrec.artifacts import read_json, write_file, write_json
 from genrec.artifacts.reading import reading
 from genrec.config import Section, parse_settings
+from genrec.distributed.peers import Peers
 from genrec.errors import ArtifactError, DataError, first_rows
-from genrec.features.sharing import Peers
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

@@ -7,10 +7,10 @@ from genrec.artifacts import read_json, reserve_folder, write_artifact
 from genrec.artifacts.reading import reading
 from genrec.artifacts.targets import paths_named
 from genrec.config import FeaturesConfig, parse_settings
+from genrec.distributed.peers import Peers
 from genrec.errors import ArtifactError
 from genrec.features.base import ENCODER_FILE, FeatureEncoder, ItemFeatures
 from genrec.features.registry import encoder_class
-from genrec.features.sharing import Peers
 
 if TYPE_CHECKING:
     from genrec.data import Dataset

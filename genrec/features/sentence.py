@@ -15,10 +15,10 @@ from pydantic import Field
 
 from genrec.config import Section
 from genrec.config.ranges import BatchSize, Width
+from genrec.distributed.peers import Peers, share_blocks
 from genrec.errors import ConfigError
 from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows
 from genrec.features.progress import progress
-from genrec.features.sharing import Peers, share_blocks
 from genrec.features.text import MissingText, read_texts
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from genrec.config.ranges import CountOrZero, Rate, Weight
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
-from genrec.models.extras import SideInputs, SideInputSettings
 from genrec.models.layers.codes import CodeHead
-from genrec.models.layers.history import gather_targets, positions_read, length_mask
+from genrec.models.layers.history import gather_targets, length_mask, positions_read
 from genrec.models.layers.items import ItemEmbedding
+from genrec.models.side_inputs import SideInputs, SideInputSettings
 
 
 class ItemBackboneSettings(SideInputSettings):
@@ -82,7 +82,9 @@ class ItemBackbone(GenerativeRecommender):
         hidden, _ = self.transformer(self.inputs(self.start, vectors, **extras), mask)
         return hidden
 
-    def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
+    def expert_assignments(
+        self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Experts read items, one position each."""
         self.read(items, lengths, **extras)
         return positions_read(items, lengths)

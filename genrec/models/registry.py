@@ -13,23 +13,23 @@ from genrec.artifacts.reading import reading
 from genrec.config import RecommenderConfig, parse_settings
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemTexts, ModelInputs, RecommenderModel
-from genrec.models.stored import CONFIG_FILE, read_config, restore_model
+from genrec.models.checkpoint import CONFIG_FILE, read_config, restore_model
 from genrec.tokenizers.base import Kind
 from genrec.tokenizers.index import ItemIndex
 
 FAMILIES = {
-    "depth": "genrec.models.depth:Depth",
-    "parallel": "genrec.models.parallel:Parallel",
-    "decoder": "genrec.models.decoder:Decoder",
-    "seq2seq": "genrec.models.seq2seq:Seq2Seq",
-    "discrec": "genrec.models.discrec:DiscRec",
-    "colarec": "genrec.models.colarec:ColaRec",
-    "recgpt": "genrec.models.recgpt:RecGPT",
-    "setrec": "genrec.models.setrec:SETRec",
-    "p5": "genrec.models.p5:P5",
-    "llm": "genrec.models.llm:LLM",
-    "allmrec": "genrec.models.allmrec:AllmRec",
-    "sasrec": "genrec.models.sasrec:SASRec",
+    "depth": "genrec.models.families.depth:Depth",
+    "parallel": "genrec.models.families.parallel:Parallel",
+    "decoder": "genrec.models.families.decoder:Decoder",
+    "seq2seq": "genrec.models.families.seq2seq:Seq2Seq",
+    "discrec": "genrec.models.families.discrec:DiscRec",
+    "colarec": "genrec.models.families.colarec:ColaRec",
+    "recgpt": "genrec.models.families.recgpt:RecGPT",
+    "setrec": "genrec.models.families.setrec:SETRec",
+    "p5": "genrec.models.families.p5:P5",
+    "llm": "genrec.models.families.llm:LLM",
+    "allmrec": "genrec.models.families.allmrec:AllmRec",
+    "sasrec": "genrec.models.families.sasrec:SASRec",
 }
 
 

@@ -28,9 +28,9 @@ from genrec.artifacts.targets import check_work_folder
 from genrec.config import AlignmentConfig
 from genrec.data import Dataset
 from genrec.decoding import generate_lists
+from genrec.distributed.world import World
 from genrec.models import RecommenderModel
 from genrec.pipeline.model_folder import STAGE, WRITTEN_ANEW, TrainedModel, open_model, quietly
-from genrec.training.world import World
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from genrec.artifacts.reading import computing
 from genrec.data import Dataset
 from genrec.decoding import use_index
 from genrec.features.build import ENCODER_FOLDER
-from genrec.models.extend import extendable, replace_catalogue
+from genrec.models.resize_catalogue import extendable, replace_catalogue
 from genrec.pipeline.model_folder import TOKENIZER_FOLDER, TrainedModel, catalogue_of
 from genrec.pipeline.new_items import check_width, encoder_of, open_tokenizer
 from genrec.tokenizers import ItemIndex, ItemTokenizer

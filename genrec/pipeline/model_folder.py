@@ -32,7 +32,7 @@ from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.experts import measure_experts
 from genrec.models import GenerativeRecommender, RecommenderModel, load_recommender
 from genrec.tokenizers import ItemIndex, ItemTokenizer
-from genrec.tokenizers.set_tokens import SetTokenizer
+from genrec.tokenizers.families.set_tokens import SetTokenizer
 
 if TYPE_CHECKING:
     from genrec.training import TrainingResult

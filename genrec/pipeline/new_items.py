@@ -19,7 +19,7 @@ from genrec.data.schema import tidy_items
 from genrec.errors import ArtifactError, DataError, first_rows
 from genrec.features import FeatureEncoder, ItemFeatures, load_encoder
 from genrec.features.build import ENCODER_FOLDER
-from genrec.models.extend import extend_recommender, extendable
+from genrec.models.resize_catalogue import extend_recommender, extendable
 from genrec.pipeline.changed_catalogue import add_to_card, write_changed_model
 from genrec.pipeline.model_folder import STAGE, TOKENIZER_FOLDER, open_model, read_items
 from genrec.tokenizers import ItemIndex, ItemTokenizer

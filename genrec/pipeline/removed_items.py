@@ -12,7 +12,7 @@ from genrec.artifacts import reserve_folder
 from genrec.data.readers import read_item_ids, table_sha256
 from genrec.errors import DataError
 from genrec.features.build import ENCODER_FOLDER
-from genrec.models.extend import extendable, shrink_recommender
+from genrec.models.resize_catalogue import extendable, shrink_recommender
 from genrec.pipeline.changed_catalogue import add_to_card, write_changed_model
 from genrec.pipeline.model_folder import STAGE, TOKENIZER_FOLDER, open_model, read_items
 from genrec.tokenizers import ItemIndex

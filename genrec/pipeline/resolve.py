@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from genrec.alignment.choice import check_family, uses_reward
 from genrec.alignment.rewards import check_names
+from genrec.alignment.setup import check_family, uses_reward
 from genrec.config import Recipe, RecommenderConfig, TrainingConfig, parse_settings
 from genrec.decoding.session import session_size_of
 from genrec.errors import ConfigError

@@ -20,10 +20,11 @@ from genrec.artifacts.targets import (
     real_place,
 )
 from genrec.config import Recipe, read_yaml
+from genrec.distributed.launch import refuse_processes
 from genrec.errors import ConfigError
 from genrec.pipeline.environment import GIBIBYTE, describe_machine, peak_memory_bytes
-from genrec.pipeline.ledger import StageRecord, outputs_of
 from genrec.pipeline.resolve import resolve_recipe
+from genrec.pipeline.stage_cache import StageRecord, outputs_of
 from genrec.pipeline.stages import STAGES, Stage, examples
 from genrec.pipeline.steps import LOG_FILE
 from genrec.pipeline.work import (
@@ -37,7 +38,6 @@ from genrec.pipeline.work import (
 )
 from genrec.reports.console import print_examples, print_results
 from genrec.terminal.console import Terminal
-from genrec.training.launch import refuse_processes
 from genrec.training.log import MetricsLog, clock
 
 # The folders that stages leave, and as what.

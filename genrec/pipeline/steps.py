@@ -34,6 +34,8 @@ from genrec.config import (
 )
 from genrec.data import Dataset
 from genrec.decoding import generate_lists, session_size_of, use_index
+from genrec.distributed.launch import Launch
+from genrec.distributed.world import World
 from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.protocol import Part, Protocol, Result, metrics_json, score_lists
 from genrec.evaluation.recommendations import score_recommendations
@@ -48,8 +50,8 @@ from genrec.models import (
     parse_recommender,
     recommender_class,
 )
-from genrec.models.extras import SideInputSettings
 from genrec.models.registry import embed_command
+from genrec.models.side_inputs import SideInputSettings
 from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import STAGE as MODEL_STAGE
 from genrec.pipeline.model_folder import (
@@ -64,13 +66,11 @@ from genrec.pipeline.model_folder import (
 from genrec.pipeline.resolve import check_vectors, uses_features, uses_texts
 from genrec.tokenizers import ItemIndex, ItemTokenizer, fit_tokenizer
 from genrec.tokenizers.collisions import count_collisions
+from genrec.tokenizers.families.set_tokens import SetTokenizer
 from genrec.tokenizers.fit import STAGE as TOKENIZER_STAGE
 from genrec.tokenizers.fit import fit_together
-from genrec.tokenizers.set_tokens import SetTokenizer
 from genrec.training import Estimate, TrainingResult, dry_run, train_recommender
-from genrec.training.launch import Launch
 from genrec.training.log import MetricsLog
-from genrec.training.world import World
 
 logger = logging.getLogger(__name__)
 

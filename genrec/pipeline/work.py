@@ -9,7 +9,6 @@ from genrec.artifacts import MANIFEST, fingerprint, read_manifest, remove_work_f
 from genrec.artifacts.folders import discard_folder
 from genrec.config import Recipe
 from genrec.data import Dataset
-from genrec.pipeline.ledger import StageCache
 from genrec.pipeline.model_folder import Companions, TrainedModel, open_model
 from genrec.pipeline.resolve import (
     LEARNED_BASELINE,
@@ -18,6 +17,7 @@ from genrec.pipeline.resolve import (
     needs_semantic_ids,
     uses_features,
 )
+from genrec.pipeline.stage_cache import StageCache
 from genrec.pipeline.steps import LOG_FILE, TrainingPlan, train_model
 
 METRICS_FILE = "metrics.json"

@@ -8,9 +8,9 @@ import numpy as np
 from genrec.artifacts import reserve_folder, write_artifact, write_json
 from genrec.artifacts.targets import paths_named
 from genrec.config import TokenizerConfig
+from genrec.distributed.peers import Peers, share_blocks
 from genrec.errors import DataError
 from genrec.features.base import ItemFeatures
-from genrec.features.sharing import Peers, share_blocks
 from genrec.tokenizers.base import ItemTokenizer, cannot_reassign
 from genrec.tokenizers.collisions import Catalogue, Resolution, resolve_collisions
 from genrec.tokenizers.index import ItemIndex

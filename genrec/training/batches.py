@@ -21,8 +21,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from genrec.data.histories import Histories, pad_histories
+from genrec.distributed.world import World
 from genrec.models.base import BackboneSettings
-from genrec.training.world import World
 
 POOL = 64
 

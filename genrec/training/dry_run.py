@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from genrec.config import TrainingConfig
+from genrec.distributed.world import World, number_of
 from genrec.errors import ConfigError
 from genrec.training.batches import WindowDataset
 from genrec.training.checkpoints import KEPT
 from genrec.training.log import clock
 from genrec.training.memory import Batch, RecoverableStep, is_memory_error, memory_error
 from genrec.training.train import TrainingData, make_loader
-from genrec.training.world import World, number_of
 
 # The first step fills the optimizer and warms up; the others are timed.
 TIMED_STEPS = 2
@@ -133,7 +133,9 @@ def dry_run(model: nn.Module, dataset: TrainingData, config: TrainingConfig) -> 
     )
 
 
-def _timed(update: RecoverableStep, optimizer: torch.optim.Optimizer, batch: Batch, half: bool, micro_batches: int) -> float:
+def _timed(
+    update: RecoverableStep, optimizer: torch.optim.Optimizer, batch: Batch, half: bool, micro_batches: int
+) -> float:
     """Seconds of one update."""
     update.network.train()
     began = time.perf_counter()

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genrec.distributed.world import number_of
 from genrec.errors import MemoryExhaustedError
-from genrec.training.states import capture_random, restore_random
-from genrec.training.world import number_of
+from genrec.training.serialization import capture_random, restore_random
 
 Batch = dict[str, Tensor]
 # The tensors of a batch that holds users and nothing else.

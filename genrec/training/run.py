@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from genrec.config import TrainingConfig
+from genrec.distributed.launch import Launch
+from genrec.distributed.world import World
 from genrec.errors import ConfigError
 from genrec.signals import StopNow, StopSignals
 from genrec.training.batches import EpochLoader
 from genrec.training.checkpoints import CheckpointStore
-from genrec.training.launch import Launch
 from genrec.training.log import Display, MetricsLog
-from genrec.training.world import World
 
 Validation = Callable[[nn.Module], dict[str, float]]
 StopReason = Literal["epochs", "patience", "time", "guard"]

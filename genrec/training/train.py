@@ -15,21 +15,21 @@ from transformers.integrations import TensorBoardCallback
 from genrec.artifacts import fingerprint, open_work_folder
 from genrec.config import DecodingConfig, TrainingConfig
 from genrec.data.histories import Histories
+from genrec.distributed.launch import Launch
+from genrec.distributed.world import World
 from genrec.errors import DataError, InterruptedRun, NonFiniteLossError
 from genrec.signals import StopNow, StopSignals
 from genrec.terminal.console import Terminal
 from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cut_windows
 from genrec.training.checkpoints import CheckpointStore
-from genrec.training.experts import check_experts
-from genrec.training.launch import Launch
 from genrec.training.log import Display, MetricsLog
 from genrec.training.memory import is_memory_error, memory_error
 from genrec.training.run import Run, StopReason, Validation
-from genrec.training.states import reseed
+from genrec.training.serialization import reseed
+from genrec.training.strategies.base import recomputed
+from genrec.training.strategies.expert_parallel import check_experts
 from genrec.training.trainer import RecommenderTrainer
 from genrec.training.validation import ValidationData, decoding_validation
-from genrec.training.world import World
-from genrec.training.wrapping import recomputed
 
 LOGS_PER_EPOCH = 10
 MAX_STEPS_BETWEEN_LOGS = 100

@@ -21,11 +21,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from genrec.models.layers.moe import expert_layers
 from genrec.signals import StopNow
 from genrec.training.batches import WindowDataset
-from genrec.training.finite import Losses, any_rank, non_finite_error, save_diagnosis, users_of_update
 from genrec.training.memory import Batch, RecoverableStep, count_targets
+from genrec.training.nonfinite import Losses, any_rank, non_finite_error, save_diagnosis, users_of_update
 from genrec.training.run import Run
-from genrec.training.states import capture_random, pack_optimizer, reseed, restore_random, unpack_optimizer
-from genrec.training.wrapping import build_strategy
+from genrec.training.serialization import capture_random, pack_optimizer, reseed, restore_random, unpack_optimizer
+from genrec.training.strategies.base import build_strategy
 
 # An update that takes longer than this after a signal is given up between two micro-batches.
 PATIENCE_AFTER_SIGNAL = 10.0

@@ -10,9 +10,9 @@ from torch import nn
 from genrec.config import DecodingConfig, TrainingConfig
 from genrec.data.histories import Histories
 from genrec.decoding import generate_lists
+from genrec.distributed.world import World
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.metrics import evaluate_lists
-from genrec.training.world import World
 
 if TYPE_CHECKING:
     from genrec.models.base import RecommenderModel

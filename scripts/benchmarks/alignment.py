@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from genrec.alignment.learners import PairObjective
+from genrec.alignment.objectives import PairObjective
 from genrec.alignment.scoring import sequence_log_probs
 from genrec.config import AlignmentConfig, DecodingConfig, RecommenderConfig
 from genrec.decoding import recommend

@@ -34,7 +34,7 @@ from genrec.data import Dataset
 from genrec.data.histories import pad_histories
 from genrec.decoding import generate_lists
 from genrec.evaluation.protocol import Result, score_lists
-from genrec.models.setrec import SETRec, best_semantic_weight
+from genrec.models.families.setrec import SETRec, best_semantic_weight
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions, TrainedModel, open_model
 from genrec.pipeline.steps import TrainingPlan, protocol_of, tokenize_items, train_model
 

@@ -37,7 +37,7 @@ from genrec.artifacts.marks import write_result
 from genrec.artifacts.results import result_file
 from genrec.config import DataConfig, RecommenderConfig
 from genrec.data import Dataset, Histories, pad_histories, prepare_dataset
-from genrec.models.decoder import Decoder
+from genrec.models.families.decoder import Decoder
 from genrec.models.layers.history import prepend, state_at
 from genrec.models.registry import build_recommender
 from genrec.tokenizers.index import ItemIndex

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from genrec.alignment.guards import score_candidates
+from genrec.alignment.monitor import score_candidates
 from genrec.alignment.pairs import feedback_column
 from genrec.alignment.preferences import Preferences
 from genrec.data import Dataset

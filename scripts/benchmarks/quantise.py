@@ -35,7 +35,7 @@ from genrec.features import ItemFeatures
 from genrec.features.base import DESCRIPTION_FILE, EMBEDDINGS_FILE, ITEM_IDS_FILE
 from genrec.pipeline.steps import load_features
 from genrec.tokenizers import fit_tokenizer
-from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
+from genrec.tokenizers.families.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
 
 LEVELS, SIZE, ITERATIONS, SEED = 3, 256, 25, 42
 ROUNDS = 3

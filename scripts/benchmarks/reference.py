@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Confi
 from transformers import T5ForConditionalGeneration as T5
 from transformers.utils import ModelOutput
 
-from genrec.models.decoder import Decoder
+from genrec.models.families.decoder import Decoder
+from genrec.models.families.seq2seq import END, FIRST_CODE, PADDING, Seq2Seq
 from genrec.models.layers.transformer import ROTARY_BASE, TransformerBlock
-from genrec.models.seq2seq import END, FIRST_CODE, PADDING, Seq2Seq
 
 # A decoder-only model begins its history where an encoder-decoder model ends it.
 START = END
@@ -153,7 +153,8 @@ def _llama(model: Decoder, starts: Tensor) -> PreTrainedModel:
     }
     for layer, block in enumerate(model.transformer.blocks):
         weights |= {
-            f"model.layers.{layer}.{name}.weight": part for name, part in _llama_layer(cast(TransformerBlock, block)).items()
+            f"model.layers.{layer}.{name}.weight": part
+            for name, part in _llama_layer(cast(TransformerBlock, block)).items()
         }
     engine.load_state_dict(weights)
     return engine

@@ -32,7 +32,7 @@ from genrec.data.parquet import read_parquet
 from genrec.decoding import generate_lists
 from genrec.evaluation.baselines import Baseline, fit_baseline
 from genrec.evaluation.protocol import Protocol, score_lists
-from genrec.models.recgpt import RecGPT
+from genrec.models.families.recgpt import RecGPT
 from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import open_model
 from genrec.pipeline.run import run_recipe

@@ -22,10 +22,10 @@ from safetensors.torch import load_model
 from simulator import DECODING, World, recipe
 
 from genrec.alignment.align import AlignmentResult, align_recommender
-from genrec.alignment.learners import Objective
+from genrec.alignment.objectives import Objective
 from genrec.data import Dataset
+from genrec.distributed.world import World as Processes
 from genrec.errors import GenrecError
-from genrec.training.world import World as Processes
 
 USERS, STOP = 25, 3
 SELF_PLAY = {"source": "self-play", "per_user": 1, "per_list": 3, "list_size": 8, "rejected": 2}
@@ -49,7 +49,7 @@ def align(folder: Path, name: str, out: str | None = None, **changes: Any) -> Al
     model = world.supervised(epochs=0, dropout=0.0)
     load_model(model, str(folder / "weights.safetensors"))
     settings = recipe(**{"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, **RUNS[name], **changes})
-    with patch("genrec.alignment.choice.load_function", lambda _: world.reward):
+    with patch("genrec.alignment.setup.load_function", lambda _: world.reward):
         return align_recommender(
             model, world.dataset, settings, DECODING, folder / (out or name), inputs={}, console=Console(quiet=True)
         )

@@ -18,8 +18,8 @@ from simulator import DECODING, World, recipe
 from torch import distributed
 
 from genrec.alignment.align import Iteration
-from genrec.alignment.choice import prepare_material
 from genrec.alignment.rewards import WeightedRewards
+from genrec.alignment.setup import prepare_material
 from genrec.decoding import generate
 
 BLOCK = 32

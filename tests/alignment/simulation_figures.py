@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from simulator import DECODING, World, recipe
 
-from genrec.alignment import choice
+from genrec.alignment import setup as choice
 from genrec.alignment.align import align_recommender
 
 SELF_PLAY = {"source": "self-play", "per_user": 4, "per_list": 5}

@@ -15,9 +15,9 @@ from simulator import DECODING, World, recipe
 from genrec.alignment import align
 from genrec.alignment.align import align_recommender
 from genrec.alignment.batches import MixedBatches
-from genrec.alignment.choice import build_reward, check_recipe, load_reference
-from genrec.alignment.guards import EvalSet
+from genrec.alignment.monitor import EvalSet
 from genrec.alignment.prompts import training_prompts
+from genrec.alignment.setup import build_reward, check_recipe, load_reference
 from genrec.artifacts import read_manifest
 from genrec.config import DataConfig, RecommenderConfig
 from genrec.data import make_dataset
@@ -46,7 +46,7 @@ def run(world, supervised, tmp_path, monkeypatch):
     monkeypatch.setattr("genrec.artifacts.versions.git_commit", lambda: None)
     monkeypatch.setattr("os.fsync", lambda handle: None)
     monkeypatch.setattr("gc.collect", lambda *_: 0)
-    monkeypatch.setattr("genrec.alignment.choice.load_function", lambda name: world.reward)
+    monkeypatch.setattr("genrec.alignment.setup.load_function", lambda name: world.reward)
 
     def go(name: str = "run", **changes):
         model = copy.deepcopy(supervised)
@@ -184,7 +184,7 @@ def test_a_share_is_never_less_than_one_pair():
 
 def test_a_constant_reward_is_refused(run, world, monkeypatch):
     monkeypatch.setattr(
-        "genrec.alignment.choice.load_function", lambda name: lambda prompts, lists: np.ones(lists.shape)
+        "genrec.alignment.setup.load_function", lambda name: lambda prompts, lists: np.ones(lists.shape)
     )
     for changes in ({"pairs": SELF_PLAY}, {"method": "grpo"}):
         with pytest.raises(DataError, match="the reward is 1 for every item of every list"):
@@ -193,7 +193,7 @@ def test_a_constant_reward_is_refused(run, world, monkeypatch):
 
 def test_a_reward_that_is_nan_is_refused(run, monkeypatch):
     monkeypatch.setattr(
-        "genrec.alignment.choice.load_function", lambda name: lambda prompts, lists: np.full(lists.shape, np.nan)
+        "genrec.alignment.setup.load_function", lambda name: lambda prompts, lists: np.full(lists.shape, np.nan)
     )
     with pytest.raises(DataError, match="the reward 'function' is nan"):
         run(pairs=SELF_PLAY)

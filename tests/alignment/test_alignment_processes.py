@@ -20,7 +20,7 @@ from simulator import World
 from genrec.alignment.batches import MixedBatches, MixedWindows, PromptRows
 from genrec.alignment.prompts import Prompts
 from genrec.data.histories import Histories
-from genrec.training.world import World as Processes
+from genrec.distributed.world import World as Processes
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_alignment import NUM_ITEMS, make_model
 
-from genrec.alignment.guards import Monitor, EvalSet, list_diversity, pair_numbers, score_candidates
+from genrec.alignment.monitor import EvalSet, Monitor, list_diversity, pair_numbers, score_candidates
 from genrec.alignment.preferences import Preferences
 from genrec.alignment.prompts import Prompts
 from genrec.config import AlignmentConfig, DecodingConfig

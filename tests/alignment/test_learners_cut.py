@@ -6,7 +6,7 @@ import torch
 from tiny_alignment import NUM_ITEMS, make_model
 from torch import Tensor
 
-from genrec.alignment.learners import PairObjective
+from genrec.alignment.objectives import PairObjective
 from genrec.config import AlignmentConfig
 from genrec.training.memory import RecoverableStep
 

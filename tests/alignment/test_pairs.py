@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from poison import poisoned
+from leakage import poisoned
 
 from genrec.alignment.pairs import explicit_pairs, feedback_column, implicit_pairs, reward_pairs
 from genrec.alignment.prompts import Prompts, training_prompts

@@ -14,7 +14,7 @@ from genrec.alignment.align import align_recommender
 from genrec.alignment.pairs import session_pairs
 from genrec.alignment.preferences import LIST_SIDES, Preferences
 from genrec.alignment.prompts import Prompts, training_prompts
-from genrec.alignment.rewards import WeightedRewards, Values
+from genrec.alignment.rewards import Values, WeightedRewards
 from genrec.alignment.sampling import best_sessions, score_sessions
 from genrec.alignment.scoring import sequence_log_probs
 from genrec.config import PairsConfig
@@ -140,7 +140,7 @@ def test_groups_of_lists_teach_lists_by_their_own_reward(world, supervised, tmp_
         asked.append(lists.shape)
         return world.reward(prompts, lists)
 
-    monkeypatch.setattr("genrec.alignment.choice.load_function", lambda name: reward)
+    monkeypatch.setattr("genrec.alignment.setup.load_function", lambda name: reward)
     model = copy.deepcopy(supervised)
     config = recipe(method="grpo", epochs=1, preference_weight=3.0, pairs={"per_user": 2, "list_size": 8})
     result = align_recommender(
@@ -154,7 +154,7 @@ def test_groups_of_lists_teach_lists_by_their_own_reward(world, supervised, tmp_
 @pytest.mark.parametrize("method", ["sdpo", "kto", "simpo"])
 def test_lists_become_better_by_comparing_lists(method, world, supervised, tmp_path, monkeypatch):
     monkeypatch.setattr("genrec.training.train._tracking", lambda folder, resumed: [])
-    monkeypatch.setattr("genrec.alignment.choice.load_function", lambda name: world.reward)
+    monkeypatch.setattr("genrec.alignment.setup.load_function", lambda name: world.reward)
     model = copy.deepcopy(supervised)
     pairs = {"source": "self-play", "per_user": 2, "list_size": 12, "per_list": 3, "rejected": 2}
     weight = {"beta": 2.0, "preference_weight": 1.0} if method == "simpo" else {"preference_weight": 10.0}

@@ -13,8 +13,8 @@ import torch
 
 from genrec.alignment import sampling
 from genrec.decoding import generate
+from genrec.distributed.world import World
 from genrec.errors import DataError, GenrecError
-from genrec.training.world import World
 
 HERE = Path(__file__).resolve().parent
 

@@ -9,8 +9,8 @@ from genrec.decoding import recommend
 from genrec.decoding.explain import explain_items
 from genrec.errors import ConfigError
 from genrec.models import ItemScorer, parse_recommender
-from genrec.models.extras import GAP_BUCKETS, time_delta_buckets
 from genrec.models.registry import FAMILIES, RecommenderConfig
+from genrec.models.side_inputs import GAP_BUCKETS, time_delta_buckets
 
 __all__ = ["histories"]
 MODES = {

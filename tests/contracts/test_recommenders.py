@@ -10,10 +10,10 @@ from tiny_allmrec import second_stage
 from genrec.config import DecodingConfig, RecommenderConfig
 from genrec.decoding import recommend
 from genrec.models import GenerativeRecommender, ItemScorer, ItemTexts, build_recommender, load_recommender
-from genrec.models.allmrec import AllmRec
+from genrec.models.families.allmrec import AllmRec
+from genrec.models.families.setrec import SETRec
 from genrec.models.layers.history import gather_targets
 from genrec.models.registry import FAMILIES, recommender_class
-from genrec.models.setrec import SETRec
 from genrec.tokenizers.index import ItemIndex
 
 NUM_ITEMS, LEVEL_SIZES = 40, (8, 8, 5)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from poison import poisoned
+from leakage import poisoned
 
 from genrec.artifacts import read_manifest, verify_artifact
 from genrec.config import DataConfig, FeaturesConfig, TokenizerConfig

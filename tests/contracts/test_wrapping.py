@@ -8,10 +8,10 @@ import torch
 from test_recommenders import VARIANTS, make_model
 from torch import distributed
 
+from genrec.distributed.launch import Launch
+from genrec.distributed.world import World
 from genrec.models.registry import FAMILIES
-from genrec.training.launch import Launch
-from genrec.training.world import World
-from genrec.training.wrapping import FSDP2, blocks_of, recomputed, full_tensor
+from genrec.training.strategies.base import FSDP2, blocks_of, full_tensor, recomputed
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,7 @@ from fake_models import FakeWriter, history_of, random_codes
 from genrec.config import RecommenderConfig
 from genrec.decoding import DeviceTrie, Options, trie_of
 from genrec.decoding.beam import find_leaves
-from genrec.decoding.guide import ItemPrior
+from genrec.decoding.item_prior import ItemPrior
 from genrec.models import build_recommender
 from genrec.tokenizers.index import ItemIndex
 from genrec.tokenizers.trie import build_trie

@@ -6,7 +6,7 @@ import torch
 from fake_models import FakeWriter, history_of, random_codes, score_one_by_one
 
 from genrec.decoding import DeviceTrie, Options, beam_search
-from genrec.decoding.guide import ItemPrior
+from genrec.decoding.item_prior import ItemPrior
 from genrec.decoding.search import search_items
 from genrec.tokenizers.trie import build_trie
 

@@ -9,7 +9,7 @@ from fake_models import FakeWriter, history_of, random_codes, score_one_by_one, 
 from scipy import stats
 
 from genrec.decoding import DeviceTrie, Options, beam_search, device_trie, sample_items, search_items, walk_trie
-from genrec.decoding.noise import gumbel, stream, user_keys
+from genrec.decoding.counter_rng import gumbel, stream, user_keys
 from genrec.decoding.selection import condition_on_largest
 from genrec.errors import ConfigError
 from genrec.tokenizers.trie import build_trie

@@ -12,7 +12,7 @@ from genrec.decoding import DeviceTrie, Options, Searcher, explain_items, list_b
 from genrec.decoding.session import session_size_of
 from genrec.errors import ConfigError
 from genrec.models import build_recommender, parse_recommender
-from genrec.models.seq2seq import FIRST_CODE, PADDING
+from genrec.models.families.seq2seq import FIRST_CODE, PADDING
 from genrec.tokenizers.index import ItemIndex
 
 SIZES, SESSION = (4, 3, 3), 3

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec.decoding import UserBlock, Names, Shards, commit_blocks, generate, schema_of, write_recommendations
+from genrec.decoding import Names, Shards, UserBlock, commit_blocks, generate, schema_of, write_recommendations
 from genrec.decoding.output import check_format
 from genrec.errors import ArtifactError, ConfigError
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from poison import poisoned
+from leakage import poisoned
 
 from genrec.config import DataConfig
 from genrec.data import Dataset, make_dataset

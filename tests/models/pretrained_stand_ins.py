@@ -24,7 +24,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from genrec.models.layers.words import train_words
+from genrec.models.layers.text_tokenizer import train_words
 
 WORDS = ["red green blue kettle lamp chair made of wood and glass", "Items that one person chose item_ , next"]
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

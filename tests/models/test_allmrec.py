@@ -25,7 +25,7 @@ from genrec.config import DecodingConfig, RecommenderConfig
 from genrec.decoding import recommend
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import ItemTexts, build_recommender, load_recommender
-from genrec.models.allmrec import NAMELESS, SENTENCES
+from genrec.models.families.allmrec import NAMELESS, SENTENCES
 from genrec.pipeline.steps import _check_trained_on
 
 N = 12
@@ -117,7 +117,9 @@ def test_the_target_is_offered_once_and_nothing_else_that_the_user_has():
 def test_the_first_stage_is_the_papers_sum(monkeypatch):
     model = build_aligner(N).eval()
     others = torch.tensor([6, 8, 9, 10, 11, 5])
-    monkeypatch.setattr("genrec.models.allmrec.first_usable", lambda *_: (others, torch.ones(6, dtype=torch.bool)))
+    monkeypatch.setattr(
+        "genrec.models.families.allmrec.first_usable", lambda *_: (others, torch.ones(6, dtype=torch.bool))
+    )
     targets = torch.tensor([0, 3, 4, 7, 2, 1])
     source = load_recommender(home() / f"sasrec-{N}")
     vectors = torch.cat([source.items.table(), source.item_bias[:, None]], 1)
@@ -201,8 +203,8 @@ def test_the_best_of_the_first_stage_are_ranked_by_their_titles_and_stand_above_
 def test_many_titles_and_users_are_scored_as_few_are(monkeypatch):
     model = prompted()
     expected = model.score_items(ITEMS, LENGTHS)
-    monkeypatch.setattr("genrec.models.allmrec.TITLES_AT_ONCE", 5)
-    monkeypatch.setattr("genrec.models.allmrec.POSITIONS_AT_ONCE", 10)
+    monkeypatch.setattr("genrec.models.families.allmrec.TITLES_AT_ONCE", 5)
+    monkeypatch.setattr("genrec.models.families.allmrec.POSITIONS_AT_ONCE", 10)
     torch.testing.assert_close(model.score_items(ITEMS, LENGTHS), expected, atol=1e-4, rtol=0)
 
 

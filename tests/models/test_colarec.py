@@ -13,7 +13,7 @@ from genrec.cli import main
 from genrec.config import RecommenderConfig
 from genrec.errors import ConfigError
 from genrec.models import ItemTexts, build_recommender
-from genrec.models.colarec import find_siblings, last_state, ranking_loss
+from genrec.models.families.colarec import find_siblings, last_state, ranking_loss
 from genrec.models.layers.hashed_words import hash_words
 from genrec.tokenizers.index import ItemIndex
 

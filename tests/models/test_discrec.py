@@ -7,7 +7,7 @@ import torch
 from genrec.config import RecommenderConfig
 from genrec.errors import ConfigError
 from genrec.models import build_recommender
-from genrec.models.discrec import DualBranch
+from genrec.models.families.discrec import DualBranch
 from genrec.tokenizers.index import ItemIndex
 
 NUM_ITEMS = 30

@@ -7,7 +7,7 @@ import torch
 from genrec.config import RecommenderConfig
 from genrec.errors import ConfigError
 from genrec.models import build_recommender
-from genrec.models.extend import extend_recommender, mean_of_prefix_siblings
+from genrec.models.resize_catalogue import extend_recommender, mean_of_prefix_siblings
 from genrec.tokenizers import ItemIndex
 
 OLD, NEW, SIZES = 20, 5, (4, 4, 4)

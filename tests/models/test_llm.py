@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from genrec.config import RecommenderConfig
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import ItemTexts, build_recommender, load_recommender
-from genrec.models.extend import extend_recommender
-from genrec.models.layers.rows import codebook_rows, mean_word_vectors
+from genrec.models.layers.vocabulary_init import codebook_rows, mean_word_vectors
+from genrec.models.resize_catalogue import extend_recommender
 from genrec.tokenizers.index import ItemIndex
 
 NUM_ITEMS, LEVEL_SIZES = 30, (7, 6, 5)

@@ -199,7 +199,7 @@ def test_a_stack_without_any_sparse_layer_is_refused():
 
 
 def test_experts_where_a_family_has_none_are_refused(monkeypatch):
-    from genrec.models.sasrec import SASRec
+    from genrec.models.families.sasrec import SASRec
 
     monkeypatch.setattr(SASRec, "supports_experts", False)
     with pytest.raises(ConfigError, match="'sasrec' has no experts"):

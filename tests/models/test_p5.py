@@ -10,8 +10,8 @@ from pretrained_stand_ins import make, save, words_of
 from genrec.config import RecommenderConfig
 from genrec.errors import ConfigError
 from genrec.models import build_recommender, load_recommender
-from genrec.models.p5 import SENTENCES
-from genrec.models.seq2seq import END
+from genrec.models.families.p5 import SENTENCES
+from genrec.models.families.seq2seq import END
 from genrec.tokenizers.index import ItemIndex
 
 NUM_ITEMS, LEVEL_SIZES = 30, (7, 6, 5)

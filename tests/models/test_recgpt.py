@@ -10,7 +10,7 @@ from genrec.config import RecommenderConfig
 from genrec.decoding import beam_search, score_catalogue, trie_of
 from genrec.errors import ConfigError
 from genrec.models import build_recommender
-from genrec.models.recgpt import GridRows, item_mask
+from genrec.models.families.recgpt import GridRows, item_mask
 from genrec.tokenizers.index import ItemIndex
 from genrec.tokenizers.parts.scalar import ScalarQuantizer
 

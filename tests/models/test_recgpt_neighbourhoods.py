@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from genrec.config import DecodingConfig, RecommenderConfig
 from genrec.decoding import recommend, score_catalogue
 from genrec.models import build_recommender
-from genrec.models.extend import replace_catalogue
+from genrec.models.families.recgpt import RecGPTSettings
 from genrec.models.layers import neighborhoods
 from genrec.models.layers.negatives import Candidates
 from genrec.models.layers.neighborhoods import Neighborhoods
-from genrec.models.recgpt import RecGPTSettings
+from genrec.models.resize_catalogue import replace_catalogue
 from genrec.tokenizers.index import ItemIndex
 
 NUM_ITEMS, SIZES, WIDTH = 20, (6, 6, 6), 8

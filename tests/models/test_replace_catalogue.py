@@ -7,7 +7,7 @@ import torch
 from genrec.config import RecommenderConfig
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import build_recommender
-from genrec.models.extend import replace_catalogue
+from genrec.models.resize_catalogue import replace_catalogue
 from genrec.tokenizers.index import ItemIndex
 
 SIZES = (5, 5, 5)

@@ -10,8 +10,8 @@ from genrec.config import DecodingConfig, RecommenderConfig
 from genrec.decoding import recommend
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import build_recommender
+from genrec.models.families.setrec import best_semantic_weight, set_mask
 from genrec.models.layers.set_t5 import SetT5
-from genrec.models.setrec import best_semantic_weight, set_mask
 from genrec.pipeline.steps import load_tokens
 from genrec.tokenizers.index import ItemIndex
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from poison import poisoned
+from leakage import poisoned
 
 from genrec.config import DataConfig, FeaturesConfig
 from genrec.data import Dataset, make_dataset

@@ -13,11 +13,11 @@ from torch import distributed
 
 from genrec.config import FeaturesConfig, TokenizerConfig
 from genrec.data import Dataset
+from genrec.distributed.world import World
 from genrec.features import ItemFeatures, sentence
 from genrec.features.build import build_features_together
 from genrec.tokenizers.fit import fit_together
 from genrec.tokenizers.parts import sampling
-from genrec.training.world import World
 
 SENTENCE = FeaturesConfig(encoder="sentence", columns=["title"])
 TOKENIZER = TokenizerConfig(name="rqkmeans", codebook_size=5)

@@ -6,7 +6,7 @@ import pytest
 from genrec.errors import ConfigError
 from genrec.features import ItemFeatures
 from genrec.tokenizers import ItemTokenizer
-from genrec.tokenizers.aligned import AlignedSettings, AlignedTokenizer
+from genrec.tokenizers.families.aligned import AlignedSettings, AlignedTokenizer
 
 WIDTH = 6
 

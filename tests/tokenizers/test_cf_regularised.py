@@ -11,14 +11,14 @@ from genrec.config import TokenizerConfig
 from genrec.errors import ConfigError
 from genrec.features import ItemFeatures
 from genrec.tokenizers import ItemTokenizer, fit_tokenizer
-from genrec.tokenizers.cf_regularized import (
+from genrec.tokenizers.families.cf_regularized import (
     CFRegularizedSettings,
     CFRegularizedTokenizer,
     LetterLoss,
     diversity_loss,
 )
+from genrec.tokenizers.families.rqvae import QuantizedBatch
 from genrec.tokenizers.parts.contrastive import info_nce
-from genrec.tokenizers.rqvae import QuantizedBatch
 
 NETWORK = {"hidden_sizes": (24,), "latent_size": 8, "batch_size": 40}
 SMALL = {"codebook_size": 6, "num_levels": 2, "num_groups": 3, **NETWORK}
@@ -44,7 +44,7 @@ def fitted(dataset, features, **settings) -> CFRegularizedTokenizer:
 def test_codes_follow_what_users_did_if_that_weighs_enough(tiny_dataset, features, monkeypatch):
     # Reconstruction decides when to stop, and noise cannot be rebuilt: without this the first epoch would be the best.
     errors = count(0, -1)
-    monkeypatch.setattr("genrec.tokenizers.rqvae.held_out_error", lambda *_: next(errors))
+    monkeypatch.setattr("genrec.tokenizers.families.rqvae.held_out_error", lambda *_: next(errors))
     groups = np.arange(40) // 10
     same = groups[:, None] == groups[None]
     agreement = []

@@ -11,7 +11,7 @@ from genrec.config import TokenizerConfig
 from genrec.data import Histories
 from genrec.errors import ConfigError, DataError
 from genrec.tokenizers import fit_tokenizer
-from genrec.tokenizers.cid import CIDSettings, CollaborativeTokenizer, cluster_paths, split
+from genrec.tokenizers.families.cid import CIDSettings, CollaborativeTokenizer, cluster_paths, split
 
 
 def cliques(sizes: list[int], bridge: float = 0.0) -> csr_array:

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from genrec.errors import DataError
-from genrec.tokenizers.domain_contrastive import (
+from genrec.tokenizers.families.domain_contrastive import (
     DomainContrastiveSettings,
     DomainContrastiveTokenizer,
     DomainLoss,
     read_domains,
 )
+from genrec.tokenizers.families.rqvae import QuantizedBatch
 from genrec.tokenizers.parts.contrastive import supervised_contrastive
-from genrec.tokenizers.rqvae import QuantizedBatch
 
 SMALL = {"codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 40, "patience": 40, "batch_size": 40}
 

@@ -11,8 +11,8 @@ from genrec.config import FeaturesConfig, TokenizerConfig
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.features import ItemFeatures, build_encoder
 from genrec.tokenizers import ItemIndex, ItemTokenizer, fit_tokenizer, tokenizer_class
+from genrec.tokenizers.families.rqvae import ResidualVAETokenizer
 from genrec.tokenizers.fit import build_tokenizer, refuse_collapse
-from genrec.tokenizers.rqvae import ResidualVAETokenizer
 
 SMALL = TokenizerConfig(name="rqkmeans", codebook_size=5)
 

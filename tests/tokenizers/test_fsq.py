@@ -8,7 +8,7 @@ from vector_quantize_pytorch import FSQ
 from genrec.config import TokenizerConfig
 from genrec.errors import ConfigError
 from genrec.tokenizers import build_tokenizer
-from genrec.tokenizers.fsq import ScalarSettings, ScalarTokenizer, SliceAutoencoder
+from genrec.tokenizers.families.fsq import ScalarSettings, ScalarTokenizer, SliceAutoencoder
 
 SMALL = {"num_levels": 3, "grid": (4, 3), "num_heads": 2, "epochs": 3, "batch_size": 16}
 

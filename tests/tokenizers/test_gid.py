@@ -6,8 +6,8 @@ from scipy.optimize import linear_sum_assignment
 
 from genrec.errors import ConfigError, DataError
 from genrec.tokenizers import ItemTokenizer
-from genrec.tokenizers.gid import GIDSettings, GIDTokenizer, assign_within, limited_kmeans
-from genrec.tokenizers.rqkmeans import kmeans
+from genrec.tokenizers.families.gid import GIDSettings, GIDTokenizer, assign_within, limited_kmeans
+from genrec.tokenizers.families.rqkmeans import kmeans
 
 
 def fitted(dataset, features, **settings) -> GIDTokenizer:

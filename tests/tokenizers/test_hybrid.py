@@ -93,7 +93,7 @@ def test_what_has_not_been_fitted_names_nothing(tiny_dataset, tiny_features):
 
 
 def test_a_set_is_refused_as_a_part(monkeypatch):
-    from genrec.tokenizers.rqkmeans import ResidualKMeansTokenizer
+    from genrec.tokenizers.families.rqkmeans import ResidualKMeansTokenizer
 
     monkeypatch.setattr(ResidualKMeansTokenizer, "kind", "set")
     with pytest.raises(ConfigError, match=r"(?s)the codes of rqkmeans have no order.*tokenizer.second"):

@@ -13,7 +13,7 @@ from genrec.config import TokenizerConfig
 from genrec.errors import ArtifactError, ConfigError, InterruptedRun
 from genrec.tokenizers import build_tokenizer, fit_tokenizer
 from genrec.tokenizers.parts import learning
-from genrec.tokenizers.parts.learning import Checkpoint, TrainableTokenizer, LearningSettings, learn
+from genrec.tokenizers.parts.learning import Checkpoint, LearningSettings, TrainableTokenizer, learn
 
 CONFIGS = {
     "rqvae": {"codebook_size": 6, "hidden_sizes": (12,), "latent_size": 6},

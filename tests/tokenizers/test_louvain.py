@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 
 from genrec.data import Histories
 from genrec.errors import DataError
-from genrec.tokenizers.louvain import LouvainSettings, LouvainTokenizer, communities
+from genrec.tokenizers.families.louvain import LouvainSettings, LouvainTokenizer, communities
 
 
 def fitted(dataset, features, **settings) -> LouvainTokenizer:

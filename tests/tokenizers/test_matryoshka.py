@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from genrec.errors import ConfigError
-from genrec.tokenizers.matryoshka import MatryoshkaSettings, MatryoshkaTokenizer, PrefixLearner
+from genrec.tokenizers.families.matryoshka import MatryoshkaSettings, MatryoshkaTokenizer, PrefixLearner
+from genrec.tokenizers.families.rqvae import ResidualLearner, ResidualVAESettings, ResidualVAETokenizer, make_quantizer
 from genrec.tokenizers.parts.autoencoder import Autoencoder
 from genrec.tokenizers.parts.learning import learn
-from genrec.tokenizers.rqvae import ResidualLearner, ResidualVAESettings, ResidualVAETokenizer, make_quantizer
 
 SMALL = {"codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 5, "batch_size": 16}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.tokenizers import mpq
-from genrec.tokenizers.mpq import QuantizerExpertSettings, ExpertTokenizer, make_quantizers, overlap
+from genrec.tokenizers.families import mpq
+from genrec.tokenizers.families.mpq import ExpertTokenizer, QuantizerExpertSettings, make_quantizers, overlap
 
 SMALL = {"num_levels": 3, "codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 5, "batch_size": 16}
 

@@ -3,8 +3,8 @@
 import faiss
 import numpy as np
 
-from genrec.tokenizers.opq import OptimizedProductSettings, OptimizedProductTokenizer
-from genrec.tokenizers.pq import ProductSettings, ProductTokenizer
+from genrec.tokenizers.families.opq import OptimizedProductSettings, OptimizedProductTokenizer
+from genrec.tokenizers.families.pq import ProductSettings, ProductTokenizer
 
 
 def fitted(dataset, features, **settings) -> OptimizedProductTokenizer:

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from genrec.tokenizers.families.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
+from genrec.tokenizers.quality.level_words import first_codes
 from genrec.tokenizers.quality.plots import draw_bucket_sizes, draw_quality
 from genrec.tokenizers.quality.report import bucket_sizes, level_quality, measure_quality
-from genrec.tokenizers.quality.words import first_codes
-from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
 
 PNG = b"\x89PNG\r\n\x1a\n"
 BARE = {"residual_energy": None, "likeness": {"vectors": None, "users": None}, "kind": "sequence"}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from genrec.errors import ConfigError
-from genrec.tokenizers.pq import ProductSettings, ProductTokenizer
+from genrec.tokenizers.families.pq import ProductSettings, ProductTokenizer
 
 
 def fitted(dataset, features, **settings) -> ProductTokenizer:

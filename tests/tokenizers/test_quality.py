@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from genrec.tokenizers.families.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
 from genrec.tokenizers.parts.sampling import draw_rows
 from genrec.tokenizers.quality import report as quality
 from genrec.tokenizers.quality.report import (
@@ -17,7 +18,6 @@ from genrec.tokenizers.quality.report import (
     reconstruction_error,
     relative_energy,
 )
-from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
 
 
 def test_a_level_by_hand():

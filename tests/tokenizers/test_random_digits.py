@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genrec.errors import DataError
-from genrec.tokenizers.random_digits import RandomSettings, RandomTokenizer, draw_distinct
+from genrec.tokenizers.families.random_digits import RandomSettings, RandomTokenizer, draw_distinct
 
 
 def fitted(dataset, features, **settings) -> RandomTokenizer:

@@ -8,13 +8,13 @@ from vector_quantize_pytorch import ResidualFSQ
 from genrec.config import TokenizerConfig
 from genrec.errors import ConfigError, DataError
 from genrec.tokenizers import build_tokenizer, fit_tokenizer
-from genrec.tokenizers.parts.autoencoder import Autoencoder
-from genrec.tokenizers.residual_fsq import (
+from genrec.tokenizers.families.residual_fsq import (
     ResidualScalarQuantizer,
     ResidualScalarSettings,
     ResidualScalarTokenizer,
     ScalarLearner,
 )
+from genrec.tokenizers.parts.autoencoder import Autoencoder
 
 SMALL = {"grids": ((4, 3, 3),) * 3, "hidden_sizes": (24,), "epochs": 5, "batch_size": 16}
 

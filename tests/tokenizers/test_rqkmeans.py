@@ -4,9 +4,9 @@ import faiss
 import numpy as np
 import pytest
 
+from genrec.tokenizers.families.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer, kmeans
 from genrec.tokenizers.parts.residual import nearest_codes, residual_step
 from genrec.tokenizers.parts.sampling import draw_rows
-from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer, kmeans
 
 
 def fitted(dataset, features, **settings) -> ResidualKMeansTokenizer:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genrec.tokenizers import ItemTokenizer
-from genrec.tokenizers.rqkmeans_balanced import (
+from genrec.tokenizers.families.rqkmeans_balanced import (
     BalancedKMeansSettings,
     BalancedKMeansTokenizer,
     balanced_kmeans,

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.tokenizers import rqvae
-from genrec.tokenizers.parts.autoencoder import Autoencoder, perceptron
-from genrec.tokenizers.rqvae import (
+from genrec.tokenizers.families import rqvae
+from genrec.tokenizers.families.rqvae import (
     ResidualVAESettings,
     ResidualVAETokenizer,
     assign_uniformly,
     held_out_error,
     make_quantizer,
 )
+from genrec.tokenizers.parts.autoencoder import Autoencoder, perceptron
 
 SMALL = {"codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 5, "batch_size": 16}
 

@@ -8,7 +8,7 @@ from genrec.data import make_dataset
 from genrec.errors import ConfigError, DataError
 from genrec.features import ItemFeatures
 from genrec.tokenizers import ItemTokenizer
-from genrec.tokenizers.semantic_path import SemanticPathSettings, SemanticPathTokenizer
+from genrec.tokenizers.families.semantic_path import SemanticPathSettings, SemanticPathTokenizer
 
 PATHS = [
     "Beauty > Hair > Shampoo",

@@ -5,7 +5,12 @@ import pytest
 
 from genrec.data import Histories
 from genrec.errors import DataError
-from genrec.tokenizers.sequential import SequentialSettings, SequentialTokenizer, number_by_appearance, order_users
+from genrec.tokenizers.families.sequential import (
+    SequentialSettings,
+    SequentialTokenizer,
+    number_by_appearance,
+    order_users,
+)
 
 HISTORIES = Histories(
     np.arange(4),

@@ -8,7 +8,7 @@ from genrec.config import TokenizerConfig
 from genrec.errors import ConfigError, DataError
 from genrec.features import ItemFeatures
 from genrec.tokenizers import ItemIndex, ItemTokenizer, fit_tokenizer
-from genrec.tokenizers.set_tokens import SetSettings, SetTokenizer
+from genrec.tokenizers.families.set_tokens import SetSettings, SetTokenizer
 
 WIDTH, SMALL = 4, {"num_levels": 4, "codebook_size": (6, 7, 8, 9), "hidden_sizes": (24,), "batch_size": 16}
 

@@ -11,13 +11,13 @@ import shared_naming
 
 from genrec.config import DataConfig
 from genrec.data import make_dataset
+from genrec.distributed.peers import share_blocks
+from genrec.distributed.world import World
 from genrec.errors import DataError, GenrecError
 from genrec.features import build_features
-from genrec.features.sharing import share_blocks
 from genrec.tokenizers import fit_tokenizer
 from genrec.tokenizers.fit import _named_by_rows
 from genrec.tokenizers.registry import tokenizer_class
-from genrec.training.world import World
 
 HELPER = Path(shared_naming.__file__)
 

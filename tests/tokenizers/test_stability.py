@@ -7,9 +7,9 @@ from sklearn.metrics import adjusted_rand_score
 from genrec.config import TokenizerConfig
 from genrec.data.histories import Histories
 from genrec.tokenizers import fit_tokenizer
+from genrec.tokenizers.families.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
 from genrec.tokenizers.quality import stability as module
 from genrec.tokenizers.quality.stability import PartOfCatalogue, keep_items, measure_stability, same_groups
-from genrec.tokenizers.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
 
 
 def test_histories_of_some_items():

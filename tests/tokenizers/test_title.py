@@ -11,7 +11,7 @@ from genrec.data import make_dataset
 from genrec.errors import ConfigError, DataError
 from genrec.features import ItemFeatures
 from genrec.tokenizers import ItemTokenizer
-from genrec.tokenizers.title import TitleSettings, TitleTokenizer, plain_words
+from genrec.tokenizers.families.title import TitleSettings, TitleTokenizer, plain_words
 
 
 def fitted(dataset, features, **settings) -> TitleTokenizer:

@@ -8,7 +8,7 @@ from genrec.data import make_dataset
 from genrec.errors import ConfigError, DataError
 from genrec.features import ItemFeatures
 from genrec.tokenizers import ItemTokenizer
-from genrec.tokenizers.independent import IndependentSettings, IndependentTokenizer
+from genrec.tokenizers.families.independent import IndependentSettings, IndependentTokenizer
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from genrec.tokenizers.quality import words
-from genrec.tokenizers.quality.words import first_codes
+from genrec.tokenizers.quality import level_words as words
+from genrec.tokenizers.quality.level_words import first_codes
 
 
 def test_nodes_are_the_largest_prefixes_with_the_words_of_their_titles():

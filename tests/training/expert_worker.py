@@ -24,12 +24,12 @@ from torch import distributed, nn
 from torch.multiprocessing import start_processes
 
 from genrec.config import DecodingConfig, RecommenderConfig
+from genrec.distributed.world import World
 from genrec.models import build_recommender
 from genrec.models.layers.moe import expert_layers
 from genrec.tokenizers.index import ItemIndex
 from genrec.training import TrainingResult, train_recommender
-from genrec.training.experts import ExpertParallel
-from genrec.training.world import World
+from genrec.training.strategies.expert_parallel import ExpertParallel
 
 # Constant steps, so that a shorter run is the beginning of a longer one; gradients are clipped in all of them.
 PLAN: dict[str, Any] = {"epochs": 6, "batch_size": 4, "gradient_accumulation_steps": 2, "scheduler": "constant"}

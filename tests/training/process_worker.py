@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from genrec.config import DecodingConfig
+from genrec.distributed.world import World
 from genrec.errors import ArtifactError, GenrecError
 from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts
 from genrec.training import TrainingResult, train_recommender
-from genrec.training.world import World
 
 PLAN: dict[str, Any] = {"epochs": 3, "batch_size": 4, "gradient_accumulation_steps": 2, "save_steps": 5}
 STOP = 7
@@ -110,7 +110,7 @@ def without_wrapper(*, believed: bool):
         if not believed:
             yield
             return
-        with patch("genrec.training.wrapping.Whole.wrapped", lambda self, trainer: True):
+        with patch("genrec.training.strategies.base.Whole.wrapped", lambda self, trainer: True):
             yield
 
 

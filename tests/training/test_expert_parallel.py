@@ -16,10 +16,10 @@ from safetensors.numpy import load_file
 from safetensors.torch import load_model
 from tiny_training import settings
 
+from genrec.distributed.launch import Launch
 from genrec.errors import ConfigError
 from genrec.models import load_recommender
-from genrec.training.experts import check_experts
-from genrec.training.launch import Launch
+from genrec.training.strategies.expert_parallel import check_experts
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 54

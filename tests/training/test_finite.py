@@ -15,7 +15,7 @@ from torch import Tensor
 from genrec.data.histories import Histories
 from genrec.errors import NonFiniteLossError
 from genrec.training.batches import cut_windows, update_rows
-from genrec.training.finite import any_rank, non_finite_error, users_of_update
+from genrec.training.nonfinite import any_rank, non_finite_error, users_of_update
 
 
 class Named(TinyData):

@@ -13,10 +13,10 @@ from tiny_training import settings
 
 from genrec.cli import main
 from genrec.config import Recipe
+from genrec.distributed.launch import Launch, refuse_processes
+from genrec.distributed.world import rank_and_size
 from genrec.errors import ConfigError
 from genrec.pipeline.run import run_recipe
-from genrec.training.launch import Launch, refuse_processes
-from genrec.training.world import rank_and_size
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"}

@@ -13,9 +13,9 @@ import pytest
 from process_worker import STOP, Layered, balanced, run, stop
 from safetensors.numpy import load_file
 
+from genrec.distributed.world import World
 from genrec.errors import InterruptedRun
 from genrec.training.batches import EpochBatches
-from genrec.training.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 27

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from genrec.training.states import capture_random, pack_optimizer, restore_random, unpack_optimizer
+from genrec.training.serialization import capture_random, pack_optimizer, restore_random, unpack_optimizer
 
 
 def weights() -> list[torch.nn.Parameter]:

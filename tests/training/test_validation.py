@@ -15,12 +15,12 @@ from tiny_training import settings
 
 from genrec.config import DecodingConfig, RecommenderConfig
 from genrec.data import Dataset, Histories
+from genrec.distributed.world import World
 from genrec.errors import ConfigError, DataError, InterruptedRun
 from genrec.models.base import RecommenderModel
 from genrec.models.registry import build_recommender
 from genrec.tokenizers.index import ItemIndex
 from genrec.training import decoding_validation, train_recommender
-from genrec.training.world import World
 
 NUM_ITEMS = 27
 SMALL = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "max_history": 6}

@@ -15,8 +15,8 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from genrec.errors import ConfigError
 from genrec.models.layers.moe import Routing
+from genrec.models.layers.text_tokenizer import first_line, loading, locate_backbone
 from genrec.models.layers.transformer import KeyValue
-from genrec.models.layers.words import first_line, loading, locate_backbone
 
 # Relative differences of float32 states: of the same positions before another future, and by another way through.
 CAUSAL, SHARED = 1e-5, 1e-3
@@ -180,7 +180,9 @@ def step_beams(
         keys, values = (torch.cat([shared[side], *(part[side] for part in parts)], dim=2) for side in (0, 1))
         cache.update(keys, values, layer)
     itself = torch.eye(beams, dtype=torch.bool, device=vectors.device).repeat(1, len(earlier[0]) + 1)
-    attention_mask = torch.cat([attention_mask.unsqueeze(1).expand(-1, beams, -1), itself.expand(batch, -1, -1)], dim=2).unsqueeze(1)
+    attention_mask = torch.cat(
+        [attention_mask.unsqueeze(1).expand(-1, beams, -1), itself.expand(batch, -1, -1)], dim=2
+    ).unsqueeze(1)
     output = model.base_model(
         inputs_embeds=vectors,
         attention_mask=_as_the_model_adds_it(model, attention_mask, vectors.dtype),

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from genrec.artifacts import read_json
 from genrec.artifacts.reading import reading
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models.layers.words import first_line
+from genrec.models.layers.text_tokenizer import first_line
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

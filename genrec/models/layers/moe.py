@@ -27,7 +27,7 @@ from torch.nn.functional import dropout, linear, relu, silu
 
 from genrec.config import Section
 from genrec.config.ranges import Few, FewOrNone, Layers, Positive, Rate, Weight
-from genrec.models.layers.exchange import total_of_all, all_to_all_apply
+from genrec.distributed.all_to_all import all_to_all_apply, total_of_all
 
 # torch's grouped product wants rows that start at multiples of this many bytes.
 ALIGNMENT = 16

@@ -49,7 +49,9 @@ def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:
     return (wide * rotation.cosines + other * rotation.sines).to(vectors.dtype)
 
 
-def attend_shared(query: Tensor, history: KeyValue, attention_mask: Tensor, own: list[KeyValue], scale: float) -> Tensor:
+def attend_shared(
+    query: Tensor, history: KeyValue, attention_mask: Tensor, own: list[KeyValue], scale: float
+) -> Tensor:
     """Attention of beams to a history they share and to their own positions, under one softmax.
 
     Args:
@@ -123,7 +125,9 @@ class TransformerBlock(nn.Module):
         """Map ``x [B, T, D]`` to its output and the layer's keys and values ``[B, H, T, d]``."""
         query, key, value = self._project(x).permute(2, 0, 3, 1, 4)
         query, key = rotate(query, rotation), rotate(key, rotation)
-        mixed = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, is_causal=attention_mask is None)
+        mixed = scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, is_causal=attention_mask is None
+        )
         x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).flatten(2)))
         return self._feed_forward(x, mask), KeyValue(key, value)
 
@@ -216,7 +220,12 @@ class CausalTransformer(nn.Module):
         return self.norm(x), cache
 
     def step(
-        self, x: Tensor, positions: Tensor, history: list[KeyValue], attention_mask: Tensor, own: list[list[KeyValue]] | None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        history: list[KeyValue],
+        attention_mask: Tensor,
+        own: list[list[KeyValue]] | None,
     ) -> tuple[Tensor, list[list[KeyValue]]]:
         """Move beams one position on.
 

@@ -52,9 +52,7 @@ def draw_codebook_use(codes: np.ndarray, level_sizes: tuple[int, ...], path: Pat
     shown = np.where(counts == 0, 0.5, counts)
     colors = colormaps["viridis_r"].with_extremes(under="white")
     extent = (0.0, 1.0, len(level_sizes) - 0.5, -0.5)
-    image = axes.imshow(
-        shown, aspect="auto", cmap=colors, norm=LogNorm(1, top), interpolation="nearest", extent=extent
-    )
+    image = axes.imshow(shown, aspect="auto", cmap=colors, norm=LogNorm(1, top), interpolation="nearest", extent=extent)
     axes.set_yticks(range(len(level_sizes)), labels)
     axes.hlines(np.arange(1, len(level_sizes)) - 0.5, 0, 1, color="white", linewidth=2)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -158,7 +156,7 @@ def draw_first_codes(nodes: list[dict[str, Any]], items: int, path: Path) -> Non
     """A tree of the most frequent first codes and, of each, the most frequent second codes, in the words of titles.
 
     Args:
-        nodes: See :func:`genrec.tokenizers.quality.words.first_codes`.
+        nodes: See :func:`genrec.tokenizers.quality.level_words.first_codes`.
         items: N, the size of the catalogue.
         path: PNG file to write.
     """

@@ -10,8 +10,8 @@ from genrec.tokenizers.base import ItemTokenizer, Kind
 from genrec.tokenizers.collisions import prefix_groups
 from genrec.tokenizers.parts.residual import ResidualTokenizer
 from genrec.tokenizers.parts.sampling import draw_rows
+from genrec.tokenizers.quality.level_words import first_codes
 from genrec.tokenizers.quality.neighborhoods import measure_likeness, shared_codes
-from genrec.tokenizers.quality.words import first_codes
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -140,7 +140,7 @@ def measure_quality(
         mean squared distance to what the first 0..L codes stand for, the mean for none), ``residual_energy`` (its
         square as a share of the first), ``residual_space`` (``vectors``, or ``own`` where the family quantizes what it
         made of them), ``reconstruction_error`` (squared error as a share of the vectors' variance),
-        ``first_codes`` (see :func:`~genrec.tokenizers.quality.words.first_codes`), ``neighbors`` and ``stability``
+        ``first_codes`` (see :func:`~genrec.tokenizers.quality.level_words.first_codes`), ``neighbors`` and ``stability``
         (null until :func:`~genrec.tokenizers.quality.stability.measure_stability` says it); null where the family has
         no such thing.
         Distances are measured on MAX_MEASURED items at most.

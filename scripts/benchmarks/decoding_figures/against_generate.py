@@ -13,8 +13,8 @@ from torch import Tensor
 from decoding_figures.setup import TOP_K, Batch, Figures
 from decoding_figures.timing import alternate, clock
 from genrec.decoding import beam_search, trie_of
-from genrec.models.decoder import Decoder
-from genrec.models.seq2seq import Seq2Seq
+from genrec.models.families.decoder import Decoder
+from genrec.models.families.seq2seq import Seq2Seq
 
 NEAR_TIE = 1e-5
 # Both types are tried with so many before they are timed.

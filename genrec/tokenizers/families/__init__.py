@@ -1,0 +1,1 @@
+"""Item tokenizers, one file per family."""
