@@ -3,7 +3,8 @@
     python scripts/scaling.py runs/beauty --out scaling
     python scripts/scaling.py runs/beauty runs/health --out scaling --widths 32 64 128 --expert-widths 32 --seeds 1 2 3
 
-Each folder holds ``dataset/`` and ``features/`` of a run; semantic IDs are made once for each. Models of one family grow
+Each folder holds ``dataset/`` and ``features/`` of a run; semantic IDs are made once for each. Models of one family
+grow
 in width; those with experts have feed-forward layers that are as many times narrower as a position has experts, so that
 they do the work of the dense model of their width, and the router's. All see the same users equally often, with one
 learning rate for width 64 that falls with the root of the width. Operations are counted by the rule of

@@ -1,8 +1,8 @@
 """What a history tells beside its items, at the input of the families that read it with our causal transformer.
 
 Extras are tensors that travel beside ``items [B, T]`` and ``lengths [B]`` as keywords of ``forward``, ``encode``,
-``score_items``, ``read`` and ``route``: ``time_deltas``, int64 ``[B, T]``, the seconds since the item before, -1 where they
-are unknown; ``user_values``, int64 ``[B, F]``, the buckets of the user's columns, 0 where they are unknown. A call
+``score_items``, ``read`` and ``route``: ``time_deltas``, int64 ``[B, T]``, the seconds since the item before, -1 where
+they are unknown; ``user_values``, int64 ``[B, F]``, the buckets of the user's columns, 0 where they are unknown. A call
 without them is answered as if nothing of the kind were known.
 """
 
@@ -108,8 +108,8 @@ class SideInputs(nn.Module):
             start: ``[D]``, read before the first item.
             x: Vectors of T items of P positions each, ``[B, T, P, D]``. The gap stands at an item's last position:
                 those before it take part in predicting the item itself, whose time is not known then.
-            time_deltas: Seconds since the item before, int64 ``[B, T]``; -1 or None where they are unknown. Those of items
-                behind the T are not read.
+            time_deltas: Seconds since the item before, int64 ``[B, T]``; -1 or None where they are unknown. Those of
+                items behind the T are not read.
             user_values: Buckets of the user's columns, int64 ``[B, F]``; 0 or None where they are unknown.
         """
         if self.gap_vectors is not None:

@@ -31,7 +31,8 @@ class ItemIndex:
     """Semantic IDs of a whole catalogue.
 
     Args:
-        codes: int32 ``[N, L]``; row i is the semantic ID of dense item i; -1 fills the tail of a shorter one. Read-only.
+        codes: int32 ``[N, L]``; row i is the semantic ID of dense item i; -1 fills the tail of a shorter one.
+            Read-only.
         level_sizes: Codebook size K_l of every level, length L.
         item_ids: External id of every dense item, length N, no two alike.
         kind: ``sequence`` if the codes are read in order, ``set`` if they stand side by side.
@@ -104,8 +105,8 @@ class ItemIndex:
         """The index with further items behind the old ones, which keep their numbers; the trie is not built again.
 
         Args:
-            codes: int ``[n, L]``; -1 fills the tail of a shorter semantic ID. A semantic ID that is taken is shared: the
-                new item comes after the old ones.
+            codes: int ``[n, L]``; -1 fills the tail of a shorter semantic ID. A semantic ID that is taken is shared:
+                the new item comes after the old ones.
             item_ids: External ids of the new items.
 
         Raises:

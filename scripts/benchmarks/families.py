@@ -5,8 +5,8 @@
 
 Each family is 64 wide with two layers and reads ``--history`` items; it trains for ``--minutes`` of this machine
 (validations on 1,000 users included), the weights of the best validation are kept, and test lists of ten items are
-measured once. What a family needs beyond ``--features`` (other semantic IDs, collaborative vectors, a trained SASRec) is
-made by the recipe of its tokenizer, once for all seeds, and its time is told apart. Users/s are those of the test
+measured once. What a family needs beyond ``--features`` (other semantic IDs, collaborative vectors, a trained SASRec)
+is made by the recipe of its tokenizer, once for all seeds, and its time is told apart. Users/s are those of the test
 lists, with 20 beams where codes are searched. ``cold`` are the held-out items without a training interaction
 (``cold_split.py`` makes a data set with many); the weight that ``setrec`` gives its semantic tokens is chosen on
 validation, for all users and, for the cold column, for those with a cold target. What is done is skipped, so the same

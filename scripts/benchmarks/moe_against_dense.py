@@ -2,7 +2,8 @@
 
     python scripts/benchmarks/moe_against_dense.py --run runs/beauty --out moe --json moe.json --seeds 1 2 3
 
-Both are a ``decoder`` of one width on the same semantic IDs, users, order and number of updates; an expert's inner width
+Both are a ``decoder`` of one width on the same semantic IDs, users, order and number of updates; an expert's inner
+width
 is that of the dense layer over the experts of a position, so that both do the same work but for the router. Loss: nats
 per validation item. Load: on validation users, after training. Step time: whole updates on the same batches, in rounds
 that alternate between the two, so that whatever else the machine does strikes both; the median of each is told. What is

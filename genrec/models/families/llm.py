@@ -1,9 +1,9 @@
 """A causal language model of ``transformers`` with semantic IDs added to its vocabulary.
 
 After LC-Rec (Zheng et al., "Adapting Large Language Models by Integrating Collaborative Semantics for Recommendation",
-ICDE 2024, sections 3.2 and 3.3) and the open re-implementations of OneRec: a history is written in semantic IDs behind a
-sentence, and tasks on texts (an item's text from its semantic ID, the semantic ID from the text, the title of what comes
-next) teach the model what the new tokens mean.
+ICDE 2024, sections 3.2 and 3.3) and the open re-implementations of OneRec: a history is written in semantic IDs behind
+a sentence, and tasks on texts (an item's text from its semantic ID, the semantic ID from the text, the title of what
+comes next) teach the model what the new tokens mean.
 
 Where this departs: a user's whole history is learned in one pass, every item from all before it, instead of one prompt
 per target; the new rows are a table of their own, so that nothing else needs to move when only they and LoRA are
@@ -141,7 +141,8 @@ class LLM(TextModel):
         """Make or load the language model and its words, and add the semantic IDs.
 
         Raises:
-            ConfigError: If the backbone cannot be used, has other sizes or fewer positions, or has semantic IDs already.
+            ConfigError: If the backbone cannot be used, has other sizes or fewer positions, or has semantic IDs
+                already.
             ArtifactError: If an adapter is for another backbone.
         """
         settings, sizes, lm = LLMSettings(**(config.settings or {})), config.level_sizes or [], None

@@ -5,8 +5,8 @@ After Hua et al., "How to Index Item IDs for Recommendation Foundation Models" (
 training, the first one writes lists. Semantic IDs are extra vocabulary behind the words; all pieces of a word, and all
 pieces of an item's ``item_...``, carry the same whole-word embedding, which tells where one item ends.
 
-Batches know no users, so the sentences name none (theirs say ``user_17``), and the target is the semantic ID without the
-word ``item_`` before it, which would be the same for all.
+Batches know no users, so the sentences name none (theirs say ``user_17``), and the target is the semantic ID without
+the word ``item_`` before it, which would be the same for all.
 """
 
 from pathlib import Path

@@ -207,8 +207,8 @@ class CausalTransformer(nn.Module):
         """Map ``x [B, T, D]`` causally to ``[B, T, D]`` and each layer's keys and values.
 
         Experts leave out the positions where bool ``mask [B, T]`` is False; nothing else asks for it. With bool
-        ``attention_mask [T, T]`` or ``[B, 1, T, T]`` a position sees what its row says instead of what is before it. The int64
-        ``positions [B, T]`` are 0, 1, 2 ... by default.
+        ``attention_mask [T, T]`` or ``[B, 1, T, T]`` a position sees what its row says instead of what is before it.
+        The int64 ``positions [B, T]`` are 0, 1, 2 ... by default.
         """
         places = torch.arange(x.shape[1], device=x.device) if positions is None else positions.unsqueeze(1)
         rotation = rotary_angles(places, self.head_size)

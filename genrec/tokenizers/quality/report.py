@@ -140,7 +140,8 @@ def measure_quality(
         mean squared distance to what the first 0..L codes stand for, the mean for none), ``residual_energy`` (its
         square as a share of the first), ``residual_space`` (``vectors``, or ``own`` where the family quantizes what it
         made of them), ``reconstruction_error`` (squared error as a share of the vectors' variance),
-        ``first_codes`` (see :func:`~genrec.tokenizers.quality.level_words.first_codes`), ``neighbors`` and ``stability``
+        ``first_codes`` (see :func:`~genrec.tokenizers.quality.level_words.first_codes`), ``neighbors`` and
+        ``stability``
         (null until :func:`~genrec.tokenizers.quality.stability.measure_stability` says it); null where the family has
         no such thing.
         Distances are measured on MAX_MEASURED items at most.
