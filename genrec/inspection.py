@@ -13,6 +13,7 @@ from genrec.artifacts.reading import reading
 from genrec.config import load_recipe
 from genrec.data import Dataset, Histories
 from genrec.data.parquet import scan_parquet
+from genrec.data.ties import ties_in_words
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.pipeline.model_folder import EXPERTS_FILE
 from genrec.pipeline.stage_cache import LEDGER_FILE
@@ -169,7 +170,10 @@ def _describe_stage(path: Path) -> str:
 def _dataset_words(manifest: Manifest, path: Path) -> str:
     numbers = read_json(path / "statistics.json")
     counts = ", ".join(f"{numbers[name]:,} {name}" for name in ("users", "items", "interactions"))
-    return f"a prepared data set of {counts}, split {manifest.config.get('split')}"
+    ties = ties_in_words(numbers.get("ties", {}))
+    return f"a prepared data set of {counts}, split {manifest.config.get('split')}" + (
+        f"\n  ties: {ties}" if ties else ""
+    )
 
 
 def _features_words(manifest: Manifest, path: Path) -> str:
@@ -211,7 +215,8 @@ def _alignment_words(path: Path) -> str:
         return ""
     values = read_json(path / "alignment.json")
     start, best = values["start"], values["best"]
-    shown = [name for name in ("pair_accuracy", "reward@10", "recall@10", "ndcg@10", "kl") if name in best]
+    rewards = [name for name in best if name.startswith("reward@")]
+    shown = [name for name in ("pair_accuracy", *rewards, "recall@10", "ndcg@10", "kl") if name in best]
     moved = ", ".join(f"{name} {start[name]:.4f} -> {best[name]:.4f}" for name in shown)
     return f"; aligned in {len(values['rounds'])} rounds: {moved} on validation"
 
@@ -222,7 +227,8 @@ def _source_words(manifest: Manifest, path: Path) -> str:
 
 def _iteration_words(manifest: Manifest, path: Path) -> str:
     values = read_json(path / "result.json")
-    metric = manifest.config["metric"]
+    # Written before alignment had a section ``training``, its keys are among the others.
+    metric = manifest.config.get("training", manifest.config)["metric"]
     found = f"{metric} {values['start'][metric]:.4f} -> {values['best'][metric]:.4f}"
     return f"round {manifest.counts['iteration']} of an alignment by {manifest.config['method']}: {found} on validation"
 

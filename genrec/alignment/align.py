@@ -36,17 +36,18 @@ from genrec.artifacts import (
     write_artifact,
     write_json,
 )
-from genrec.config import AlignmentConfig, DecodingConfig, TrainingConfig
+from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.distributed.launch import Launch
 from genrec.distributed.world import World
 from genrec.models.base import GenerativeRecommender, RecommenderModel
 from genrec.signals import StopSignals
 from genrec.terminal.console import Terminal
-from genrec.training.batches import EpochLoader, cut_windows
+from genrec.training.batches import EpochLoader, cut_windows, longer_windows, window_size
 from genrec.training.checkpoints import CheckpointStore
 from genrec.training.log import Display, MetricsLog
 from genrec.training.memory import count_targets
 from genrec.training.run import Run, StopReason
+from genrec.training.strategies.expert_parallel import check_experts
 from genrec.training.train import TrainingResult, continue_run
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class AlignmentResult:
 class MonitoredRun(Run):
     """A run that also ends when a guard is broken."""
 
-    section = "alignment"
+    section = "alignment.training"
     monitor: Monitor
 
     def stop_reason(self, step: int) -> StopReason | None:
@@ -155,7 +156,7 @@ def join_processes(config: AlignmentConfig) -> tuple[Launch, World]:
     """
     launch = Launch.from_environment()
     launch.refuse_shards()
-    launch.check(training_of(config), section="alignment")
+    launch.check(config.training, section="alignment.training")
     return launch, launch.join()
 
 
@@ -190,30 +191,31 @@ def align_recommender(
     """
     launch, world = join_processes(config)
     check_recipe(config, model, dataset)
+    check_experts(model, config.training.expert_parallel, section="alignment.training")
     assert isinstance(model, GenerativeRecommender)  # check_recipe refused everything else
     out, console = out.absolute(), (console or Terminal(stderr=True)) if world.is_main else Terminal(quiet=True)
     reference = load_reference(Path(config.reference), model) if config.reference else copy.deepcopy(model)
-    reward, quality = build_reward(config, dataset, model)
+    reward, quality = build_reward(config, dataset, model, decoding)
     identity = {**inputs, "dataset": dataset.fingerprint}
     open_work_folder(out)
-    iterations: list[IterationResult] = []
+    rounds: list[IterationResult] = []
     first_start: dict[str, float] | None = None
     for number in range(config.iterations):
         folder = out / f"iteration-{number + 1}"
-        key = {**identity, "previous": fingerprint([asdict(result) for result in iterations])}
+        key = {**identity, "previous": fingerprint([asdict(result) for result in rounds])}
         known = _finished(folder, config, key)
         if known is None:
             task = Iteration(dataset, config, decoding, reward, number, console, launch)
             known = task.run(model, reference, folder, key, first_start)
         else:
             load_model(model, str(folder / WEIGHTS_FILE))
-        iterations.append(known)
-        first_start = iterations[0].start
+        rounds.append(known)
+        first_start = rounds[0].start
         if not known.improved:
             break
         reference = copy.deepcopy(model)
     model.eval()
-    return AlignmentResult(iterations, quality)
+    return AlignmentResult(rounds, quality)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +249,7 @@ class Iteration:
         first_start: dict[str, float] | None,
     ) -> IterationResult:
         """Train one round and write its artefact; the model is left with what was kept."""
-        config, seed, world = self.config, self.config.seed + self.number, World.current()
+        config, seed, world = self.config, self.config.training.seed + self.number, World.current()
         before = copy.deepcopy(model)
         material = prepare_material(model, self.dataset, config, self.decoding, self.reward, seed)
         watch = EvalSet.of(self.dataset, config, self.decoding, material.measured, self.reward)
@@ -267,7 +269,7 @@ class Iteration:
         if reason and world.is_main:
             logger.warning("alignment was stopped at step %d: %s", result.steps, reason)
         if not kept and world.is_main:
-            logger.warning("no step was better than the start by %s: the model is as it was", config.metric)
+            logger.warning("no step was better than the start by %s: the model is as it was", config.training.metric)
         # The checkpoints go when it is saved, and all have read them by then.
         world.gather(None)
         world.run_on_main(partial(self._save, folder, model, material, done, key))
@@ -276,7 +278,7 @@ class Iteration:
     def _learner(
         self, model: GenerativeRecommender, reference: GenerativeRecommender, material: TrainingMaterial, seed: int
     ) -> tuple[Objective, EpochLoader]:
-        config, size = self.config, model.max_history + 1
+        config, size = self.config, window_size(model)
         windows = cut_windows(self.dataset.train(), size)
         rows: PairRows | PromptRows
         if material.prompts is not None and self.reward is not None:
@@ -297,7 +299,14 @@ class Iteration:
             return count_targets(model, {"lengths": torch.from_numpy(lengths)})
 
         return objective, mixed_loader(
-            windows, size, rows, count=count, batch_size=config.batch_size, share=config.share, seed=seed
+            windows,
+            size,
+            rows,
+            count=count,
+            max_history=model.max_history,
+            training=config.training,
+            share=config.share,
+            seed=seed,
         )
 
     @property
@@ -306,19 +315,21 @@ class Iteration:
         return 0.0 if self.config.method in ("kto", "grpo") else self.decoding.item_weight
 
     def _pair_rows(self, reference: GenerativeRecommender, material: TrainingMaterial) -> PairRows:
-        pairs = material.pairs
+        pairs, config = material.pairs, self.config.training
         assert pairs is not None  # every method but grpo gathers pairs
         candidates = pairs.candidates
         if self.config.method == "kto":
             there = pairs.present[:, 0].reshape(-1, *[1] * (pairs.chosen.ndim - 1))
             known = np.where(there, pairs.chosen, pairs.rejected[:, 0])
-            others = np.random.default_rng(self.config.seed).permutation(known)
+            others = np.random.default_rng(self.config.training.seed).permutation(known)
             candidates = np.concatenate([candidates, others[:, None]], axis=1)
-        scores = by_blocks(
-            len(pairs),
-            lambda rows: score_candidates(reference, pairs.histories.select(rows), candidates[rows], self._item_weight),
-        )
-        return PairRows(pairs, candidates, scores)
+
+        def score(rows: np.ndarray) -> np.ndarray:
+            # In the policy's own precision: differences between two precisions are no preferences.
+            with torch.autocast(reference.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                return score_candidates(reference, pairs.histories.select(rows), candidates[rows], self._item_weight)
+
+        return PairRows(pairs, candidates, by_blocks(len(pairs), score))
 
     def _train(
         self,
@@ -329,15 +340,20 @@ class Iteration:
         folder: Path,
         key: Mapping[str, str],
     ) -> TrainingResult:
-        config, world = self.config, World.current()
+        training, world = self.config.training, World.current()
         private = folder.with_name(f"{folder.name}.checkpoints")
-        settings = {f"alignment.{name}": value for name, value in _deciding(config).items()}
-        store = CheckpointStore(private, settings, key, config.seed)
+        settings = _deciding(self.config)
+        inner = {f"training.{name}": value for name, value in settings.pop("training").items()}
+        settings = {f"alignment.{name}": value for name, value in (settings | inner).items()}
+        settings |= longer_windows(objective.policy)
+        store = CheckpointStore(private, settings, key, training.seed)
         validate = MonitoredValidation(monitor, objective.policy)
         log = MetricsLog(private / LOG_FILE, silent=not world.is_main)
         with StopSignals() as signals:
-            display = Display(self.console, config.metric)
-            run = MonitoredRun(training_of(config), loader, validate, store, log, display, signals)
+            display = Display(self.console, training.metric)
+            # Selected is the best by the metric among those that keep the guard.
+            selecting = training.model_copy(update={"metric": "selected"})
+            run = MonitoredRun(selecting, loader, validate, store, log, display, signals)
             run.monitor, run.state.best_metric = monitor, start["selected"]
             run.name_users, run.launch, run.world = self.dataset.users_named, self.launch, world
             return continue_run(objective, run)
@@ -351,8 +367,8 @@ class Iteration:
         key: Mapping[str, str],
     ) -> None:
         private = folder.with_name(f"{folder.name}.checkpoints")
-        settings = _deciding(self.config)
-        with write_artifact(folder, ITERATION_STAGE, config=settings, inputs=key, seed=self.config.seed) as target:
+        settings, seed = _deciding(self.config), self.config.training.seed
+        with write_artifact(folder, ITERATION_STAGE, config=settings, inputs=key, seed=seed) as target:
             save_model(model, str(target.path / WEIGHTS_FILE))
             write_json(target.path / RESULT_FILE, asdict(result))
             if material.pairs is not None:
@@ -365,22 +381,9 @@ class Iteration:
     def _say(self, start: Mapping[str, float], material: TrainingMaterial) -> None:
         pairs, prompts = material.pairs, material.prompts
         what = f"{len(pairs)} preferences ({pairs.source})" if pairs is not None else f"{len(prompts or ())} prompts"
-        numbers = ", ".join(f"{name} {start[name]:.4f}" for name in {self.config.metric: 0, self.config.guard: 0})
+        watched = {self.config.training.metric: 0, self.config.guard: 0}
+        numbers = ", ".join(f"{name} {start[name]:.4f}" for name in watched)
         logger.info("aligning by %s from %s; at the start %s", self.config.method, what, numbers)
-
-
-def training_of(config: AlignmentConfig) -> TrainingConfig:
-    """How a round trains."""
-    return TrainingConfig(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        max_minutes=config.max_minutes,
-        eval_epochs=config.eval_epochs,
-        patience=config.patience,
-        metric="selected",
-        seed=config.seed,
-    )
 
 
 def _deciding(config: AlignmentConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What is trained: a policy with the loss of its method, as one module that takes mixed batches."""
 
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -10,11 +11,11 @@ from genrec.alignment import losses
 from genrec.alignment.prompts import Prompts
 from genrec.alignment.rewards import WeightedRewards
 from genrec.alignment.sampling import sample_batch, session_batch, whole_worth
-from genrec.alignment.scoring import present, sequence_log_probs
+from genrec.alignment.scoring import count_codes, present, sequence_log_probs
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.distributed.world import World
 from genrec.models.base import GenerativeRecommender, TrainingOutput
-from genrec.training.memory import count_targets
+from genrec.training.memory import count_targets, draw_targets
 
 
 class Objective(nn.Module):
@@ -30,11 +31,11 @@ class Objective(nn.Module):
         self.policy, self.recipe = policy, config
         self.max_history = policy.max_history
 
-    def anchor(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def anchor(self, items: Tensor, lengths: Tensor, **drawn: Tensor) -> Tensor:
         """The weighted next-item loss of windows ``[B, T]``, with dropout; 0 where its weight is."""
         if not self.recipe.anchor_weight:
             return torch.zeros((), device=items.device)
-        loss = self.policy(items, lengths).loss
+        loss = self.policy(items, lengths, **drawn).loss
         # Dropout would drown the small differences between two log-probabilities.
         return self.recipe.anchor_weight * loss
 
@@ -76,16 +77,19 @@ class PairObjective(Objective):
         reference: Tensor,
         weights: Tensor,
         shares: Tensor | None = None,
+        part: Tensor | None = None,
+        **drawn: Tensor,
     ) -> TrainingOutput:
         """The anchor of ``items [B, T]`` and preferences among ``candidates [P, C]`` after ``histories [P, T']``.
 
-        In a part of a batch, a piece (:meth:`cut_batch`) or what one of several processes has of it, ``shares`` float64
-        ``[2]`` says how much of either it holds.
+        In a part of an update, a micro-batch, a piece (:meth:`cut_batch`) or what one of several processes has of it,
+        ``shares`` float64 ``[2]`` says how much of either it holds; ``part`` is for :class:`GroupLearner`. What was
+        ``drawn`` for the anchor is the policy's.
         """
         scores = self.score(histories, history_lengths, candidates, self.item_weight)
         baseline = _baseline(scores - reference, shares) if self.recipe.method == "kto" else None
         found = preference_losses(self.recipe, scores, reference, candidates, self.policy, baseline)
-        return self.combine(self.anchor(items, lengths), (found * weights).mean(), shares)
+        return self.combine(self.anchor(items, lengths, **drawn), (found * weights).mean(), shares)
 
     def cut_batch(self, batch: dict[str, Tensor], pieces: int) -> list[tuple[dict[str, Tensor], float]]:
         """Divide a batch that does not fit into memory; the losses of its pieces add up to its own.
@@ -99,7 +103,11 @@ class PairObjective(Objective):
         Returns:
             Pieces, and the weight of the loss of each, which is 1.
         """
+        batch = {name: tensor for name, tensor in batch.items() if name != "part"}
+        whole = batch.pop("shares", torch.ones(2, dtype=torch.float64))
         number = min(pieces, len(batch["lengths"]), len(batch["candidates"]))
+        batch = dict(batch)
+        draw_targets(self.policy, batch)
         parts = [
             dict(zip(batch, tensors, strict=True))
             for tensors in zip(*(tensor.tensor_split(number) for tensor in batch.values()), strict=True)
@@ -107,7 +115,7 @@ class PairObjective(Objective):
         targets, rows = count_targets(self.policy, batch), len(batch["candidates"])
         for part in parts:
             held = [count_targets(self.policy, part) / targets, len(part["candidates"]) / rows]
-            part["shares"] = torch.tensor(held, dtype=torch.float64)
+            part["shares"] = torch.tensor(held, dtype=torch.float64) * whole.cpu()
         return [(part, 1.0) for part in parts]
 
 
@@ -116,7 +124,9 @@ def _baseline(ratios: Tensor, shares: Tensor | None) -> Tensor:
     mean, world = ratios[:, -1].detach().mean(), World.current()
     if world.size == 1 or shares is None:
         return mean
-    return world.gather_numbers(float(mean) * float(shares[1])).sum().to(mean)
+    total, held = world.gather_numbers(float(mean) * float(shares[1]), float(shares[1])).sum(0)
+    # A micro-batch that holds other rows only has no pairs to compare.
+    return (total / held).to(mean) if held else mean
 
 
 def preference_losses(
@@ -155,8 +165,8 @@ def preference_losses(
     if config.method == "ipo":
         return losses.ipo(chosen, rejected, beta=beta, real=real)
     if config.method == "simpo":
-        length = policy.num_levels * (candidates.shape[2] if candidates.dim() == 3 else 1)
-        return losses.simpo(scores[:, 0], scores[:, 1:], beta=beta, gamma=config.gamma, length=length, real=real)
+        means = scores / count_codes(policy, candidates).clamp(min=1)
+        return losses.simpo(means[:, 0], means[:, 1:], beta=beta, gamma=config.gamma, real=real)
     smoothing = config.label_smoothing if config.method == "cdpo" else 0.0
     return losses.dpo(chosen, rejected, beta=beta, label_smoothing=smoothing, real=real)
 
@@ -206,18 +216,21 @@ class GroupObjective(Objective):
         history_lengths: Tensor,
         prompt_rows: Tensor,
         shares: Tensor | None = None,
+        part: Tensor | None = None,
     ) -> TrainingOutput:
         """The anchor of ``items [B, T]`` and the group loss of items sampled after ``histories [P, T']``.
 
         Several processes draw what one would: a draw depends on the update and the history. ``shares`` float64 ``[2]``
-        says how much of the batch's targets and prompts one of them has.
+        says how much of the update's targets and prompts this batch has, ``part`` int64 ``[2]`` which of how many
+        micro-batches it is.
         """
-        if int(self.updates) % self.recipe.refresh_steps == 0:
+        first, last = (True, True) if part is None else (int(part[0]) == 0, int(part[0]) == int(part[1]) - 1)
+        if first and int(self.updates) % self.recipe.refresh_steps == 0:
             self._refresh()
         config = self.recipe
         with torch.no_grad():
             groups = self._groups(histories, history_lengths)
-            self.updates += 1
+            self.updates += int(last)
             advantages = self._advantages(prompt_rows, groups)
             sampled = sequence_log_probs(self.sampler, histories, history_lengths, groups)
             reference = sequence_log_probs(self._reference[0], histories, history_lengths, groups)
@@ -237,7 +250,7 @@ class GroupObjective(Objective):
         size = self.recipe.pairs.list_size
         if self.decoding.mode == "session":
             return session_batch(self.sampler, histories, lengths, size, decoding=self.decoding)
-        seed = int(np.random.SeedSequence([self.recipe.seed, int(self.updates)]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.recipe.training.seed, int(self.updates)]).generate_state(1)[0])
         return sample_batch(self.sampler, histories, lengths, size, decoding=self.decoding, seed=seed)
 
     def _advantages(self, prompt_rows: Tensor, groups: Tensor) -> Tensor:
@@ -250,6 +263,13 @@ class GroupObjective(Objective):
         return losses.group_advantages(values, present(groups))
 
     def _refresh(self) -> None:
+        # Buffers too: what balances experts moves while training, and is no parameter.
         with torch.no_grad():
-            for own, new in zip(self.sampler.parameters(), self.policy.parameters(), strict=True):
+            for own, new in zip(_tensors_of(self.sampler), _tensors_of(self.policy), strict=True):
                 own.copy_(new)
+
+
+def _tensors_of(model: nn.Module) -> Iterator[Tensor]:
+    """All that a model computes with."""
+    yield from model.parameters()
+    yield from model.buffers()

@@ -15,6 +15,7 @@ class StageName(str, Enum):
     tokenizer = "tokenizer"
     model = "model"
     aligned = "aligned"
+    transitions = "transitions"
     baselines = "baselines"
     evaluation = "evaluation"
     generation = "generation"
@@ -30,6 +31,14 @@ class Split(str, Enum):
     leave_one_out = "leave-one-out"
     temporal = "temporal"
     ratio = "ratio"
+
+
+class Ties(str, Enum):
+    """What is done about interactions of a user at one time."""
+
+    file = "file"
+    shuffle = "shuffle"
+    exclude = "exclude"
 
 
 class Part(str, Enum):

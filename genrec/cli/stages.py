@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from genrec.cli.app import verb
-from genrec.cli.options import STAGE_NAMES, DatasetFolder, Out, Overrides, Recipe, Split, StageName
+from genrec.cli.options import STAGE_NAMES, DatasetFolder, Out, Overrides, Recipe, Split, StageName, Ties
 from genrec.terminal.text import show
 
 
@@ -53,6 +53,8 @@ def prepare(
     users: Annotated[Path | None, typer.Option(help="File or folder of what is known of users.")] = None,
     k_core: Annotated[int | None, typer.Option(help="Fewest interactions of a user and of an item.")] = None,
     split: Annotated[Split | None, typer.Option(help="How histories are divided.")] = None,
+    ties: Annotated[Ties | None, typer.Option(help="Order of a user's interactions at one time.")] = None,
+    ties_seed: Annotated[int | None, typer.Option(help="Seed of --ties shuffle.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Check, filter and split tables of interactions and items."""
@@ -60,7 +62,8 @@ def prepare(
     from genrec.data import prepare_dataset
     from genrec.data.statistics import statistics_page
 
-    values = {"k_core": k_core, "split": split.value if split else None}
+    chosen = {"split": split, "ties": ties}
+    values = {"k_core": k_core, "ties_seed": ties_seed} | {key: value and value.value for key, value in chosen.items()}
     given = [f"data.{key}={value}" for key, value in values.items() if value is not None]
     config = load_recipe(None, [*given, *(f"data.{text}" for text in overrides or ())]).data
     paths = {"interactions": str(interactions), "items": str(items) if items else None}
@@ -171,4 +174,24 @@ def upcycle(
     from genrec.pipeline.upcycled import upcycle_model
 
     upcycle_model(model, overrides or (), out)
+    show(describe(out))
+
+
+@verb("add-transitions", writes=True)
+def add_transitions(
+    model: Annotated[Path, typer.Option(help="A model folder.", show_default=False)],
+    dataset: DatasetFolder,
+    out: Annotated[Path, typer.Option(help="Model folder to write.", show_default=False)],
+    weight: Annotated[
+        str, typer.Option(help="Weight in the model's lists; auto: what is best on validation.")
+    ] = "auto",
+) -> None:
+    """Copy a model with item-to-item transitions of its training data, which its lists then use as well."""
+    from genrec.config import DecodingConfig, parse_settings
+    from genrec.data import Dataset
+    from genrec.inspection import describe
+    from genrec.pipeline import transitions
+
+    wanted = parse_settings(DecodingConfig, {"transition_weight": weight}, where="--weight").transition_weight
+    transitions.add_transitions(model, Dataset.load(dataset, verify=True), out, wanted)
     show(describe(out))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from genrec.decoding.counter_rng import gumbel, stream, user_keys
 from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
+from genrec.decoding.item_prior import Guide
 from genrec.decoding.nonfinite import NonFiniteLogitsError
-from genrec.decoding.prior import ItemPrior
 from genrec.decoding.ranking import ban
 from genrec.decoding.selection import NEGATIVE_INFINITY, Beams, Options, selection
 from genrec.errors import ArtifactError
@@ -86,7 +86,7 @@ def find_leaves(
     options: Options,
     exclusion: Exclusion | None,
     seeds: Tensor,
-    prior: ItemPrior | None = None,
+    prior: Guide | None = None,
 ) -> Leaves:
     """The loop of every search, free of host synchronization; ``torch.compile`` takes it whole.
 

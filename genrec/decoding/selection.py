@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genrec.decoding.counter_rng import gumbel, stream, user_keys
 from genrec.decoding.device_trie import Level
-from genrec.decoding.prior import ItemPrior
+from genrec.decoding.item_prior import Guide
 
 NEGATIVE_INFINITY = float("-inf")
 Mode = Literal["beam", "stochastic", "nucleus"]
@@ -85,7 +85,7 @@ class Chosen(NamedTuple):
 Select = Callable[[Level, int, Beams, Tensor], Chosen]
 
 
-def selection(options: Options, seeds: Tensor, prior: ItemPrior | None = None) -> Select:
+def selection(options: Options, seeds: Tensor, prior: Guide | None = None) -> Select:
     """The way that the options ask for.
 
     Args:
@@ -152,7 +152,7 @@ def _choose_likeliest(
     beams: Beams,
     values: Tensor,
     options: Options,
-    prior: ItemPrior | None,
+    prior: Guide | None,
     penalty: Tensor | None = None,
 ) -> Chosen:
     """The best of each row; ``penalty [R, size]`` is taken from the codes' scores."""
@@ -174,7 +174,7 @@ def _choose_likeliest(
 
 
 def _choose_by_groups(
-    level: Level, depth: int, beams: Beams, values: Tensor, options: Options, prior: ItemPrior | None
+    level: Level, depth: int, beams: Beams, values: Tensor, options: Options, prior: Guide | None
 ) -> Chosen:
     """Group after group (Vijayakumar et al., "Diverse Beam Search", 2018, with Hamming diversity)."""
     groups = options.beam_groups

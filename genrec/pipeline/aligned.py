@@ -28,6 +28,7 @@ from genrec.artifacts.targets import check_work_folder
 from genrec.config import AlignmentConfig
 from genrec.data import Dataset
 from genrec.decoding import generate_lists
+from genrec.decoding.transitions import without_transitions
 from genrec.distributed.world import World
 from genrec.models import RecommenderModel
 from genrec.pipeline.model_folder import STAGE, WRITTEN_ANEW, TrainedModel, open_model, quietly
@@ -83,9 +84,15 @@ def _align_model(
     before = example_lists(trained.model, trained, dataset)
     inputs = {"model": trained.manifest.fingerprint, **_other_inputs(config, trained)}
     result = align_recommender(
-        trained.model, dataset, config, trained.decoding, iterations, inputs=inputs, console=console
+        trained.model,
+        dataset,
+        config,
+        without_transitions(trained.decoding),
+        iterations,
+        inputs=inputs,
+        console=console,
     )
-    last = iterations / f"iteration-{len(result.rounds)}"
+    last = iterations / f"iteration-{len(result.iterations)}"
     examples = [
         {**told, "before": old["list"], "after": told.pop("list")}
         for old, told in zip(before, example_lists(trained.model, trained, dataset), strict=True)
@@ -126,11 +133,11 @@ def save_aligned(
     manifest = trained.manifest
     settings = manifest.config | {"alignment": config.model_dump(mode="json")}
     inputs = manifest.inputs | {"model": manifest.fingerprint}
-    with write_artifact(out, STAGE, config=settings, inputs=inputs, seed=config.seed) as folder:
+    with write_artifact(out, STAGE, config=settings, inputs=inputs, seed=config.training.seed) as folder:
         _copy_parts(source, folder.path)
         with quietly():
             trained.model.save_pretrained(folder.path)
-        rounds = [asdict(part) for part in result.rounds]
+        rounds = [asdict(part) for part in result.iterations]
         values = {"start": result.start, "best": result.best, "reward_quality": result.reward_quality, "rounds": rounds}
         write_json(folder.path / ALIGNMENT_FILE, values)
         write_json(folder.path / EXAMPLES_FILE, examples)
@@ -138,7 +145,7 @@ def save_aligned(
         for name in (PAIRS_FILE, LOG_FILE):
             if (last / name).is_file():
                 copy_plain(last / name, folder.path / name)
-        folder.counts = manifest.counts | {"alignment_steps": sum(part.steps for part in result.rounds)}
+        folder.counts = manifest.counts | {"alignment_steps": sum(part.steps for part in result.iterations)}
 
 
 def example_lists(model: RecommenderModel, trained: TrainedModel, dataset: Dataset) -> list[dict[str, Any]]:
@@ -165,7 +172,9 @@ def _copy_parts(source: Path, target: Path) -> None:
 
 def _other_inputs(config: AlignmentConfig, trained: TrainedModel) -> dict[str, str]:
     """Fingerprints of what else decides the result."""
-    inputs = {"decoding": fingerprint(trained.decoding.model_dump(mode="json", exclude={"batch_size"}))}
+    inputs = {
+        "decoding": fingerprint(trained.decoding.model_dump(mode="json", exclude={"batch_size", "transition_weight"}))
+    }
     for name, folder in (("reference", config.reference), ("scorer", config.scorer)):
         if folder is not None:
             inputs[name] = read_manifest(Path(folder), STAGE).fingerprint

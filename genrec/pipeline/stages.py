@@ -1,7 +1,7 @@
 """What the stages of a run are: what each reads, what decides its result, what it leaves."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from genrec.artifacts.manifest import CARD
 from genrec.artifacts.marks import is_as_stamped, write_result
 from genrec.config import DecodingConfig, Recipe, RecommenderConfig
 from genrec.data import prepare_dataset
-from genrec.data.prepare import SHAPING_KEYS, input_fingerprints
+from genrec.data.prepare import input_fingerprints, shaping
 from genrec.decoding import Names, generate_blocks, generate_lists, schema_of, write_recommendations
 from genrec.evaluation.baselines import fit_baseline
 from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lists
@@ -43,6 +43,7 @@ from genrec.pipeline.steps import (
     read_records,
     tokenize_items,
 )
+from genrec.pipeline.transitions import add_transitions
 from genrec.pipeline.work import (
     BASELINE_LISTS_FILE,
     CONFIG_FILE,
@@ -53,7 +54,9 @@ from genrec.pipeline.work import (
     RECOMMENDATIONS_FILE,
     REPORT_FILE,
     SETTINGS_FILE,
+    VARIANT_LISTS_FILE,
     Work,
+    adds_transitions,
     aligns,
     needs_features,
 )
@@ -129,9 +132,19 @@ def make_aligned(work: Work) -> str:
     """Move the recommender to what users prefer."""
     config, folder = work.recipe.alignment, work.folder / "aligned"
     result = align_model(work.folder / "model", work.dataset, config, folder, console=work.console)
-    steps = sum(part.steps for part in result.rounds)
-    moved = f"{config.metric} {result.start[config.metric]:.4f} -> {result.best[config.metric]:.4f} on validation"
+    steps = sum(part.steps for part in result.iterations)
+    metric = config.training.metric
+    moved = f"{metric} {result.start[metric]:.4f} -> {result.best[metric]:.4f} on validation"
     return f"{config.method}, {steps} steps, {moved}"
+
+
+def make_transitions(work: Work) -> str:
+    """Add transitions of the training part to a copy of the model."""
+    decoding, folder = work.recipe.decoding, work.folder / "transitions"
+    source = work.folder / work.learned_name
+    made = add_transitions(source, work.dataset, folder, decoding.transition_weight, work.learned_decoding)
+    chosen = ", chosen on validation" if decoding.transition_weight == "auto" else ""
+    return f"{made.links.nnz:,} links, weight {made.weight:g}{chosen}"
 
 
 def make_baselines(work: Work) -> str:
@@ -144,14 +157,13 @@ def make_baselines(work: Work) -> str:
             trained = _learned_baseline(work)
             settings[name] = work.baseline_plan.settings["recommender"]
             lists[name], _ = generate_lists(
-                trained.model, histories, decoding=work.recipe.decoding, top_k=work.list_length, progress=True
+                trained.model, histories, decoding=work.learned_decoding, top_k=work.list_length, progress=True
             )
         else:
             fitted = fit_baseline(name, work.dataset, exclude_seen=exclude_seen)
             settings[name] = fitted.settings
             lists[name], _ = fitted.recommend(histories, top_k=work.list_length, exclude_seen=exclude_seen)
-    with write_file(work.folder / BASELINE_LISTS_FILE) as path:
-        save_file({name: np.ascontiguousarray(values) for name, values in lists.items()}, path, {"generator": MARK})
+    _save_lists(work.folder / BASELINE_LISTS_FILE, lists)
     write_result(work.folder / SETTINGS_FILE, settings)
     return ", ".join(names)
 
@@ -163,12 +175,15 @@ def make_evaluation(work: Work) -> str:
     lists, scores = generate_lists(
         work.trained.model, histories, decoding=recipe.decoding, top_k=work.list_length, progress=True
     )
-    with write_file(work.folder / LISTS_FILE) as path:
-        save_file({"items": lists, "scores": scores}, path, {"generator": MARK})
+    _save_lists(work.folder / LISTS_FILE, {"items": lists, "scores": scores})
     protocol = protocol_of(work.folder / work.model_name, work.trained, dataset, "test", recipe.decoding)
     settings = work.plan.settings["recommender"]
     result = score_lists(recipe.recommender.name, lists, dataset, protocol, recipe.evaluation, settings=settings)
-    write_result(work.folder / METRICS_FILE, metrics_json(result, _baseline_results(work), _variants(work)))
+    variants = _variants(work)
+    if variants:
+        named = {variant.system: variant.recommended for variant in variants if variant.recommended is not None}
+        _save_lists(work.folder / VARIANT_LISTS_FILE, named)
+    write_result(work.folder / METRICS_FILE, metrics_json(result, _baseline_results(work), variants))
     shown = [name for name in ("recall@10", "ndcg@10") if name in result.evaluation.metrics]
     return ", ".join(f"{name} {result.evaluation.metrics[name]:.4f}" for name in shown) or "measured"
 
@@ -271,15 +286,25 @@ def _learned_baseline(work: Work) -> TrainedModel:
     return open_model(folder)
 
 
+def _save_lists(path: Path, lists: Mapping[str, np.ndarray]) -> None:
+    with write_file(path) as temporary:
+        save_file(
+            {name: np.ascontiguousarray(values) for name, values in lists.items()}, temporary, {"generator": MARK}
+        )
+
+
 def _variants(work: Work) -> list[Result]:
     """The same model before it was aligned, and by each part of its score alone."""
     recipe, results = work.recipe, []
     if aligns(recipe):
         trained = open_model(work.folder / "model", verify=False)
-        results.append(_measure_test(work, BEFORE_ALIGNMENT, trained, work.folder / "model", recipe.decoding))
+        results.append(_measure_test(work, BEFORE_ALIGNMENT, trained, work.folder / "model", work.learned_decoding))
+    if adds_transitions(recipe):
+        name, folder = f"{recipe.recommender.name}, without transitions", work.folder / work.model_name
+        results.append(_measure_test(work, name, work.trained, folder, work.learned_decoding))
     if recipe.decoding.item_weight:
         for part, changed in SCORE_PARTS.items():
-            name, decoding = f"{recipe.recommender.name}, {part}", recipe.decoding.model_copy(update=changed)
+            name, decoding = f"{recipe.recommender.name}, {part}", work.learned_decoding.model_copy(update=changed)
             results.append(_measure_test(work, name, work.trained, work.folder / work.model_name, decoding))
     return results
 
@@ -299,14 +324,17 @@ def _baseline_results(work: Work) -> list[Result]:
     lists, settings = load_file(work.folder / BASELINE_LISTS_FILE), read_json(work.folder / SETTINGS_FILE)
     results = []
     for name in recipe.evaluation.baselines:
-        protocol = Protocol(
-            split=dataset.split, part="test", catalogue=dataset.num_items, exclude_seen=recipe.decoding.exclude_seen
-        )
+        protocol = Protocol.on(dataset, "test", exclude_seen=recipe.decoding.exclude_seen)
         if name == LEARNED_BASELINE:
             folder = work.folder / LEARNED_FOLDER
-            protocol = protocol_of(folder, open_model(folder, verify=False), dataset, "test", recipe.decoding)
+            protocol = protocol_of(folder, open_model(folder, verify=False), dataset, "test", work.learned_decoding)
         results.append(score_lists(name, lists[name], dataset, protocol, recipe.evaluation, settings=settings[name]))
     return results
+
+
+def has_variants(recipe: Recipe) -> bool:
+    """Whether a run also measures variants of its recommender (:func:`_variants`)."""
+    return aligns(recipe) or adds_transitions(recipe) or bool(recipe.decoding.item_weight)
 
 
 def _read_by(recipe: Recipe, config: RecommenderConfig) -> list[str]:
@@ -316,12 +344,17 @@ def _read_by(recipe: Recipe, config: RecommenderConfig) -> list[str]:
 
 
 def _search_settings(work: Work) -> dict[str, Any]:
-    return work.recipe.decoding.model_dump(mode="json", exclude={"batch_size"})
+    # Without transitions the settings are those of versions that had none.
+    left_out = {"batch_size"} if adds_transitions(work.recipe) else {"batch_size", "transition_weight"}
+    return work.recipe.decoding.model_dump(mode="json", exclude=left_out)
+
+
+def _learned_search(work: Work) -> dict[str, Any]:
+    return work.recipe.decoding.model_dump(mode="json", exclude={"batch_size", "transition_weight"})
 
 
 def _dataset_settings(work: Work) -> dict[str, Any]:
-    data = work.recipe.data.model_dump(mode="json", include=set(SHAPING_KEYS))
-    return {"read": input_fingerprints(work.recipe.data), **({} if _in_place(work) else data)}
+    return {"read": input_fingerprints(work.recipe.data), **({} if _in_place(work) else shaping(work.recipe.data))}
 
 
 def _in_place(work: Work) -> bool:
@@ -362,10 +395,18 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "aligned",
         make_aligned,
-        settings=lambda work: [work.recipe.alignment.model_dump(mode="json"), _search_settings(work)],
+        settings=lambda work: [work.recipe.alignment.model_dump(mode="json"), _learned_search(work)],
         outputs=lambda work: ["aligned"],
         after=lambda recipe: ["dataset", "model"],
         needed=aligns,
+    ),
+    Stage(
+        "transitions",
+        make_transitions,
+        settings=_search_settings,
+        outputs=lambda work: ["transitions"],
+        after=lambda recipe: ["dataset", "model", "aligned"],
+        needed=adds_transitions,
     ),
     Stage(
         "baselines",
@@ -373,7 +414,7 @@ STAGES: tuple[Stage, ...] = (
         settings=lambda work: [
             work.recipe.evaluation.model_dump(mode="json", include={"ks", "baselines"}),
             work.baseline_plan.settings,
-            _search_settings(work),
+            _learned_search(work),
         ],
         outputs=lambda work: [BASELINE_LISTS_FILE, SETTINGS_FILE],
         after=lambda recipe: ["dataset", *_read_by(recipe, baseline_recommender(recipe))],
@@ -386,21 +427,21 @@ STAGES: tuple[Stage, ...] = (
             work.recipe.evaluation.model_dump(mode="json", include={"ks", "baselines", "bootstrap_samples"}),
             _search_settings(work),
         ],
-        outputs=lambda work: [METRICS_FILE, LISTS_FILE],
-        after=lambda recipe: ["dataset", "model", "aligned", "baselines"],
+        outputs=lambda work: [METRICS_FILE, LISTS_FILE, *([VARIANT_LISTS_FILE] if has_variants(work.recipe) else [])],
+        after=lambda recipe: ["dataset", "model", "aligned", "transitions", "baselines"],
     ),
     Stage(
         "generation",
         make_recommendations,
         settings=_search_settings,
         outputs=lambda work: [RECOMMENDATIONS_FILE],
-        after=lambda recipe: ["dataset", "model", "aligned"],
+        after=lambda recipe: ["dataset", "model", "aligned", "transitions"],
     ),
     Stage(
         "report",
         make_report,
         settings=lambda work: work.recipe.evaluation.examples,
         outputs=lambda work: [REPORT_FILE, f"{work.model_name}/{CARD}"],
-        after=lambda recipe: ["dataset", "tokenizer", "model", "aligned", "evaluation"],
+        after=lambda recipe: ["dataset", "tokenizer", "model", "aligned", "transitions", "evaluation"],
     ),
 )

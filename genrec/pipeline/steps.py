@@ -17,11 +17,9 @@ from genrec.artifacts import (
     read_json,
     read_manifest,
     remove_work_folder,
-    reserve_file,
     reserve_folder,
     verify_artifact,
 )
-from genrec.artifacts.marks import write_result
 from genrec.artifacts.reading import computing, reading
 from genrec.artifacts.targets import check_folder_target, check_work_folder, paths_named
 from genrec.config import (
@@ -34,11 +32,11 @@ from genrec.config import (
 )
 from genrec.data import Dataset
 from genrec.decoding import generate_lists, session_size_of, use_index
+from genrec.decoding.transitions import without_transitions
 from genrec.distributed.launch import Launch
 from genrec.distributed.world import World
 from genrec.errors import ArtifactError, ConfigError
-from genrec.evaluation.protocol import Part, Protocol, Result, metrics_json, score_lists
-from genrec.evaluation.recommendations import score_recommendations
+from genrec.evaluation.protocol import Part, Protocol, Result, score_lists
 from genrec.features import ItemFeatures, build_features
 from genrec.features.build import build_features_together
 from genrec.models import (
@@ -64,6 +62,7 @@ from genrec.pipeline.model_folder import (
     to_device,
 )
 from genrec.pipeline.resolve import check_vectors, uses_features, uses_texts
+from genrec.pipeline.transitions import fit_transitions
 from genrec.tokenizers import ItemIndex, ItemTokenizer, fit_tokenizer
 from genrec.tokenizers.collisions import count_collisions
 from genrec.tokenizers.families.set_tokens import SetTokenizer
@@ -242,7 +241,8 @@ def _train_model(
     console: Console | None,
 ) -> TrainingResult:
     model = new_model(plan, dataset, companions)
-    result = train_recommender(model, dataset, plan.training, plan.decoding, checkpoints, log=log, console=console)
+    alone = without_transitions(plan.decoding)
+    result = train_recommender(model, dataset, plan.training, alone, checkpoints, log=log, console=console)
     identified = recommender_class(plan.recommender.name).needs_semantic_ids
     companions = Companions(
         companions.tokenizer if identified else None,
@@ -250,7 +250,17 @@ def _train_model(
     )
 
     def finish() -> None:
-        save_model(out, model, dataset, companions, decoding=plan.decoding, result=result, settings=plan.settings)
+        links = fit_transitions(model, dataset, plan.decoding) if plan.decoding.transition_weight else None
+        save_model(
+            out,
+            model,
+            dataset,
+            companions,
+            decoding=plan.decoding,
+            result=result,
+            settings=plan.settings,
+            transitions=links,
+        )
         remove_work_folder(checkpoints)
 
     world.run_on_main(finish)
@@ -303,7 +313,13 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
         _check_trained_on(Path(source), dataset)
     torch.manual_seed(plan.training.seed)
     model = build_recommender(
-        config, num_items=dataset.num_items, index=index, features=values, tokens=tokens, texts=texts
+        config,
+        num_items=dataset.num_items,
+        index=index,
+        features=values,
+        tokens=tokens,
+        texts=texts,
+        histories=dataset.train(),
     )
     model = to_device(model, None)
     if index is not None and isinstance(model, GenerativeRecommender) and not model.supports_parallel:
@@ -338,10 +354,9 @@ def protocol_of(
     if (tokenizer / MANIFEST).is_file():
         manifest = read_manifest(tokenizer)
         name, rate = manifest.config.get("name"), manifest.counts.get("collision_rate")
-    return Protocol(
-        split=dataset.split,
-        part=part,
-        catalogue=dataset.num_items,
+    return Protocol.on(
+        dataset,
+        part,
         exclude_seen=decoding.exclude_seen,
         max_history=model.max_history,
         num_beams=decoding.num_beams if searches else None,
@@ -351,11 +366,11 @@ def protocol_of(
         collision_rate=rate,
         selection=f"best {config['training']['metric']} on validation",
         seeds=(config["training"]["seed"],),
-        stopped=_stopped_early(folder, config["training"]),
+        stopped=stopped_early(folder, config["training"]),
     )
 
 
-def _stopped_early(folder: Path, training: Mapping[str, Any]) -> str | None:
+def stopped_early(folder: Path, training: Mapping[str, Any]) -> str | None:
     """Where the clock ended a training, in words; None if it reached the end of its budget or did not improve."""
     with reading(folder / TRAINING_FILE):
         result = read_json(folder / TRAINING_FILE)
@@ -402,50 +417,6 @@ def measure_model(
         protocol = protocol.model_copy(update={"collision_rate": count_collisions(codes)["collision_rate"]})
     settings = trained.manifest.config["recommender"]
     return score_lists(settings["name"], lists, dataset, protocol, config, settings=settings)
-
-
-def measure(
-    dataset: Path,
-    part: Part,
-    config: EvaluationConfig,
-    out: Path,
-    *,
-    model: Path | None = None,
-    lists: Path | None = None,
-    device: str | None = None,
-    zero_shot: bool = False,
-) -> dict[str, Any]:
-    """Measure a model folder or a file of lists, and write ``metrics.json``.
-
-    Args:
-        dataset: A prepared data set.
-        part: Which held-out items.
-        config: Which ks, how many bootstrap samples.
-        out: The JSON file.
-        model: A model folder, or
-        lists: a file of recommendations by any system.
-        device: Where the model runs.
-        zero_shot: See :func:`measure_model`.
-
-    Returns:
-        What was written.
-
-    Raises:
-        ConfigError: If not exactly one of ``model`` and ``lists`` is given, or the model cannot take another catalogue.
-    """
-    if zero_shot and model is None:
-        raise ConfigError("--zero-shot is for --model", expected="a model folder", fix="leave out --zero-shot")
-    if (model is None) == (lists is None):
-        raise ConfigError("one of --model and --recommendations is needed", expected="exactly one of them")
-    with reserve_file(out, reads=[dataset, model, lists]) as place:
-        prepared = Dataset.load(dataset, verify=True)
-        if model is not None:
-            result = measure_model(model, prepared, part, config, device, zero_shot=zero_shot)
-        else:
-            result = score_recommendations(Path(str(lists)), prepared, part, config)
-        values = metrics_json(result)
-        write_result(place, values)
-    return values
 
 
 def _given(folder: Path | None, name: str, what: str, option: str, command: str) -> Path:

@@ -13,7 +13,7 @@ from genrec.training.serialization import capture_random, restore_random
 
 Batch = dict[str, Tensor]
 # The tensors of a batch that holds users and nothing else.
-PLAIN = {"items", "lengths", "time_deltas", "user_values"}
+PLAIN = {"items", "lengths", "time_deltas", "user_values", "cuts"}
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -126,10 +126,18 @@ def cut_rows(batch: Batch, pieces: int) -> list[Batch]:
     ]
 
 
+def draw_targets(network: nn.Module, batch: Batch) -> None:
+    """Add to a batch what the model must draw before its targets can be counted; most models draw nothing."""
+    draw: Any = getattr(network, "draw_targets", None)
+    if draw is not None:
+        batch.update(draw(batch["lengths"]))
+
+
 def count_targets(network: nn.Module, batch: Batch) -> int:
     """How many targets a batch has: as many as items, unless the model counts otherwise."""
     count: Any = getattr(network, "count_targets", None)
-    return int(batch["lengths"].sum()) if count is None else int(count(batch["lengths"]))
+    drawn = {"cuts": batch["cuts"]} if "cuts" in batch else {}
+    return int(batch["lengths"].sum()) if count is None else int(count(batch["lengths"], **drawn))
 
 
 def is_memory_error(error: BaseException) -> bool:
@@ -142,15 +150,15 @@ def memory_error(section: str, batch_size: int, step: int, *, validating: bool) 
     """What to say where memory ran out and nothing could be cut any more.
 
     Args:
-        section: Of the recipe: ``training`` or ``alignment``.
+        section: Of the recipe: ``training`` or ``alignment.training``.
         batch_size: Users per micro-batch and process.
         step: The update that was being made.
         validating: Whether it was in a validation.
     """
     if validating:
         fix = "lower decoding.batch_size and run again: it continues from the last checkpoint"
-    elif section == "alignment":
-        fix = "lower alignment.batch_size or alignment.pairs.list_size, and align into another folder"
+    elif section == "alignment.training":
+        fix = "lower alignment.training.batch_size or alignment.pairs.list_size, and align into another folder"
     elif batch_size > 1 and number_of("WORLD_SIZE", 1) > 1:
         fix = (
             "run again with a smaller training.batch_size and as much more training.gradient_accumulation_steps: the"

@@ -20,7 +20,7 @@ from genrec.distributed.world import World
 from genrec.errors import DataError, InterruptedRun, NonFiniteLossError
 from genrec.signals import StopNow, StopSignals
 from genrec.terminal.console import Terminal
-from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cut_windows
+from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cut_windows, longer_windows, window_size
 from genrec.training.checkpoints import CheckpointStore
 from genrec.training.log import Display, MetricsLog
 from genrec.training.memory import is_memory_error, memory_error
@@ -199,7 +199,7 @@ def make_loader(model: nn.Module, dataset: TrainingData, config: TrainingConfig,
         DataError: If there is no training history.
         ConfigError: If the histories lack what the model is to read of them.
     """
-    size = int(model.max_history) + 1  # type: ignore[arg-type]
+    size = window_size(model)
     windows = cut_windows(dataset.train(), size)
     if len(windows) == 0:
         raise DataError(
@@ -221,8 +221,9 @@ def _store(
     settings |= {f"decoding.{key}": value for key, value in decoding.model_dump(mode="json").items()}
     # Only their product decides what an update sees; what changes no list is left out, too.
     del settings["training.batch_size"], settings["training.gradient_accumulation_steps"]
-    del settings["decoding.batch_size"]
+    del settings["decoding.batch_size"], settings["decoding.transition_weight"]
     settings["users per update"] = config.batch_size * config.gradient_accumulation_steps
+    settings |= longer_windows(model)
     inputs = {"model": _describe(model), "data set": dataset.fingerprint}
     return CheckpointStore(out, settings, inputs, config.seed)
 
@@ -237,6 +238,9 @@ def _describe(model: nn.Module) -> str:
     config: Any = getattr(model, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
     settings = {key: value for key, value in settings.items() if key not in ("transformers_version", "use_cache")}
+    if settings.get("routes_ended", False):
+        # As in the models of earlier versions, which did not say it.
+        del settings["routes_ended"]
     return fingerprint({"class": type(model).__name__, "shapes": shapes, "tables": tables, "settings": settings})
 
 
@@ -313,6 +317,10 @@ def _result(model: nn.Module, run: Run, step: int, notes: list[str]) -> Training
     kept = state.best_step if state.best_step is not None else step
     run.store.load_weights(kept, model)
     model.eval()
+    finish = getattr(model, "finish_training", None)
+    chosen = [] if finish is None else finish(partial(_measure_finished, model, run))
+    for note in chosen:
+        run.display.say(note)
     return TrainingResult(
         best_metric=state.best_metric,
         best_step=state.best_step,
@@ -321,5 +329,17 @@ def _result(model: nn.Module, run: Run, step: int, notes: list[str]) -> Training
         seconds=state.seconds,
         stopped=run.stop_reason(step) or "epochs",
         history=state.history,
-        notes=notes,
+        notes=[*notes, *chosen],
     )
+
+
+def _measure_finished(model: nn.Module, run: Run) -> float:
+    """The selecting metric of validation users with the final weights."""
+    metrics = run.measure(model)
+    if metrics is None:
+        raise InterruptedRun(
+            run.signals.number or 0,
+            f"training was stopped by {run.signals.name} after its last step and is saved",
+            fix="run the same command again to continue from there",
+        )
+    return metrics[run.config.metric]

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.layers.codes import CodeEmbedding, CodeHead, code_loss
@@ -45,7 +46,8 @@ class Decoder(GenerativeRecommender):
         """Predict every code from the codes before it; the loss is the mean over all items of the sum over levels."""
         batch, length = items.shape
         inputs = self.inputs(self.start, self.codes(self.item_codes[items]), **extras)
-        mask = length_mask(lengths * self.num_levels, length * self.num_levels)
+        # The last code of a history leads to nothing that is asked.
+        mask = self._real_positions(items, lengths * self.num_levels)[:, :-1]
         hidden, _ = self.transformer(inputs[:, :-1], mask)
         states, targets = gather_targets(hidden.view(batch, length, self.num_levels, -1), items, lengths)
         codes = self.item_codes[targets].long()
@@ -57,7 +59,7 @@ class Decoder(GenerativeRecommender):
         inputs = self.inputs(self.start, self.codes(self.item_codes[items]), **extras)
         positions = lengths * self.num_levels
         attention_mask = length_mask(positions + 1, inputs.shape[1])
-        hidden, history = self.transformer(inputs, attention_mask)
+        hidden, history = self.transformer(inputs, self._real_positions(items, positions + 1))
         return Context(state_at(hidden, positions), history, attention_mask, positions + 1)
 
     def expert_assignments(
@@ -65,18 +67,31 @@ class Decoder(GenerativeRecommender):
     ) -> tuple[Tensor, Tensor]:
         """Experts read codes."""
         self.encode(items, lengths, **extras)
-        return positions_read(items, lengths, codes=self.num_levels)
+        mask = self._real_positions(items, lengths * self.num_levels + 1)
+        return positions_read(items, lengths, codes=self.num_levels, mask=mask)
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``, counted on in a session."""
-        vectors = self.codes.level(level % self.num_levels, codes)
+        vectors, mask = self.codes.level(level % self.num_levels, codes), self.real_codes(codes)
         if level % self.num_levels == self.num_levels - 1:
-            vectors = self.inputs.of_written(vectors)
+            vectors, mask = self.inputs.of_written(vectors), None
         hidden, context.beam_cache = self.transformer.step(
-            vectors, context.lengths + level, context.history, context.attention_mask, context.beam_cache
+            vectors, context.lengths + level, context.history, context.attention_mask, context.beam_cache, mask
         )
         return hidden
 
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Logits over the codebook of ``level``."""
         return self.head(level, hidden)
+
+    def _real_positions(self, items: Tensor, positions: Tensor) -> Tensor:
+        """The start and the codes that experts take, bool ``[B, 1 + T * L]``, of the first ``positions [B]``.
+
+        An item's last position is always real: from it the next item is predicted, however short the semantic ID.
+        """
+        mask = length_mask(positions, items.shape[1] * self.num_levels + 1)
+        codes = self.real_codes(self.item_codes[items])
+        if codes is None:
+            return mask
+        codes[..., -1] = True
+        return mask & pad(codes.flatten(1), (1, 0), value=True)

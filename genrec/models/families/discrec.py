@@ -64,11 +64,11 @@ class DiscRec(Seq2Seq):
         place = torch.arange(tokens.shape[1], device=tokens.device)
         return cast(Tensor, self.written_branches(self.t5.shared(tokens), place, place.unsqueeze(1) >= place))
 
-    def _decode_token(self, context: Context, tokens: Tensor) -> Tensor:
+    def _decode_token(self, context: Context, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         # The branch's keys and values stand behind those of the decoder's layers and are reordered with them.
         own = context.beam_cache[-1] if context.beam_cache else []
         vectors, own = self.written_branches.step(self.t5.shared(tokens), own)
-        hidden = self._decode_vector(context, vectors)
+        hidden = self._decode_vector(context, vectors, mask)
         context.beam_cache = [*(context.beam_cache or []), own]
         return hidden
 

@@ -137,9 +137,17 @@ class TransformerBlock(nn.Module):
         return [rotate(query, rotation), rotate(key, rotation), value]
 
     def step(
-        self, x: Tensor, projected: list[Tensor], history: KeyValue, attention_mask: Tensor, own: list[KeyValue]
+        self,
+        x: Tensor,
+        projected: list[Tensor],
+        history: KeyValue,
+        attention_mask: Tensor,
+        own: list[KeyValue],
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Move beams ``x [B, M, D]``, ``projected`` by :meth:`project`, one position on.
+
+        Experts leave out beams where bool ``mask [B, M]`` is False.
 
         Returns:
             The output and the beams' own keys and values.
@@ -147,7 +155,7 @@ class TransformerBlock(nn.Module):
         query, key, value = projected
         own = [*own, KeyValue(key, value)]
         mixed = attend_shared(query, history, attention_mask, own, query.shape[-1] ** -0.5)
-        return self._feed_forward(x + self.dropout(self.attention_out(mixed))), own
+        return self._feed_forward(x + self.dropout(self.attention_out(mixed)), mask), own
 
     def _project(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
@@ -226,6 +234,7 @@ class CausalTransformer(nn.Module):
         history: list[KeyValue],
         attention_mask: Tensor,
         own: list[list[KeyValue]] | None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, list[list[KeyValue]]]:
         """Move beams one position on.
 
@@ -235,13 +244,14 @@ class CausalTransformer(nn.Module):
             history: Keys and values shared by a user's beams, per layer.
             attention_mask: bool ``[B, T]`` over the history's positions.
             own: Keys and values of the beams' earlier positions, per layer; None at the first.
+            mask: Inputs that experts take, bool ``[B, M]``; all by default.
 
         Returns:
             Output ``[B, M, D]`` and the beams' own keys and values, the new position included.
         """
         rotation = rotary_angles(positions[:, None, None], self.head_size)
         x = self.dropout(x)
-        return self._step(x, self._first.project(x, rotation), rotation, history, attention_mask, own)
+        return self._step(x, self._first.project(x, rotation), rotation, history, attention_mask, own, mask)
 
     def step_in_book(
         self,
@@ -279,11 +289,12 @@ class CausalTransformer(nn.Module):
         history: list[KeyValue],
         attention_mask: Tensor,
         own: list[list[KeyValue]] | None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, list[list[KeyValue]]]:
         grown = []
         for layer, block in enumerate(cast(Iterable[TransformerBlock], self.blocks)):
             if layer:
                 projected = block.project(x, rotation)
-            x, own_of_layer = block.step(x, projected, history[layer], attention_mask, own[layer] if own else [])
+            x, own_of_layer = block.step(x, projected, history[layer], attention_mask, own[layer] if own else [], mask)
             grown.append(own_of_layer)
         return self.norm(x), grown

@@ -16,7 +16,7 @@ from torch.nn import functional
 from genrec.config.ranges import Levels, Weight, Width
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
-from genrec.tokenizers.families.rqvae import QuantizerSettings, quantizer_options
+from genrec.tokenizers.families.rqvae import QuantizerSettings, quantization_loss, quantizer_options
 from genrec.tokenizers.parts.autoencoder import (
     ENCODE_ROWS,
     column_means_and_scale,
@@ -164,8 +164,13 @@ class ExpertLearner(TrainableTokenizer):
         return [np.ascontiguousarray(layer.codebook.detach().numpy()) for layer in layers]
 
     def _quantize(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        results = [quantizer(views[:, expert]) for expert, quantizer in enumerate(self.quantizers)]
-        return torch.stack([result[0] for result in results], dim=1), torch.stack([r[2].sum() for r in results]).sum()
+        """Quantized views ``[n, L, C]``, and the sum over the experts of what ties them to their codes."""
+        parts, pulls = [], []
+        for view, quantizer in zip(views.unbind(1), self.quantizers, strict=True):
+            quantized, codes, commitment = quantizer(view)
+            parts.append(quantized)
+            pulls.append(quantization_loss(quantizer, view, codes, commitment.sum()))
+        return torch.stack(parts, dim=1), torch.stack(pulls).sum()
 
 
 def overlap(views: Tensor) -> Tensor:
