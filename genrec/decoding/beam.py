@@ -13,8 +13,8 @@ from torch import Tensor
 
 from genrec.decoding.counter_rng import gumbel, stream, user_keys
 from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
+from genrec.decoding.item_prior import ItemPrior
 from genrec.decoding.nonfinite import NonFiniteLogitsError
-from genrec.decoding.prior import ItemPrior
 from genrec.decoding.ranking import ban
 from genrec.decoding.selection import NEGATIVE_INFINITY, Beams, Options, selection
 from genrec.errors import ArtifactError

@@ -8,8 +8,8 @@ from torch import Tensor
 from genrec.decoding.beam import CodeWriter, Leaves, find_leaves
 from genrec.decoding.counter_rng import gumbel, history_seeds, stream, user_keys
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
+from genrec.decoding.item_prior import ItemPrior
 from genrec.decoding.nonfinite import refuse_broken_scores
-from genrec.decoding.prior import ItemPrior
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.selection import NEGATIVE_INFINITY, Options, condition_on_largest
 from genrec.errors import ConfigError
@@ -50,7 +50,7 @@ def beam_search(
         renormalize: Let the probabilities of the legal codes of a step sum to one.
         item_weight: w; items are ranked by log p(codes) + w log p(item), the latter from the model's
             ``item_log_probabilities``.
-        item_guidance: Choose beams by both as well (see :class:`~genrec.decoding.prior.ItemGuide`), for B x N more
+        item_guidance: Choose beams by both as well (see :class:`~genrec.decoding.item_prior.ItemGuide`), for B x N more
             numbers; else by codes alone.
         length_penalty: p; semantic IDs of n codes are ranked by log p(codes) / n^p.
         extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genrec.decoding.counter_rng import gumbel, stream, user_keys
 from genrec.decoding.device_trie import Level
-from genrec.decoding.prior import ItemPrior
+from genrec.decoding.item_prior import ItemPrior
 
 NEGATIVE_INFINITY = float("-inf")
 Mode = Literal["beam", "stochastic", "nucleus"]
