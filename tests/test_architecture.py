@@ -5,12 +5,16 @@ import json
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from importlib import metadata
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "genrec").rglob("*.py"))
 ORDER = [
+    "distributed",
     "data",
     "features",
     "tokenizers",
@@ -75,6 +79,39 @@ def test_rooms_import_only_from_rooms_to_their_left():
                 if ranks.get(other, -1) > ranks[room]
             ]
     assert wrong == []
+
+
+def imported_modules(path: Path, modules: set[str]) -> set[str]:
+    """Modules of genrec that a file imports, wherever in the file, but for what only type checkers read."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    unread = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in unread:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else str(node.module) for name in names}
+        elif isinstance(node, ast.Import) and id(node) not in unread:
+            found |= {alias.name for alias in node.names}
+    return found & modules
+
+
+def test_no_circle_of_imports():
+    paths = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in SOURCES}
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    graph = {name: imported_modules(path, set(paths)) - {name} for name, path in paths.items()}
+    # Raises CycleError, which names the modules of a circle.
+    order = list(TopologicalSorter(graph).static_order())
+    assert len(order) == len(paths)
+
+
+def test_the_circle_checker_sees_a_circle():
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
 
 
 def test_every_room_has_its_place_in_the_order():

@@ -1,10 +1,12 @@
 """The sections of a recipe, as frozen objects."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from genrec.config.old_names import current_keys
 from genrec.config.ranges import (
     BatchSize,
     Beams,
@@ -36,6 +38,11 @@ class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_old_spellings(cls, values: Any) -> Any:
+        return current_keys(values, cls.model_fields) if isinstance(values, Mapping) else values
 
 
 class Family(Section):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, cast
 
+from genrec.config.old_names import current_name
 from genrec.errors import ConfigError
 from genrec.features.base import FeatureEncoder
 
@@ -33,6 +34,7 @@ def lookup(registry: Mapping[str, str], name: str, *, kind: str, where: str) -> 
     Raises:
         ConfigError: If there is no such name; the nearest one is given.
     """
+    name = current_name(name, registry)
     if name not in registry:
         nearest = difflib.get_close_matches(name, registry, n=1, cutoff=0.4)
         raise ConfigError(

@@ -104,8 +104,13 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise _unusable(folder, f"{name}: {error}") from error
         # Copies: the pages of a mapped file change with the file, and their alignment changes the last bits of sums.
-        weights.update({tensor: value.clone() for tensor, value in stored.items()})
+        weights.update({_current_tensor(tensor): value.clone() for tensor, value in stored.items()})
     return weights
+
+
+def _current_tensor(name: str) -> str:
+    """The name of a tensor today; earlier versions spelled the module of ``recgpt`` the British way."""
+    return name.replace("neighbourhoods.", "neighborhoods.", 1)
 
 
 def restore_model(family: type[RecommenderModel], config: GenrecConfig, folder: Path) -> RecommenderModel:

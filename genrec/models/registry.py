@@ -3,10 +3,9 @@
 A new family is one file and one line here.
 """
 
-import difflib
 import json
-from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from genrec.artifacts.reading import reading
 from genrec.config import RecommenderConfig, parse_settings
 from genrec.data.histories import Histories
 from genrec.errors import ArtifactError, ConfigError
+from genrec.features.registry import lookup
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemTexts, ModelInputs, RecommenderModel
 from genrec.models.checkpoint import CONFIG_FILE, read_config, restore_model
 from genrec.tokenizers.base import Kind
@@ -41,17 +41,7 @@ def recommender_class(name: str) -> type[RecommenderModel]:
     Raises:
         ConfigError: If there is no such family, naming the nearest.
     """
-    if name not in FAMILIES:
-        nearest = difflib.get_close_matches(name, FAMILIES, n=1)
-        raise ConfigError(
-            f"there is no recommender {name!r}",
-            where="recommender.name",
-            expected=f"one of {', '.join(FAMILIES)}",
-            fix=f"did you mean {nearest[0]!r}?" if nearest else "choose one of these",
-        )
-    module, _, attribute = FAMILIES[name].partition(":")
-    family: type[RecommenderModel] = getattr(import_module(module), attribute)
-    return family
+    return cast(type[RecommenderModel], lookup(FAMILIES, name, kind="recommender", where="recommender.name"))
 
 
 def parse_recommender(config: RecommenderConfig) -> BackboneSettings:

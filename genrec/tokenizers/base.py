@@ -16,6 +16,7 @@ from genrec.config.ranges import Codes, Levels, Seed
 from genrec.errors import ArtifactError, ConfigError, DataError, first_rows
 from genrec.features.base import ItemFeatures, load_arrays, save_arrays
 from genrec.tokenizers.parts.sampling import row_blocks
+from genrec.tokenizers.registry import tokenizer_class
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -226,8 +227,6 @@ class ItemTokenizer(ABC):
 
     @classmethod
     def _from_folder(cls, path: Path) -> "ItemTokenizer":
-        from genrec.tokenizers.registry import tokenizer_class
-
         folder, described = path.parent, read_json(path)
         if not isinstance(described, dict) or not {"tokenizer", "settings", "level_sizes", "width"} <= described.keys():
             raise ArtifactError(f"{CONFIG_FILE} is not an item tokenizer", where=str(folder), fix="fit it again")

@@ -1,12 +1,14 @@
 """Item tokenizers by name; a family's libraries are imported when it is asked for."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from genrec.config import parse_settings
 from genrec.errors import ConfigError
 from genrec.features.registry import lookup
-from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
+
+if TYPE_CHECKING:
+    from genrec.tokenizers.base import ItemTokenizer, TokenizerSettings
 
 TOKENIZERS = {
     "aligned": "genrec.tokenizers.families.aligned:AlignedTokenizer",
@@ -34,16 +36,16 @@ TOKENIZERS = {
 }
 
 
-def tokenizer_class(name: str) -> type[ItemTokenizer]:
+def tokenizer_class(name: str) -> "type[ItemTokenizer]":
     """The class of an item tokenizer by name.
 
     Raises:
         ConfigError: If there is no such tokenizer; the nearest name is given.
     """
-    return cast(type[ItemTokenizer], lookup(TOKENIZERS, name, kind="item tokenizer", where="tokenizer.name"))
+    return cast("type[ItemTokenizer]", lookup(TOKENIZERS, name, kind="item tokenizer", where="tokenizer.name"))
 
 
-def tokenizer_settings(name: str, values: Mapping[str, Any], *, where: str) -> TokenizerSettings:
+def tokenizer_settings(name: str, values: Mapping[str, Any], *, where: str) -> "TokenizerSettings":
     """The validated settings of a family.
 
     Args:

@@ -22,11 +22,11 @@ from genrec.signals import StopNow, StopSignals
 from genrec.terminal.console import Terminal
 from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cut_windows, longer_windows, window_size
 from genrec.training.checkpoints import CheckpointStore
+from genrec.training.gradient_checkpointing import recomputed
 from genrec.training.log import Display, MetricsLog
 from genrec.training.memory import is_memory_error, memory_error
 from genrec.training.run import Run, StopReason, Validation
 from genrec.training.serialization import reseed
-from genrec.training.strategies.base import recomputed
 from genrec.training.strategies.expert_parallel import check_experts
 from genrec.training.trainer import RecommenderTrainer
 from genrec.training.validation import ValidationData, decoding_validation

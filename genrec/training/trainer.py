@@ -25,7 +25,7 @@ from genrec.training.memory import Batch, RecoverableStep, count_targets, draw_t
 from genrec.training.nonfinite import Losses, any_rank, non_finite_error, save_diagnosis, users_of_update
 from genrec.training.run import Run
 from genrec.training.serialization import capture_random, pack_optimizer, reseed, restore_random, unpack_optimizer
-from genrec.training.strategies.base import build_strategy
+from genrec.training.strategies.build import build_strategy
 
 # An update that takes longer than this after a signal is given up between two micro-batches.
 PATIENCE_AFTER_SIGNAL = 10.0

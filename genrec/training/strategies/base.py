@@ -6,26 +6,20 @@ Trainer trains a twin of the caller's model; the caller's own waits on the CPU, 
 """
 
 import copy
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.utils.checkpoint import checkpoint
 from transformers import Trainer
 
 from genrec.distributed.launch import Launch
 from genrec.distributed.world import World
 from genrec.errors import ConfigError
-from genrec.models.layers.moe import equal_masks
 
 State = dict[str, Any]
 
@@ -108,13 +102,13 @@ class Strategy:
             return
         counted = trainer.accelerator.num_processes
         if counted != self.launch.size:
-            raise _apart(f"accelerate counts {counted} processes and the launcher started {self.launch.size}")
+            raise not_together(f"accelerate counts {counted} processes and the launcher started {self.launch.size}")
         if not self.wrapped(trainer):
             found = type(trainer.model_wrapped).__name__
-            raise _apart(f"the model was to be wrapped by {self.launch.wrapper} and is a {found}")
+            raise not_together(f"the model was to be wrapped by {self.launch.wrapper} and is a {found}")
         sums = self.world.gather_numbers(*self.checksum(norm))
         if not torch.equal(sums, sums[:1].expand_as(sums)) and torch.isfinite(sums).all():
-            raise _apart("the gradients of the processes differ after they were synchronized")
+            raise not_together("the gradients of the processes differ after they were synchronized")
         self.verified = True
 
 
@@ -159,114 +153,7 @@ class ShardedStrategy(Strategy):
         optimizer.load_state_dict(state)
 
 
-class FSDP2(ShardedStrategy):
-    """Weights, gradients and optimizer are sharded by ``fully_shard`` of torch (FSDP2; Zhao et al. 2023).
-
-    accelerate shards on GPUs only, and gives embeddings a group of their own, which a model that reads their weights
-    outside of their forward pass does not survive. Here the layers of a model are groups, and all the rest is one.
-    """
-
-    def __init__(self, network: nn.Module, launch: Launch, world: World) -> None:
-        super().__init__(network, launch, world)
-        mesh = init_device_mesh("cpu" if launch.cpu else "cuda", (world.size,))
-        offload = CPUOffloadPolicy() if _flag("FSDP_OFFLOAD_PARAMS") else OffloadPolicy()
-        for block in blocks_of(self.trained):
-            resharded = _flag("FSDP_RESHARD_AFTER_FORWARD", True)
-            fully_shard(block, mesh=mesh, offload_policy=offload, reshard_after_forward=resharded)
-        fully_shard(self.trained, mesh=mesh, offload_policy=offload)
-        # accelerate would wrap the shards in DDP.
-        self.trained._is_accelerate_prepared = True  # type: ignore[assignment]
-
-    def gather(self, value: Any, parameter: Tensor) -> Any:
-        """See :class:`ShardedStrategy`."""
-        return full_tensor(value)
-
-    def scatter(self, value: Any, parameter: Tensor) -> Any:
-        """See :class:`ShardedStrategy`; what has another shape stays as it is."""
-        if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
-            return value
-        value = value.to(parameter.device)
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-
-    def wrapped(self, trainer: Trainer) -> bool:
-        """See :class:`Strategy`."""
-        parts = [parameter for parameter in trainer.model_wrapped.parameters() if parameter.requires_grad]
-        return all(isinstance(part, DTensor) and part.device_mesh.size() == self.world.size for part in parts)
-
-    def checksum(self, norm: float) -> list[float]:
-        """The norm over all shards."""
-        return [norm]
-
-
-def build_strategy(network: nn.Module, launch: Launch, world: World, expert_parallel: int = 1) -> Strategy:
-    """What the launcher ordered for this model.
-
-    Args:
-        network: With equal weights in all processes.
-        launch: How they were started.
-        world: The processes.
-        expert_parallel: How many of them share the experts of a model.
-
-    Raises:
-        ConfigError: If the processes start from different weights.
-    """
-    if world.size > 1:
-        sums = [weights.detach().double().sum() for weights in network.parameters()]
-        found = world.gather_numbers(float(torch.stack(sums).sum()), float(len(sums)))
-        if not torch.equal(found, found[:1].expand_as(found)):
-            raise _apart("the processes start from different weights")
-    if launch.wrapper == "deepspeed":
-        from genrec.training.strategies.deepspeed import DeepSpeed
-
-        return DeepSpeed(network, launch, world)
-    if expert_parallel > 1:
-        from genrec.training.strategies.expert_parallel import ExpertParallel
-
-        return ExpertParallel(network, launch, world, expert_parallel)
-    return (FSDP2 if launch.wrapper == "fsdp2" else Strategy)(network, launch, world)
-
-
-@contextmanager
-def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing (Chen et al. 2016): layers forget what they computed and do it again for the gradient.
-
-    Layers whose buffers move in a forward pass are left as they are: the second pass would move them again.
-    """
-    blocks = [block for block in blocks_of(model) if next(block.buffers(), None) is None] if wanted else []
-    for block in blocks:
-        block.forward = partial(_recomputed_call, block, block.forward)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
-
-
-def _recomputed_call(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A forward pass whose second one is in the same mode, whatever the block is set to by then."""
-    training = block.training
-
-    def run(*inner: Any, **options: Any) -> Any:
-        later = block.training
-        block.train(training)
-        try:
-            return forward(*inner, **options)
-        finally:
-            block.train(later)
-
-    return checkpoint(run, *args, use_reentrant=False, context_fn=partial(equal_masks, block), **kwargs)
-
-
-def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of a model: members of its outermost lists of modules that have modules of their own."""
-    for child in model.children():
-        if isinstance(child, nn.ModuleList):
-            yield from (block for block in child if next(block.children(), None) is not None)
-        else:
-            yield from blocks_of(child)
-
-
-def _apart(what: str) -> ConfigError:
+def not_together(what: str) -> ConfigError:
     return ConfigError(
         f"the processes do not train together: {what}",
         where="the launcher and its file",
@@ -278,10 +165,6 @@ def _apart(what: str) -> ConfigError:
 def _parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     """In the order of its state."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _flag(name: str, default: bool = False) -> bool:
-    return os.environ.get(name, str(default)).lower() in ("1", "true", "yes")
 
 
 def full_tensor(value: Any) -> Any:

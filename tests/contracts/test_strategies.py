@@ -11,7 +11,9 @@ from torch import distributed
 from genrec.distributed.launch import Launch
 from genrec.distributed.world import World
 from genrec.models.registry import FAMILIES
-from genrec.training.strategies.base import FSDP2, blocks_of, full_tensor, recomputed
+from genrec.training.gradient_checkpointing import blocks_of, recomputed
+from genrec.training.strategies.base import full_tensor
+from genrec.training.strategies.fsdp import FSDP2
 
 
 @pytest.fixture(scope="module", autouse=True)
