@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -143,6 +144,14 @@ def command(entry: Entry, data: Path, folder: Path) -> list[str]:
     return [*run, *words, "--until", "evaluation", "--out", str(folder)]
 
 
+def take_lowest_priority() -> None:
+    """Give way to everything else on this machine."""
+    os.nice(LOWEST_PRIORITY)
+    # Linux weighs whole terminal sessions against each other, and the niceness of a process only within its own.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(LOWEST_PRIORITY))
+
+
 def finished(entry: Entry, runs: Path) -> bool:
     """Whether the test metrics of an entry are there."""
     return (runs / entry.key / "metrics.json").is_file()
@@ -258,7 +267,7 @@ def main() -> None:
     what.add_argument("--list", action="store_true", help="print the queue")
     arguments = parser.parse_args()
     entries, runs = read_queue(), arguments.runs.resolve()
-    os.nice(LOWEST_PRIORITY)
+    take_lowest_priority()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     runs.mkdir(parents=True, exist_ok=True)
     if arguments.list:
