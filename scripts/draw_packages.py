@@ -69,7 +69,7 @@ def draw(package: Path) -> str:
         f"<style>{STYLE}</style>",
         f'<rect class="card" x="1" y="1" width="{width - 2}" height="{height - 2}" rx="12"/>',
         '<text class="h" x="24" y="34">Imports between packages</text>',
-        '<text class="s" x="24" y="54">A dot: the package of this row imports the package at the top of this column.</text>',
+        '<text class="s" x="24" y="54">A dot: the package of the row imports the package of the column.</text>',
     ]
     for row, name in enumerate(order):
         x, y = LEFT + STEP * row, TOP + STEP * row
