@@ -13,6 +13,11 @@ SPAN = re.compile(r"`([^`\n]+)`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 
+def page_name(page: Path) -> str:
+    """Where a page is in the repository, for a test's name and messages."""
+    return page.relative_to(ROOT).as_posix()
+
+
 @dataclass(frozen=True)
 class CodeBlock:
     """One fenced block.

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 import typer.main
 from accelerate.commands.launch import launch_command_parser
-from documents import OPTION, PAGES, ROOT, Command, all_blocks, commands_of, spans_of, split_line
+from documents import OPTION, PAGES, ROOT, Command, all_blocks, commands_of, page_name, spans_of, split_line
 from torch.distributed.run import get_args_parser
 
 from genrec.cli.verbs import app
@@ -51,20 +51,20 @@ def test_commands_of_blocks_are_accepted(block):
         check_command(command)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_commands_options_and_settings_in_prose_are_known(page):
     for span in spans_of(page):
         words = split_span(span)
         if words and words[0] in (*VERBS, "genrec", "python", "make", *LAUNCHERS) and len(words) > 1:
             verb = words[0] in VERBS
             if not verb or OPTION.search(span):
-                check_command(Command(page.name, ("genrec", *words, "...") if verb else (*words, "...")))
+                check_command(Command(page_name(page), ("genrec", *words, "...") if verb else (*words, "...")))
         elif setting := SETTING.fullmatch(span):
-            assert setting[2].endswith("json") or knows(setting[1], setting[2]), f"{page.name}: {span}"
+            assert setting[2].endswith("json") or knows(setting[1], setting[2]), f"{page_name(page)}: {span}"
         else:
             unknown = set(OPTION.findall(span)) - known_options() - OTHER_OPTIONS
-            assert not unknown, f"{page.name}: {span}: no verb, script or launcher has {unknown}"
-            check_paths(page.name, words)
+            assert not unknown, f"{page_name(page)}: {span}: no verb, script or launcher has {unknown}"
+            check_paths(page_name(page), words)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def check_command(command: Command) -> None:
 def check_paths(place: str, words: Sequence[str]) -> None:
     """What is named as a file of the repository is there; names in capitals are the reader's."""
     for word in words:
-        if re.match(r"(configs|tokenizers|scripts)/[a-z0-9_/.-]*[a-z0-9]$", word):
+        if re.match(r"(configs|tokenizers|scripts|genrec|tests|docs)/[A-Za-z0-9_/.-]*[a-z0-9]$", word):
             assert (ROOT / word).exists(), f"{place}: there is no {word}"
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import typer.main
 from docs_world import GUIDES
-from documents import PAGES, ROOT, CodeBlock, Command, all_blocks, commands_of
+from documents import PAGES, ROOT, CodeBlock, Command, all_blocks, commands_of, page_name
 from tiny_run import copy_run, tiny_home, write_recipe
 
 from genrec.cli import main
@@ -113,7 +113,7 @@ def differences(shown: Any, real: Any, place: str = "") -> list[str]:
     return [] if same else [f"{place} is {type(real).__name__}, shown as {type(shown).__name__}"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_block_says_its_language(page):
     fences = [line for line in page.read_text(encoding="utf-8").splitlines() if line.lstrip().startswith("```")]
     assert [fence for fence in fences[::2] if fence.removeprefix("```") not in LANGUAGES] == []

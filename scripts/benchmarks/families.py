@@ -230,7 +230,7 @@ def table_row(group: Sequence[dict[str, Any]]) -> str:
     """One line of the table: mean and standard deviation over the seeds of an entry."""
     cells = [
         f"`{group[0]['entry']}`",
-        f"`{group[0]['semantic_ids'].partition(':')[0]}`" if group[0]["identifiers"] else "-",
+        f"`{group[0]['identifiers'].partition(':')[0]}`" if group[0]["identifiers"] else "-",
         *(spread(group, name) for name in METRICS),
         spread(group, "cold_recall@10") if group[0]["cold_users"] else "-",
         f"{average(group, 'epochs'):.0f}",

@@ -1,4 +1,4 @@
-"""Every recipe builds, every family has a card and stands in a recipe, and cards name settings that exist."""
+"""Every recipe builds, every family has a page and a recipe, and pages name settings that exist."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from genrec.config import TokenizerConfig, load_recipe
 from genrec.tokenizers import TOKENIZERS, build_tokenizer, tokenizer_class
 
-SHELF = Path(__file__).resolve().parents[2] / "tokenizers"
-RECIPES = sorted(SHELF.glob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "tokenizers").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -21,12 +21,12 @@ def test_a_recipe_builds(path):
 
 
 @pytest.mark.parametrize("name", sorted(TOKENIZERS))
-def test_a_family_has_a_card_and_a_recipe(name):
+def test_a_family_has_a_page_and_a_recipe(name):
     assert name in {load_recipe(path).tokenizer.name for path in RECIPES}
-    card = (SHELF / f"{name}.md").read_text(encoding="utf-8")
-    assert card.startswith(f"# {name}\n")
+    page = (ROOT / "docs" / "tokenizers" / f"{name}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {name}\n")
     fields = tokenizer_class(name).Settings.model_fields
-    settings = card.partition("| setting |")[2].partition("\n\n")[0]
+    settings = page.partition("| setting |")[2].partition("\n\n")[0]
     named = {word for row in settings.splitlines()[2:] for word in re.findall(r"`([a-z_]+)`", row.split("|")[1])}
     assert named <= set(fields)
     own = set(fields) - {"collisions", "allow_collapse", "seed"}

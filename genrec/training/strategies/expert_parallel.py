@@ -1,4 +1,4 @@
-"""Expert parallelizm: the experts of a model are shared out among processes, all else is in each of them (DDP).
+"""Expert parallelism: the experts of a model are shared out among processes, all else is in each of them (DDP).
 
 Processes in groups of P, those of neighboring ranks, hold one set of experts together, E / P each; the rows of a batch
 travel to the experts that they are routed to, and back (GShard, Lepikhin et al. 2020). An expert's gradient is the mean
