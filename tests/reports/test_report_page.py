@@ -49,7 +49,7 @@ def test_the_page_is_well_formed_and_has_all_sections(page):
     parsed = Page(page)
     assert parsed.open == []
     ids = {attributes["id"] for tag, attributes in parsed.tags if tag == "section"}
-    assert ids == {"results", "slices", "examples", "training", "identifiers", "protocol", "run"}
+    assert ids == {"results", "slices", "examples", "training", "semantic-ids", "protocol", "run"}
     links = {attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"}
     assert links == ids
 
