@@ -22,6 +22,10 @@ REQUIRED: dict[str, Any] = {
     "part": "test",
     "catalogue": 1,
     "exclude_seen": True,
+    "decay": 0.5,
+    "last_n": 5,
+    "weight": 1.0,
+    "settings": {},
 }
 Wrap = Callable[[Any], Any]
 

@@ -300,7 +300,7 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
     index, values, tokens = None, None, None
     if recommender_class(name).needs_semantic_ids:
         command = "genrec tokenize TOKENIZER.yaml --dataset DIR --features DIR --out FOLDER"
-        folder = _given(companions.tokenizer, name, "identifiers", "--tokenizer", command)
+        folder = _given(companions.tokenizer, name, "semantic IDs", "--tokenizer", command)
         index = load_index(folder, dataset)
         tokens = load_tokens(folder) if recommender_class(name).reads_tokens else None
     if uses_features(plan.recommender):

@@ -15,7 +15,7 @@ from genrec.config import AlignmentConfig, DecodingConfig, RecommenderConfig
 from genrec.data.histories import Histories
 from genrec.models import build_recommender
 from genrec.tokenizers.index import ItemIndex
-from genrec.training.strategies.base import recomputed
+from genrec.training.gradient_checkpointing import recomputed
 
 
 def model_of_several_lengths():

@@ -255,7 +255,7 @@ def drawn_at(cuts: list[int], model, monkeypatch) -> None:
     model.settings = model.settings.model_copy(update={"targets": "uniform"})
     for module in ("seq2seq", "setrec", "allmrec"):
         monkeypatch.setattr(
-            f"genrec.models.{module}.draw_cuts",
+            f"genrec.models.families.{module}.draw_cuts",
             lambda lengths: torch.tensor(cuts).repeat_interleave(len(lengths) // len(cuts)),
         )
 

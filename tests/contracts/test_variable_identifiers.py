@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_recommenders import DRAWING, EXTRA, NEXT_ITEM, NUM_ITEMS, SMALL, TEXTS
+from test_recommenders import DRAWING, EXTRA, HISTORIES, NEXT_ITEM, NUM_ITEMS, SMALL, TEXTS
 
 from genrec.config import RecommenderConfig
 from genrec.decoding import beam_search, exhaustive_search, sample_items, trie_of
@@ -28,7 +28,8 @@ def make_model(family: str, **settings):
     features = np.random.default_rng(5).standard_normal((NUM_ITEMS, 12)).astype(np.float32)
     torch.manual_seed(0)
     config = RecommenderConfig(name=family, **{**SMALL, **EXTRA.get(family, {}), **settings})
-    return build_recommender(config, num_items=NUM_ITEMS, index=make_index(), features=features, texts=TEXTS)
+    materials = {"index": make_index(), "features": features, "texts": TEXTS, "histories": HISTORIES}
+    return build_recommender(config, num_items=NUM_ITEMS, **materials)
 
 
 def scores_one_by_one(model, items: torch.Tensor, lengths: torch.Tensor, targets=range(NUM_ITEMS)) -> np.ndarray:

@@ -12,7 +12,7 @@ from genrec.models.checkpoint import read_config
 from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts, expert_layers, only_real
 from genrec.models.upcycle import upcycle_recommender
 from genrec.tokenizers.index import ItemIndex
-from genrec.training.strategies.base import recomputed
+from genrec.training.gradient_checkpointing import recomputed
 
 SIZES = (4, 3, 3)
 PLAIN = [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 0], [1, 2, 1], [3, 0, 0], [3, 1, 1]]
@@ -26,7 +26,8 @@ def make_model(family: str = "seq2seq", codes=PLAIN, seed: int = 0, **settings):
     shape = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0, "experts": 3, "max_history": 8}
     shape |= {"head_size": 8, "feed_forward_size": 16} if family in ("seq2seq", "discrec") else {}
     index = ItemIndex(np.array(codes, dtype=np.int32), SIZES, [str(item) for item in range(len(codes))])
-    config = RecommenderConfig(name=family, **{**shape, **SETTINGS, **settings})
+    routing = {} if settings.get("experts") == 0 else SETTINGS
+    config = RecommenderConfig(name=family, **{**shape, **routing, **settings})
     model = build_recommender(config, num_items=len(codes), index=index)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -72,7 +73,7 @@ def test_absent_places_and_ended_codes_are_neither_routed_nor_counted(codes):
     model = make_model(codes=codes, session_size=3, expert_every=2)
     (layer,) = expert_layers(model.modules())
     seen = []
-    layer.register_forward_pre_hook(lambda module, given: seen.append(given[0][module.real]))
+    layer.register_forward_pre_hook(lambda module, given: seen.append(given[0][module.mask]))
     sessions = padded(SESSIONS, 3)
     write(model, sessions)
     (together,) = seen
@@ -163,7 +164,7 @@ def test_where_the_padding_is_does_not_matter(mask):
         again = [layer.auxiliary.detach(), layer.routing.counts, layer.routing.dropped, layer.routing.entropy]
         for one, other in zip(noted, again, strict=True):
             torch.testing.assert_close(one, other)
-    assert layer.real is None
+    assert layer.mask is None
 
 
 def within(layer, x: torch.Tensor, real: torch.Tensor):

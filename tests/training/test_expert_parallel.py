@@ -142,6 +142,7 @@ def test_experts_that_cannot_be_shared_are_refused():
     with pytest.raises(ConfigError, match="4 experts cannot be divided among 3 processes") as caught:
         check_experts(recommender(), 3)
     assert caught.value.expected == "a divisor of recommender.experts, 4"
+    dense = {"experts": 0, "shared_experts": 0, "z_loss_weight": 0.0}
     with pytest.raises(ConfigError, match=r"training\.expert_parallel is 2 and the model has no experts"):
-        check_experts(recommender(experts=0), 2)
-    check_experts(recommender(experts=0), 1)
+        check_experts(recommender(**dense), 2)
+    check_experts(recommender(**dense), 1)

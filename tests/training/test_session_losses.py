@@ -29,7 +29,8 @@ def make_model(**changes: Any) -> Any:
     codes = np.stack(np.unravel_index(np.arange(NUM_ITEMS), (4, 5)), axis=1).astype(np.int32)
     index = ItemIndex(codes, (4, 5), [str(item) for item in range(NUM_ITEMS)])
     sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "head_size": 8, "feed_forward_size": 16}
-    values = {"session_size": 3, "max_history": 4, "targets_per_user": 2, "dropout": 0.0}
+    values = {"session_size": 3, "max_history": 4, "dropout": 0.0}
+    values |= {} if changes.get("targets") == "last" else {"targets_per_user": 2}
     config = RecommenderConfig(name="seq2seq", **{**sizes, **values, **changes})
     return build_recommender(config, num_items=NUM_ITEMS, index=index)
 

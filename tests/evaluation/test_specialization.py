@@ -121,4 +121,4 @@ def test_many_categories_are_shown_as_the_largest_and_others(tiny_dataset):
 
 
 def test_dense_models_have_nothing_to_tell(tiny_dataset):
-    assert measure_experts(make_decoder(tiny_dataset, experts=0), tiny_dataset) is None
+    assert measure_experts(make_decoder(tiny_dataset, experts=0, experts_per_token=2), tiny_dataset) is None
