@@ -1,5 +1,7 @@
 """A small world that every test may use: 60 users with a favourite genre, 40 items in four genres."""
 
+import signal
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,6 +11,10 @@ from genrec.data import Dataset, make_dataset
 
 GENRES = ("space adventure", "garden cooking", "river crime", "winter romance")
 NOUNS = ("Lantern", "Harbour", "Orchard", "Comet", "Violin", "Falcon", "Mirror", "Bridge", "Kettle", "Compass")
+
+# Tests send signals to themselves and to what they start, also where nohup or a shell's "&" made these ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import polars as pl
 import pytest
@@ -76,7 +76,11 @@ def inputs_of(command: Command) -> list[Path]:
     """The paths that a verb reads; one that is not there where it reads none."""
     verb = typer.main.get_command(app).commands[command.words[1]]
     values = verb.make_context(command.words[1], list(command.words[2:])).params
-    paths = [value for name, value in values.items() if name != "out" and isinstance(value, Path)]
+    function = next(each.callback for each in app.registered_commands if each.name == command.words[1])
+    # Older versions of typer make a Path of a value only when the verb is called.
+    kinds = {name: {kind, *get_args(kind)} for name, kind in get_type_hints(function).items()}
+    given = {name: value for name, value in values.items() if name != "out" and Path in kinds[name]}
+    paths = [Path(value) for value in given.values() if isinstance(value, str | Path)]
     return paths or [Path("nothing")]
 
 
