@@ -18,7 +18,7 @@ from genrec.config import DataConfig, DecodingConfig
 from genrec.data import Dataset, make_dataset
 from genrec.decoding import generate_lists
 from genrec.decoding.transitions import FILES, Transitions
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.baselines import Transition
 from genrec.evaluation.metrics import evaluate_lists
 from genrec.generation import GenerationRequest, write_lists
@@ -198,8 +198,8 @@ def test_training_with_a_weight_leaves_a_folder_that_uses_them(tmp_path):
 
 def test_a_weight_without_links_is_a_usage_error(tmp_path, capsys):
     out = tmp_path / "lists.parquet"
-    with pytest.raises(Exception, match="the model has no transitions"):
-        request = GenerationRequest(dataset=run_folder("dataset"), decoding={"transition_weight": 1.0})
+    request = GenerationRequest(dataset=run_folder("dataset"), decoding={"transition_weight": 1.0})
+    with pytest.raises(ConfigError, match="the model has no transitions"):
         write_lists(run_folder("model"), request, out)
     assert not out.exists()
     arguments = ["--model", run_folder("model"), "--dataset", run_folder("dataset"), "--out", tmp_path / "m"]
