@@ -24,6 +24,7 @@ from genrec.decoding.explain import writes_identifiers
 from genrec.decoding.generate import BLOCK_USERS, count_blocks
 from genrec.decoding.output import check_format
 from genrec.decoding.searcher import items_per_sequence
+from genrec.decoding.transitions import transition_weight
 from genrec.errors import ConfigError
 from genrec.recommender import Recommender, Unknown
 from genrec.training.world import number_of, own_place
@@ -135,6 +136,7 @@ class Job:
         decoding = parse_settings(DecodingConfig, values, where="the command line")
         # Refused here, before anything is written.
         items_per_sequence(recommender.model, decoding)
+        transition_weight(recommender.model, decoding)
         paths = (request.allow_items, request.block_items)
         lists = (None if path is None else read_item_ids(path) for path in paths)
         allowed = recommender.filter_items(*lists, where=request.allow_where)
@@ -223,7 +225,9 @@ def write_lists(model: Path, request: GenerationRequest, out: Path, *, device: s
         wait()
         if processes.rank:
             return None
-        return shards.join(schema_of(explained=job.explain, by_item=job.explain and job.decoding.item_weight > 0))
+        by_transition = transition_weight(job.recommender.model, job.decoding) > 0
+        by = {"by_item": job.decoding.item_weight > 0, "by_transition": by_transition} if job.explain else {}
+        return shards.join(schema_of(explained=job.explain, **by))
 
 
 def _read_histories(recommender: Recommender, request: GenerationRequest) -> tuple[Sequence[str], Histories]:

@@ -15,6 +15,7 @@ class Stage(str, Enum):
     tokenizer = "tokenizer"
     model = "model"
     aligned = "aligned"
+    transitions = "transitions"
     baselines = "baselines"
     evaluation = "evaluation"
     generation = "generation"

@@ -168,3 +168,23 @@ def upcycle(
 
     upcycle_model(model, overrides or (), out)
     show(describe(out))
+
+
+@verb("add-transitions", writes=True)
+def add_transitions(
+    model: Annotated[Path, typer.Option(help="A model folder.", show_default=False)],
+    dataset: DatasetFolder,
+    out: Annotated[Path, typer.Option(help="Model folder to write.", show_default=False)],
+    weight: Annotated[
+        str, typer.Option(help="Weight in the model's lists; auto: what is best on validation.")
+    ] = "auto",
+) -> None:
+    """Copy a model with item-to-item transitions of its training data, which its lists then use as well."""
+    from genrec.config import DecodingConfig, parse_settings
+    from genrec.data import Dataset
+    from genrec.inspection import describe
+    from genrec.pipeline import transitions
+
+    wanted = parse_settings(DecodingConfig, {"transition_weight": weight}, where="--weight").transition_weight
+    transitions.add_transitions(model, Dataset.load(dataset, verify=True), out, wanted)
+    show(describe(out))

@@ -186,7 +186,11 @@ class DecodingConfig(Section):
     temperature: Positive = 1.0
     item_weight: Weight = Field(0.0, description="weight of the item-level log-probability beside that of the codes")
     item_guidance: bool = Field(
-        True, description="with item_weight, beams follow both; else codes alone find what both then rank"
+        True,
+        description="with item_weight or transition_weight, beams follow these too; else codes alone find items",
+    )
+    transition_weight: Weight | Literal["auto"] = Field(
+        0.0, description="weight of item-to-item transitions in what ranks; auto takes what is best on validation"
     )
     renormalise: bool = Field(
         False, description="renormalise probabilities over the legal children; sampling always does"
@@ -219,6 +223,8 @@ class DecodingConfig(Section):
             raise ValueError(f"length_penalty and item_weight rank what beams found; mode: {self.mode} draws its items")
         if self.mode == "session" and (self.length_penalty or self.item_weight):
             raise ValueError("length_penalty and item_weight rank single items; mode: session ranks whole lists")
+        if self.mode in ("stochastic", "nucleus", "session") and self.transition_weight:
+            raise ValueError(f"transition_weight ranks single items that were found; mode: {self.mode} does not")
         return self
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genrec.decoding.device_trie import DeviceTrie, Exclusion, Level
 from genrec.decoding.finite import NonFiniteLogitsError
-from genrec.decoding.guide import ItemGuide
+from genrec.decoding.guide import Guide
 from genrec.decoding.noise import gumbel, stream, user_keys
 from genrec.decoding.ranking import ban
 from genrec.decoding.selection import NEGATIVE_INFINITY, Beams, Options, selection
@@ -86,7 +86,7 @@ def find_leaves(
     options: Options,
     exclusion: Exclusion | None,
     seeds: Tensor,
-    guide: ItemGuide | None = None,
+    guide: Guide | None = None,
 ) -> Leaves:
     """The loop of every search, free of host synchronisation; ``torch.compile`` takes it whole.
 

@@ -50,6 +50,7 @@ def score_catalogue(
     length_penalty: float = 0.0,
     item_weight: float = 0.0,
     extras: Extras = NO_EXTRAS,
+    added: Tensor | None = None,
 ) -> RankedItems:
     """Exact top-k of a model with parallel heads: N x L gathers per user, memory bounded by chunks of items.
 
@@ -64,6 +65,7 @@ def score_catalogue(
         length_penalty: p; identifiers of n codes are ranked by log p(codes) / n^p.
         item_weight: w; ranked by log p(codes) + w log p(item).
         extras: What else the model reads of the histories (:mod:`genrec.models.extras`).
+        added: Further scores of all items, float32 ``[B, N]``.
 
     Raises:
         NonFiniteLogitsError: Naming the first row and level with NaN or infinite logits.
@@ -89,6 +91,8 @@ def score_catalogue(
         if item_weight:
             scores += item_weight * model.item_log_probabilities(context, numbers.expand(len(table), -1))
             refuse_broken_scores(scores)
+        if added is not None:
+            scores = scores + added[:, first : first + len(codes)]
         keys = pack(forbid(scores, exclude, allowed, first), numbers)
         best = best_keys(torch.cat([best, best_keys(keys, top_k)], dim=1), top_k)
     return unpack(best)
@@ -135,6 +139,7 @@ def exhaustive_search(
     length_penalty: float = 0.0,
     max_nodes: int | None = None,
     extras: Extras = NO_EXTRAS,
+    added: Tensor | None = None,
 ) -> RankedItems:
     """The list that a beam search would give with as many beams as items; arguments as in ``beam_search``.
 
@@ -161,6 +166,8 @@ def exhaustive_search(
         except NonFiniteLogitsError as error:
             raise NonFiniteLogitsError(first + int(error.user), error.step) from None
         everything = torch.arange(trie.num_items, device=items.device).expand_as(scores)
+        if added is not None:
+            scores = scores + added[rows]
         excluded = None if exclude is None else exclude[rows]
         parts.append(trie.rank(forbid(scores, excluded, None), everything, top_k))
     return RankedItems(torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts]))

@@ -58,8 +58,8 @@ def explain_items(
     """Score given items code by code, without trie or beams.
 
     The probabilities of a level are over its whole codebook, so that ``code_log_probs.sum(-1) + item_weight *
-    item_log_probs`` is the score of a search with the same temperature that does not renormalise; in sessions the sum
-    of this over the items so far.
+    item_log_probs`` is the score of a search with the same temperature that does not renormalise and adds no
+    transitions; in sessions the sum of this over the items so far.
 
     Args:
         model: Writes identifiers; in eval mode.

@@ -36,6 +36,7 @@ class Block(NamedTuple):
         codes: The items' identifiers where they are explained, int64 ``[n, k, L]``; -1 where there is no code.
         code_log_probs: log p of each of these codes, float32 ``[n, k, L]``.
         item_log_probs: log p of the items by their item vectors, float32 ``[n, k]``, where these took part.
+        transition_log_probs: log q of the items by transitions, float32 ``[n, k]``, where these took part.
     """
 
     rows: np.ndarray
@@ -44,6 +45,7 @@ class Block(NamedTuple):
     codes: np.ndarray | None = None
     code_log_probs: np.ndarray | None = None
     item_log_probs: np.ndarray | None = None
+    transition_log_probs: np.ndarray | None = None
 
 
 def recommend(
@@ -231,14 +233,14 @@ def _search_batch(searcher: Searcher, batch: _Batch, explain: bool) -> Block:
     extras = {name: torch.from_numpy(part).to(model.device) for name, part in batch.extras.items()}
     exclude = None if batch.seen is None else torch.from_numpy(batch.seen).to(model.device)
     ranked = searcher.search(items, lengths, decoding.top_k, exclude, extras=extras)
-    parts: list[Tensor | None] = [None, None, None]
+    parts: list[Tensor | None] = [None, None, None, None]
     if explain:
         found_by = {"temperature": decoding.temperature, "item_weight": decoding.item_weight}
         size = searcher.session_size
         parts = list(explain_items(model, items, lengths, ranked.items, session_size=size, extras=extras, **found_by))
-    codes, code_log_probs, item_log_probs = (None if part is None else part.cpu().numpy() for part in parts)
-    found = ranked.items.cpu().numpy().astype(np.int32)
-    return Block(batch.rows, found, ranked.scores.cpu().numpy(), codes, code_log_probs, item_log_probs)
+        parts.append(searcher.transition_log_probs(items, lengths, ranked.items))
+    explained = [None if part is None else part.cpu().numpy() for part in parts]
+    return Block(batch.rows, ranked.items.cpu().numpy().astype(np.int32), ranked.scores.cpu().numpy(), *explained)
 
 
 def _join(parts: Sequence[Block]) -> Block:

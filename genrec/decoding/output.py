@@ -27,6 +27,7 @@ LISTS = [
 ]
 EXPLANATIONS = [("codes", pa.list_(pa.int32())), ("code_log_probs", pa.list_(pa.float32()))]
 BY_ITEM = [("item_log_prob", pa.float32())]
+BY_TRANSITION = [("transition_log_prob", pa.float32())]
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 PARQUET = ("", ".parquet")
 FORMATS = (".parquet", *SEPARATORS, ".jsonl")
@@ -131,7 +132,7 @@ class Names:
         return cls(users, pa.array(user_ids, pa.string()), pa.array(item_ids, pa.string()))
 
 
-def schema_of(*, explained: bool = False, by_item: bool = False) -> pa.Schema:
+def schema_of(*, explained: bool = False, by_item: bool = False, by_transition: bool = False) -> pa.Schema:
     """Columns of the file.
 
     ``user_id``, ``rank`` (1..k), ``item_id``, ``score`` (natural log-probability of the identifier, or the score that
@@ -141,8 +142,10 @@ def schema_of(*, explained: bool = False, by_item: bool = False) -> pa.Schema:
     Args:
         explained: With ``codes`` (the item's identifier) and ``code_log_probs`` (log p of each of its codes).
         by_item: With ``item_log_prob``, log p of the item by its item vector, which took part in the score.
+        by_transition: With ``transition_log_prob``, log q of the item by transitions, which took part in the score.
     """
-    return pa.schema(LISTS + (EXPLANATIONS if explained else []) + (BY_ITEM if by_item else []))
+    parts = ((EXPLANATIONS, explained), (BY_ITEM, by_item), (BY_TRANSITION, by_transition))
+    return pa.schema(LISTS + [column for columns, wanted in parts if wanted for column in columns])
 
 
 def write_group(writer: pq.ParquetWriter, table: pa.Table) -> None:
@@ -173,7 +176,13 @@ def block_table(block: Block, names: Names) -> pa.Table:
         ]
     if block.item_log_probs is not None:
         columns.append(pa.array(block.item_log_probs[row, column], mask=missing))
-    schema = schema_of(explained=block.codes is not None, by_item=block.item_log_probs is not None)
+    if block.transition_log_probs is not None:
+        columns.append(pa.array(block.transition_log_probs[row, column], mask=missing))
+    schema = schema_of(
+        explained=block.codes is not None,
+        by_item=block.item_log_probs is not None,
+        by_transition=block.transition_log_probs is not None,
+    )
     return pa.table(columns, schema=schema)
 
 

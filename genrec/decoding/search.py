@@ -8,7 +8,7 @@ from torch import Tensor
 from genrec.decoding.beam import CodeWriter, Leaves, find_leaves
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
 from genrec.decoding.finite import refuse_broken_scores
-from genrec.decoding.guide import ItemGuide
+from genrec.decoding.guide import BestGuide, BothGuides, Guide, ItemGuide
 from genrec.decoding.noise import gumbel, history_seeds, stream, user_keys
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.selection import NEGATIVE_INFINITY, Options, condition_on_largest
@@ -80,6 +80,7 @@ def search_items(
     exclude: Tensor | None = None,
     seeds: Tensor | None = None,
     extras: Extras = NO_EXTRAS,
+    added: Tensor | None = None,
 ) -> RankedItems:
     """Lists by any of the searches that :class:`Options` describe; other arguments as in :func:`beam_search`.
 
@@ -90,6 +91,7 @@ def search_items(
     Args:
         options: How to search.
         seeds: int64 ``[B]``, one per user, for what is drawn; from their histories if None.
+        added: Further scores of all items, float32 ``[B, N]``; beams follow them as they follow item vectors.
     """
     check_options(options, top_k)
     if not trie.num_leaves or not len(items):
@@ -97,7 +99,7 @@ def search_items(
     seeds = history_seeds(items, lengths) if seeds is None else seeds
     exclusion = trie.exclusion(exclude)
     context = model.encode(items, lengths, **extras)
-    guide = _guide(model, trie, context, len(items), options, exclusion)
+    guide = _guide(model, trie, context, len(items), options, exclusion, added)
     leaves = find_leaves(model, trie, context, options, exclusion, seeds, guide)
     leaves.refuse_broken()
     if options.mode == "stochastic":
@@ -108,20 +110,35 @@ def search_items(
     found, scores = _items_of(trie, leaves, exclusion, top_k)
     if guide is not None:
         scores = scores + guide.of_items(found)
-    elif options.item_weight:
-        scores = scores + options.item_weight * model.item_log_probabilities(context, found)
-    if options.item_weight:
+    else:
+        if options.item_weight:
+            scores = scores + options.item_weight * model.item_log_probabilities(context, found)
+        if added is not None:
+            scores = scores + added.gather(1, found)
+    if options.item_weight or added is not None:
         refuse_broken_scores(scores)
     return trie.rank(scores, found, top_k)
 
 
 def _guide(
-    model: CodeWriter, trie: DeviceTrie, context: Any, batch: int, options: Options, exclusion: Exclusion | None
-) -> ItemGuide | None:
-    if not (options.item_weight and options.item_guidance and options.mode == "beam"):
+    model: CodeWriter,
+    trie: DeviceTrie,
+    context: Any,
+    batch: int,
+    options: Options,
+    exclusion: Exclusion | None,
+    added: Tensor | None,
+) -> Guide | None:
+    if not options.item_guidance or options.mode != "beam":
         return None
-    everything = torch.arange(trie.num_items, device=trie.device).expand(batch, -1)
-    return ItemGuide(trie, model.item_log_probabilities(context, everything), options.item_weight, exclusion)
+    guides: list[Guide] = []
+    if options.item_weight:
+        everything = torch.arange(trie.num_items, device=trie.device).expand(batch, -1)
+        log_probs = model.item_log_probabilities(context, everything)
+        guides.append(ItemGuide(trie, log_probs, options.item_weight, exclusion))
+    if added is not None:
+        guides.append(BestGuide(trie, added, exclusion))
+    return guides[0] if len(guides) == 1 else BothGuides(guides) if guides else None
 
 
 class Samples(NamedTuple):

@@ -14,6 +14,7 @@ from genrec.decoding.ranking import RankedItems, top_items
 from genrec.decoding.search import search_items
 from genrec.decoding.selection import Options
 from genrec.decoding.session import list_by_sessions, session_size_of
+from genrec.decoding.transitions import added_scores, log_scores, transition_weight
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import GenerativeRecommender, ItemScorer, RecommenderModel
 from genrec.models.extras import NO_EXTRAS, Extras
@@ -87,11 +88,14 @@ class Searcher:
         allowed: bool ``[N]``, False for items that nobody may get; None allows all.
 
     Raises:
-        ConfigError: If the filter does not fit the catalogue, or the model cannot write such sessions.
+        ConfigError: If the filter does not fit the catalogue, the model cannot write such sessions, or transitions are
+            wanted and it has none.
     """
 
     def __init__(self, model: RecommenderModel, decoding: DecodingConfig, allowed: np.ndarray | None = None) -> None:
-        self.model, self.decoding = in_precision(model, decoding.precision), decoding
+        transition_weight(model, decoding)
+        self.known, self.decoding = model, decoding
+        self.model = in_precision(model, decoding.precision)
         self.allowed = _allowed_tensor(model, allowed)
         self.session_size = items_per_sequence(model, decoding)
         self.trie: DeviceTrie | None = None
@@ -123,14 +127,16 @@ class Searcher:
             NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
         """
         model, decoding, trie = self.model, self.decoding, self.trie
+        added = added_scores(self.known, decoding, items, lengths)
         if isinstance(model, ItemScorer):
-            return top_items(model.score_items(items, lengths, **extras), top_k, exclude, self.allowed)
+            scores = model.score_items(items, lengths, **extras)
+            return top_items(_sum(scores, added), top_k, exclude, self.allowed)
         if not isinstance(model, GenerativeRecommender):
             raise TypeError(f"{type(model).__name__} neither writes identifiers nor scores items")
         if decoding.mode == "items":
             everything = torch.arange(model.config.num_items, device=items.device).expand(len(items), -1)
             scores = model.item_log_probabilities(model.encode(items, lengths, **extras), everything)
-            return top_items(scores, top_k, exclude, self.allowed)
+            return top_items(_sum(scores, added), top_k, exclude, self.allowed)
         if trie is None:
             return score_catalogue(
                 model,
@@ -143,6 +149,7 @@ class Searcher:
                 length_penalty=decoding.length_penalty,
                 item_weight=decoding.item_weight,
                 extras=extras,
+                added=added,
             )
         if decoding.mode == "exhaustive":
             return exhaustive_search(
@@ -157,6 +164,7 @@ class Searcher:
                 item_weight=decoding.item_weight,
                 length_penalty=decoding.length_penalty,
                 extras=extras,
+                added=added,
             )
         options = options_of(decoding, top_k)
         if decoding.mode == "session":
@@ -165,8 +173,13 @@ class Searcher:
                 model, trie, items, lengths, options, session_size=size, top_k=top_k, exclude=exclude, extras=extras
             )
         return search_items(
-            model, trie, items, lengths, options, top_k=top_k, exclude=exclude, seeds=seeds, extras=extras
+            model, trie, items, lengths, options, top_k=top_k, exclude=exclude, seeds=seeds, extras=extras, added=added
         )
+
+    def transition_log_probs(self, items: Tensor, lengths: Tensor, found: Tensor) -> Tensor | None:
+        """log q of ``found [B, k]`` by transitions, float32; None where they take no part."""
+        known = log_scores(self.known, self.decoding, items, lengths)
+        return None if known is None else known.gather(1, found.clamp(min=0))
 
 
 def items_per_sequence(model: RecommenderModel, decoding: DecodingConfig) -> int:
@@ -196,6 +209,10 @@ def options_of(decoding: DecodingConfig, top_k: int) -> Options:
         item_guidance=decoding.item_guidance,
         seed=decoding.seed,
     )
+
+
+def _sum(scores: Tensor, added: Tensor | None) -> Tensor:
+    return scores if added is None else scores.float() + added
 
 
 def _state_of(model: GenerativeRecommender) -> tuple[int, torch.device]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec.decoding.device_trie import Level
-from genrec.decoding.guide import ItemGuide
+from genrec.decoding.guide import Guide
 from genrec.decoding.noise import gumbel, stream, user_keys
 
 NEGATIVE_INFINITY = float("-inf")
@@ -85,7 +85,7 @@ class Chosen(NamedTuple):
 Select = Callable[[Level, int, Beams, Tensor], Chosen]
 
 
-def selection(options: Options, seeds: Tensor, guide: ItemGuide | None = None) -> Select:
+def selection(options: Options, seeds: Tensor, guide: Guide | None = None) -> Select:
     """The way that the options ask for.
 
     Args:
@@ -152,7 +152,7 @@ def _choose_likeliest(
     beams: Beams,
     values: Tensor,
     options: Options,
-    guide: ItemGuide | None,
+    guide: Guide | None,
     penalty: Tensor | None = None,
 ) -> Chosen:
     """The best of each row; ``penalty [R, size]`` is taken from the codes' scores."""
@@ -174,7 +174,7 @@ def _choose_likeliest(
 
 
 def _choose_by_groups(
-    level: Level, depth: int, beams: Beams, values: Tensor, options: Options, guide: ItemGuide | None
+    level: Level, depth: int, beams: Beams, values: Tensor, options: Options, guide: Guide | None
 ) -> Chosen:
     """Group after group (Vijayakumar et al., "Diverse Beam Search", 2018, with Hamming diversity)."""
     groups = options.beam_groups

@@ -28,6 +28,7 @@ from genrec.artifacts.targets import check_work_folder
 from genrec.config import AlignmentConfig
 from genrec.data import Dataset
 from genrec.decoding import generate_lists
+from genrec.decoding.transitions import without_transitions
 from genrec.models import RecommenderModel
 from genrec.pipeline.model_folder import STAGE, WRITTEN_ANEW, TrainedModel, open_model, quietly
 from genrec.training.world import World
@@ -83,7 +84,13 @@ def _align_model(
     before = example_lists(trained.model, trained, dataset)
     inputs = {"model": trained.manifest.fingerprint, **_other_inputs(config, trained)}
     result = align_recommender(
-        trained.model, dataset, config, trained.decoding, iterations, inputs=inputs, console=console
+        trained.model,
+        dataset,
+        config,
+        without_transitions(trained.decoding),
+        iterations,
+        inputs=inputs,
+        console=console,
     )
     last = iterations / f"iteration-{len(result.rounds)}"
     examples = [
@@ -165,7 +172,9 @@ def _copy_parts(source: Path, target: Path) -> None:
 
 def _other_inputs(config: AlignmentConfig, trained: TrainedModel) -> dict[str, str]:
     """Fingerprints of what else decides the result."""
-    inputs = {"decoding": fingerprint(trained.decoding.model_dump(mode="json", exclude={"batch_size"}))}
+    inputs = {
+        "decoding": fingerprint(trained.decoding.model_dump(mode="json", exclude={"batch_size", "transition_weight"}))
+    }
     for name, folder in (("reference", config.reference), ("scorer", config.scorer)):
         if folder is not None:
             inputs[name] = read_manifest(Path(folder), STAGE).fingerprint

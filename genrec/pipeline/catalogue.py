@@ -8,6 +8,7 @@ import numpy as np
 from genrec.artifacts.reading import computing
 from genrec.data import Dataset
 from genrec.decoding import use_index
+from genrec.decoding.transitions import without_transitions
 from genrec.features.build import ENCODER_FOLDER
 from genrec.models.extend import extendable, replace_catalogue
 from genrec.pipeline.model_folder import TOKENIZER_FOLDER, TrainedModel, catalogue_of
@@ -46,7 +47,10 @@ def on_catalogue(trained: TrainedModel, dataset: Dataset, *, features: Path | No
     model = replace_catalogue(model, index, values)
     if index.kind == "sequence" and not model.supports_parallel:
         use_index(model, index)
-    return TrainedModel(model, catalogue_of(dataset.items), trained.decoding, trained.manifest, trained.folder)
+    if trained.decoding.transition_weight:
+        logger.warning("the model's transitions are between items of its own catalogue: its lists do without them here")
+    decoding = without_transitions(trained.decoding)
+    return TrainedModel(model, catalogue_of(dataset.items), decoding, trained.manifest, trained.folder)
 
 
 def name_catalogue(tokenizer: ItemTokenizer, dataset: Dataset, values: np.ndarray, level_sizes: list[int]) -> ItemIndex:

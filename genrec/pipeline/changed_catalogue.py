@@ -9,6 +9,7 @@ from genrec.artifacts.manifest import CARD
 from genrec.artifacts.marks import without_stamp
 from genrec.artifacts.reading import computing, copy_plain, reading
 from genrec.data.arrow import write_parquet
+from genrec.decoding.transitions import Transitions
 from genrec.features.build import ENCODER_FOLDER
 from genrec.models import GenerativeRecommender
 from genrec.pipeline.model_folder import (
@@ -36,6 +37,7 @@ def write_changed_model(
     changed: dict[str, int],
     sources: dict[str, str],
     encoder: Path,
+    transitions: Transitions | None = None,
 ) -> None:
     """Write a model folder with another catalogue.
 
@@ -48,6 +50,7 @@ def write_changed_model(
         changed: Counts of items, such as ``added_items``; the manifest's configuration tells them in all.
         sources: Fingerprints of what the folder was made from.
         encoder: Folder of the feature encoder.
+        transitions: The model's links between items, those of the new catalogue; None where it has none.
 
     Raises:
         ArtifactError: If the folder cannot be written.
@@ -62,6 +65,8 @@ def write_changed_model(
         write_parquet(items, folder.path / ITEMS_FILE)
         for name in (DECODING_FILE, TRAINING_FILE):
             copy_plain(source / name, folder.path / name)
+        if transitions is not None:
+            transitions.save(folder.path)
         copy_if_small(encoder, folder.path / ENCODER_FOLDER)
         _write_tokenizer(source / TOKENIZER_FOLDER, index, folder.path / TOKENIZER_FOLDER)
         parameters = sum(parameter.numel() for parameter in model.parameters())

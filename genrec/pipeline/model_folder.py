@@ -3,9 +3,10 @@
 ``config.json`` and ``model.safetensors`` (transformers), ``items.parquet`` (row i is dense item i: item_id, title and
 the columns of the data set's items, so that lists can be filtered by them; very large columns are there but empty),
 ``decoding.json`` (how lists are written), ``training.json`` (how it learned), ``experts.json`` (which experts serve
-what, where there are any), ``tokenizer/`` (a copy of the item tokenizer), ``encoder/`` (a copy of the feature encoder,
-where it is small). The model card ``README.md`` is written after the evaluation and may be edited: it is the one file
-that the manifest does not name.
+what, where there are any), ``transitions.safetensors`` and ``transitions.json`` (links between items for
+``decoding.transition_weight``, where it has them), ``tokenizer/`` (a copy of the item tokenizer), ``encoder/`` (a copy
+of the feature encoder, where it is small). The model card ``README.md`` is written after the evaluation and may be
+edited: it is the one file that the manifest does not name.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from genrec.data.arrow import write_parquet
 from genrec.data.dataset import titles_of
 from genrec.data.parquet import read_parquet
 from genrec.decoding import use_index
+from genrec.decoding.transitions import Transitions, use_transitions
 from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.experts import measure_experts
 from genrec.models import GenerativeRecommender, RecommenderModel, load_recommender
@@ -60,6 +62,7 @@ class TrainedModel:
         decoding: How lists are written where nothing else is said.
         manifest: What it was made from.
         folder: Where it was opened.
+        transitions: Links between items that its lists can use; None where it has none.
     """
 
     model: RecommenderModel
@@ -67,6 +70,7 @@ class TrainedModel:
     decoding: DecodingConfig
     manifest: Manifest
     folder: Path
+    transitions: Transitions | None = None
 
     @property
     def item_ids(self) -> list[str]:
@@ -111,6 +115,7 @@ def save_model(
     decoding: DecodingConfig,
     result: "TrainingResult",
     settings: dict[str, Any],
+    transitions: Transitions | None = None,
 ) -> None:
     """Write a ``model`` folder.
 
@@ -122,6 +127,7 @@ def save_model(
         decoding: How lists are written by default.
         result: How it learned.
         settings: Sections ``recommender`` and ``training``, for the manifest.
+        transitions: Links between items for its lists.
 
     Raises:
         ArtifactError: If the place cannot be written or the disk is full.
@@ -129,6 +135,8 @@ def save_model(
     inputs, experts = {"dataset": dataset.fingerprint}, measure_experts(model, dataset)
     if companions.features is not None:
         settings = settings | {"features": read_manifest(companions.features).config}
+    if transitions is not None:
+        settings = settings | {"transitions": transitions.description}
     if companions.tokenizer is not None:
         inputs["tokenizer"] = model.config.index_fingerprint
     with write_artifact(out, STAGE, config=settings, inputs=inputs, seed=settings["training"]["seed"]) as folder:
@@ -137,6 +145,8 @@ def save_model(
         write_parquet(catalogue_of(dataset.items), folder.path / ITEMS_FILE)
         write_json(folder.path / DECODING_FILE, decoding.model_dump(mode="json"))
         write_json(folder.path / TRAINING_FILE, asdict(result))
+        if transitions is not None:
+            transitions.save(folder.path)
         if experts is not None:
             write_json(folder.path / EXPERTS_FILE, experts)
         if companions.tokenizer is not None:
@@ -170,10 +180,12 @@ def open_model(path: str | Path, *, device: str | None = None, verify: bool = Tr
         if not verify:
             check_files(folder, manifest)
         model, items, index, decoding = _read_parts(folder, manifest)
+        transitions = Transitions.load(folder, model.config.num_items)
     model = to_device(model, device)
     if isinstance(model, GenerativeRecommender) and index is not None and index.kind == "sequence":
         use_index(model, index)
-    return TrainedModel(model, items, decoding, manifest, folder)
+    use_transitions(model, transitions)
+    return TrainedModel(model, items, decoding, manifest, folder, transitions)
 
 
 def _read_parts(

@@ -85,6 +85,7 @@ def _add_new_items(model: Path, items: Path, out: Path, features: Path | None) -
         changed={"added_items": added.items},
         sources={"model": trained.manifest.fingerprint, "new items": table_sha256(items)},
         encoder=(features or model) / ENCODER_FOLDER,
+        transitions=trained.transitions and trained.transitions.extended(added.items),
     )
     shared = f"; {added.sharing} of them share an identifier with another item" if added.sharing else ""
     add_to_card(

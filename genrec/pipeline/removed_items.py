@@ -55,6 +55,7 @@ def _remove_known_items(model: Path, items: Path, out: Path) -> int:
         changed={"removed_items": len(gone)},
         sources={"model": trained.manifest.fingerprint, "removed items": table_sha256(items)},
         encoder=model / ENCODER_FOLDER,
+        transitions=trained.transitions and trained.transitions.without(kept),
     )
     add_to_card(
         model,

@@ -47,6 +47,7 @@ FOLDERS = {
     "tokenizer": "tokenizer",
     "model": "model",
     "aligned": "model",
+    "transitions": "model",
     LEARNED_FOLDER: "model",
 }
 SHOWN_FILES = (RECOMMENDATIONS_FILE, METRICS_FILE, REPORT_FILE)

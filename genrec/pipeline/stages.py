@@ -43,6 +43,7 @@ from genrec.pipeline.steps import (
     read_records,
     tokenize_items,
 )
+from genrec.pipeline.transitions import add_transitions
 from genrec.pipeline.work import (
     BASELINE_LISTS_FILE,
     CONFIG_FILE,
@@ -54,6 +55,7 @@ from genrec.pipeline.work import (
     REPORT_FILE,
     SETTINGS_FILE,
     Work,
+    adds_transitions,
     aligns,
     needs_features,
 )
@@ -134,6 +136,15 @@ def make_aligned(work: Work) -> str:
     return f"{config.method}, {steps} steps, {moved}"
 
 
+def make_transitions(work: Work) -> str:
+    """Add transitions of the training part to a copy of the model."""
+    decoding, folder = work.recipe.decoding, work.folder / "transitions"
+    source = work.folder / work.learned_name
+    made = add_transitions(source, work.dataset, folder, decoding.transition_weight, work.learned_decoding)
+    chosen = ", chosen on validation" if decoding.transition_weight == "auto" else ""
+    return f"{made.links.nnz:,} links, weight {made.weight:g}{chosen}"
+
+
 def make_baselines(work: Work) -> str:
     """Fit or train what the recommender is compared with, and write their lists for the test users."""
     names = work.recipe.evaluation.baselines
@@ -144,7 +155,7 @@ def make_baselines(work: Work) -> str:
             trained = _learned_baseline(work)
             settings[name] = work.baseline_plan.settings["recommender"]
             lists[name], _ = generate_lists(
-                trained.model, histories, decoding=work.recipe.decoding, top_k=work.list_length, progress=True
+                trained.model, histories, decoding=work.learned_decoding, top_k=work.list_length, progress=True
             )
         else:
             fitted = fit_baseline(name, work.dataset, exclude_seen=exclude_seen)
@@ -276,10 +287,13 @@ def _variants(work: Work) -> list[Result]:
     recipe, results = work.recipe, []
     if aligns(recipe):
         trained = open_model(work.folder / "model", verify=False)
-        results.append(_measure_test(work, BEFORE_ALIGNMENT, trained, work.folder / "model", recipe.decoding))
+        results.append(_measure_test(work, BEFORE_ALIGNMENT, trained, work.folder / "model", work.learned_decoding))
+    if adds_transitions(recipe):
+        name, folder = f"{recipe.recommender.name}, without transitions", work.folder / work.model_name
+        results.append(_measure_test(work, name, work.trained, folder, work.learned_decoding))
     if recipe.decoding.item_weight:
         for part, changed in SCORE_PARTS.items():
-            name, decoding = f"{recipe.recommender.name}, {part}", recipe.decoding.model_copy(update=changed)
+            name, decoding = f"{recipe.recommender.name}, {part}", work.learned_decoding.model_copy(update=changed)
             results.append(_measure_test(work, name, work.trained, work.folder / work.model_name, decoding))
     return results
 
@@ -304,7 +318,7 @@ def _baseline_results(work: Work) -> list[Result]:
         )
         if name == LEARNED_BASELINE:
             folder = work.folder / LEARNED_FOLDER
-            protocol = protocol_of(folder, open_model(folder, verify=False), dataset, "test", recipe.decoding)
+            protocol = protocol_of(folder, open_model(folder, verify=False), dataset, "test", work.learned_decoding)
         results.append(score_lists(name, lists[name], dataset, protocol, recipe.evaluation, settings=settings[name]))
     return results
 
@@ -316,7 +330,13 @@ def _read_by(recipe: Recipe, config: RecommenderConfig) -> list[str]:
 
 
 def _search_settings(work: Work) -> dict[str, Any]:
-    return work.recipe.decoding.model_dump(mode="json", exclude={"batch_size"})
+    # Without transitions the settings are those of versions that had none.
+    left_out = {"batch_size"} if adds_transitions(work.recipe) else {"batch_size", "transition_weight"}
+    return work.recipe.decoding.model_dump(mode="json", exclude=left_out)
+
+
+def _learned_search(work: Work) -> dict[str, Any]:
+    return work.recipe.decoding.model_dump(mode="json", exclude={"batch_size", "transition_weight"})
 
 
 def _dataset_settings(work: Work) -> dict[str, Any]:
@@ -362,10 +382,18 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "aligned",
         make_aligned,
-        settings=lambda work: [work.recipe.alignment.model_dump(mode="json"), _search_settings(work)],
+        settings=lambda work: [work.recipe.alignment.model_dump(mode="json"), _learned_search(work)],
         outputs=lambda work: ["aligned"],
         after=lambda recipe: ["dataset", "model"],
         needed=aligns,
+    ),
+    Stage(
+        "transitions",
+        make_transitions,
+        settings=_search_settings,
+        outputs=lambda work: ["transitions"],
+        after=lambda recipe: ["dataset", "model", "aligned"],
+        needed=adds_transitions,
     ),
     Stage(
         "baselines",
@@ -373,7 +401,7 @@ STAGES: tuple[Stage, ...] = (
         settings=lambda work: [
             work.recipe.evaluation.model_dump(mode="json", include={"ks", "baselines"}),
             work.baseline_plan.settings,
-            _search_settings(work),
+            _learned_search(work),
         ],
         outputs=lambda work: [BASELINE_LISTS_FILE, SETTINGS_FILE],
         after=lambda recipe: ["dataset", *_read_by(recipe, baseline_recommender(recipe))],
@@ -387,20 +415,20 @@ STAGES: tuple[Stage, ...] = (
             _search_settings(work),
         ],
         outputs=lambda work: [METRICS_FILE, LISTS_FILE],
-        after=lambda recipe: ["dataset", "model", "aligned", "baselines"],
+        after=lambda recipe: ["dataset", "model", "aligned", "transitions", "baselines"],
     ),
     Stage(
         "generation",
         make_recommendations,
         settings=_search_settings,
         outputs=lambda work: [RECOMMENDATIONS_FILE],
-        after=lambda recipe: ["dataset", "model", "aligned"],
+        after=lambda recipe: ["dataset", "model", "aligned", "transitions"],
     ),
     Stage(
         "report",
         make_report,
         settings=lambda work: work.recipe.evaluation.examples,
         outputs=lambda work: [REPORT_FILE, f"{work.model_name}/{CARD}"],
-        after=lambda recipe: ["dataset", "tokenizer", "model", "aligned", "evaluation"],
+        after=lambda recipe: ["dataset", "tokenizer", "model", "aligned", "transitions", "evaluation"],
     ),
 )

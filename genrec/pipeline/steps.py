@@ -34,6 +34,7 @@ from genrec.config import (
 )
 from genrec.data import Dataset
 from genrec.decoding import generate_lists, session_size_of, use_index
+from genrec.decoding.transitions import without_transitions
 from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.protocol import Part, Protocol, Result, metrics_json, score_lists
 from genrec.evaluation.recommendations import score_recommendations
@@ -62,6 +63,7 @@ from genrec.pipeline.model_folder import (
     to_device,
 )
 from genrec.pipeline.resolve import check_vectors, uses_features, uses_texts
+from genrec.pipeline.transitions import fit_transitions
 from genrec.tokenizers import ItemIndex, ItemTokenizer, fit_tokenizer
 from genrec.tokenizers.collisions import count_collisions
 from genrec.tokenizers.fit import STAGE as TOKENIZER_STAGE
@@ -242,7 +244,8 @@ def _train_model(
     console: Console | None,
 ) -> TrainingResult:
     model = new_model(plan, dataset, companions)
-    result = train_recommender(model, dataset, plan.training, plan.decoding, checkpoints, log=log, console=console)
+    alone = without_transitions(plan.decoding)
+    result = train_recommender(model, dataset, plan.training, alone, checkpoints, log=log, console=console)
     identified = recommender_class(plan.recommender.name).needs_identifiers
     companions = Companions(
         companions.tokenizer if identified else None,
@@ -250,7 +253,17 @@ def _train_model(
     )
 
     def finish() -> None:
-        save_model(out, model, dataset, companions, decoding=plan.decoding, result=result, settings=plan.settings)
+        links = fit_transitions(model, dataset, plan.decoding) if plan.decoding.transition_weight else None
+        save_model(
+            out,
+            model,
+            dataset,
+            companions,
+            decoding=plan.decoding,
+            result=result,
+            settings=plan.settings,
+            transitions=links,
+        )
         remove_work_folder(checkpoints)
 
     world.from_leader(finish)

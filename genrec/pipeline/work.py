@@ -7,8 +7,9 @@ from rich.console import Console
 
 from genrec.artifacts import MANIFEST, fingerprint, read_manifest, remove_work_folder
 from genrec.artifacts.folders import discard_folder
-from genrec.config import Recipe
+from genrec.config import DecodingConfig, Recipe
 from genrec.data import Dataset
+from genrec.decoding.transitions import without_transitions
 from genrec.pipeline.ledger import Ledger
 from genrec.pipeline.model_folder import Companions, TrainedModel, open_model
 from genrec.pipeline.resolve import (
@@ -60,7 +61,12 @@ class Work:
 
     @property
     def model_name(self) -> str:
-        """The folder whose model writes the lists: ``aligned`` where the recipe aligns, else ``model``."""
+        """The folder whose model writes the lists: ``transitions`` where the recipe adds them to what was learned."""
+        return "transitions" if adds_transitions(self.recipe) else self.learned_name
+
+    @property
+    def learned_name(self) -> str:
+        """The folder with the model as it was learned: ``aligned`` where the recipe aligns, else ``model``."""
         return "aligned" if aligns(self.recipe) else "model"
 
     @cached_property
@@ -71,12 +77,17 @@ class Work:
     @property
     def plan(self) -> TrainingPlan:
         """How the recipe's recommender is trained."""
-        return TrainingPlan(self.recipe.recommender, self.recipe.training, self.recipe.decoding)
+        return TrainingPlan(self.recipe.recommender, self.recipe.training, self.learned_decoding)
+
+    @property
+    def learned_decoding(self) -> DecodingConfig:
+        """How lists are written by models alone, the trained baseline among them."""
+        return without_transitions(self.recipe.decoding)
 
     @property
     def baseline_plan(self) -> TrainingPlan:
         """How the baseline that learns is trained."""
-        return TrainingPlan(baseline_recommender(self.recipe), baseline_training(self.recipe), self.recipe.decoding)
+        return TrainingPlan(baseline_recommender(self.recipe), baseline_training(self.recipe), self.learned_decoding)
 
     @property
     def companions(self) -> Companions:
@@ -93,7 +104,8 @@ class Work:
     def checkpoints(self, stage: str, plan: TrainingPlan) -> Path:
         """The private folder of a training, another one for every change that makes checkpoints useless."""
         training = {key: value for key, value in plan.settings["training"].items() if key not in CONTINUING_KEYS}
-        settings = [plan.settings["recommender"], training, plan.decoding.model_dump(mode="json")]
+        decoding = plan.decoding.model_dump(mode="json", exclude={"transition_weight"})
+        settings = [plan.settings["recommender"], training, decoding]
         folders = [path for path in (self.companions.tokenizer, self.companions.features) if path]
         inputs = [self.dataset.fingerprint, *(read_manifest(path).fingerprint for path in folders)]
         return self.folder / "checkpoints" / f"{stage}-{fingerprint([settings, inputs])[:12]}"
@@ -123,6 +135,11 @@ def needs_features(recipe: Recipe) -> bool:
     """Whether a recipe has any use for item vectors."""
     learned = LEARNED_BASELINE in recipe.evaluation.baselines and uses_features(baseline_recommender(recipe))
     return needs_identifiers(recipe) or uses_features(recipe.recommender) or learned
+
+
+def adds_transitions(recipe: Recipe) -> bool:
+    """Whether a recipe adds transitions to what the model says."""
+    return bool(recipe.decoding.transition_weight)
 
 
 def aligns(recipe: Recipe) -> bool:

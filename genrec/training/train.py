@@ -221,7 +221,7 @@ def _store(
     settings |= {f"decoding.{key}": value for key, value in decoding.model_dump(mode="json").items()}
     # Only their product decides what an update sees; what changes no list is left out, too.
     del settings["training.batch_size"], settings["training.gradient_accumulation_steps"]
-    del settings["decoding.batch_size"]
+    del settings["decoding.batch_size"], settings["decoding.transition_weight"]
     settings["users per update"] = config.batch_size * config.gradient_accumulation_steps
     inputs = {"model": _describe(model), "data set": dataset.fingerprint}
     return CheckpointStore(out, settings, inputs, config.seed)

@@ -14,6 +14,7 @@ from scipy import sparse
 from genrec.config import Section
 from genrec.config.ranges import HistoryLength, Share
 from genrec.data.histories import Histories
+from genrec.decoding.transitions import history_weights
 from genrec.evaluation.baselines.base import Baseline, Popularity
 from genrec.evaluation.baselines.sparse_rows import descending
 from genrec.evaluation.metrics import find_targets, ranking_metrics
@@ -57,7 +58,8 @@ class ItemGraph(Baseline):
 
     def rank(self, histories: Histories, excluded: sparse.csr_array, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """Lists for a block of rows; see :meth:`Baseline.rank`."""
-        found = self._weights(histories) @ self.links
+        decay, last_n = self._settings.decay, self._settings.last_n
+        found = history_weights(histories, self.num_items, decay, last_n) @ self.links
         found = (found - found.multiply(excluded)).tocoo()
         linked = found.data > 0
         # Places by popularity instead of items, so that the order breaks ties as it should.
@@ -69,15 +71,6 @@ class ItemGraph(Baseline):
         items[row, column], scores[row, column] = self._popular.order[place], score
         self._fill(histories, excluded, items, scores)
         return items, scores
-
-    def _weights(self, histories: Histories) -> sparse.csr_array:
-        if self._settings.last_n is not None:
-            counts = np.minimum(histories.lengths, self._settings.last_n)
-            histories = histories.slice(histories.users, histories.offsets[1:] - counts, counts)
-        age = np.repeat(histories.offsets[1:], histories.lengths) - 1 - np.arange(len(histories.items))
-        weights = (self._settings.decay ** age.astype(np.float64)).astype(np.float32)
-        shape = (len(histories), self.num_items)
-        return sparse.csr_array((weights, histories.items, histories.offsets), shape=shape)
 
     def _fill(self, histories: Histories, excluded: sparse.csr_array, items: np.ndarray, scores: np.ndarray) -> None:
         short = np.flatnonzero(items[:, -1] < 0)
@@ -92,6 +85,15 @@ class ItemGraph(Baseline):
         filled = np.where(missing, np.take_along_axis(popular, np.maximum(nth, 0), axis=1), items[short])
         scores[short] = np.where(missing, np.where(filled >= 0, 0.0, -np.inf), scores[short])
         items[short] = filled
+
+
+def validation_sample(dataset: "Dataset", seed: int = 0) -> tuple[Histories, Histories]:
+    """Histories and held-out items of the validation users, rows aligned; 2000 drawn by seed, if there are more."""
+    histories, targets = dataset.evaluation("validation")
+    if len(targets) > TUNING_USERS:
+        rows = np.sort(np.random.default_rng(seed).choice(len(targets), TUNING_USERS, replace=False))
+        histories, targets = histories.select(rows), targets.select(rows)
+    return histories, targets
 
 
 def best_settings(
@@ -116,10 +118,7 @@ def best_settings(
         exclude_seen: As in the evaluation to come.
         seed: Draws the validation users.
     """
-    histories, targets = dataset.evaluation("validation")
-    if len(targets) > TUNING_USERS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(targets), TUNING_USERS, replace=False))
-        histories, targets = histories.select(rows), targets.select(rows)
+    histories, targets = validation_sample(dataset, seed)
     values: dict[Settings, float] = {}
 
     def value_of(settings: Settings) -> float:

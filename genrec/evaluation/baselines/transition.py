@@ -12,6 +12,7 @@ from scipy import sparse
 
 from genrec.config.ranges import HistoryLength, Share, Weight
 from genrec.data.histories import Histories
+from genrec.decoding.transitions import Transitions
 from genrec.errors import DataError
 from genrec.evaluation.baselines.item_graph import ItemGraph, ItemGraphSettings, best_settings
 from genrec.evaluation.baselines.sparse_rows import descending, first_of_rows, rows_at_once
@@ -80,6 +81,16 @@ class Transition(ItemGraph):
             return cls(parts.links(settings), popularity, settings)
 
         return model(best_settings(dataset, first, grid, model, exclude_seen=exclude_seen, seed=seed))
+
+    def transitions(self, weight: float) -> Transitions:
+        """The links for ``decoding.transition_weight``.
+
+        Args:
+            weight: What ``auto`` stands for.
+        """
+        links = self.links.copy()
+        links.sort_indices()
+        return Transitions(links, self._settings.decay, self._settings.last_n, weight, self.settings)
 
 
 def text_vectors(dataset: "Dataset") -> np.ndarray | None:
