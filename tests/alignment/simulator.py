@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from genrec.alignment.prompts import Prompts
-from genrec.config import AlignmentConfig, DataConfig, DecodingConfig, RecommenderConfig
+from genrec.config import AlignmentConfig, AlignmentTraining, DataConfig, DecodingConfig, RecommenderConfig
 from genrec.data import Dataset, make_dataset
 from genrec.data.histories import pad_histories
 from genrec.decoding import generate_lists
@@ -89,7 +89,7 @@ class World:
 
 
 def recipe(**changes: object) -> AlignmentConfig:
-    """Settings that suit the small world."""
+    """Settings that suit the small world; keys of ``training`` are given among the others."""
     values = {
         "method": "dpo",
         "rewards": {"function": 1.0},
@@ -103,4 +103,6 @@ def recipe(**changes: object) -> AlignmentConfig:
         "patience": 9,
         **changes,
     }
-    return AlignmentConfig.model_validate(values)
+    training = {key: value for key, value in values.items() if key in AlignmentTraining.model_fields}
+    others = {key: value for key, value in values.items() if key not in training}
+    return AlignmentConfig.model_validate({**others, "training": training})

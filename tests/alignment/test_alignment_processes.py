@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_model
 from simulator import World
 
-from genrec.alignment.batches import MixedBatches, MixedWindows, PromptRows
+from genrec.alignment.batches import MixedBatches, MixedRows, MixedWindows, PromptRows
 from genrec.alignment.prompts import Prompts
 from genrec.data.histories import Histories
 from genrec.training.world import World as Processes
@@ -114,8 +115,8 @@ def test_both_stop_at_the_same_step_and_one_process_takes_up_what_two_began(fold
 
 def test_processes_that_do_not_divide_the_batch_are_refused(folder: Path):
     for found in outcomes(folder, "odd"):
-        assert found["what"] == "alignment.batch_size 9 cannot be divided among 2 processes"
-        assert "alignment.batch_size=8" in found["fix"]
+        assert found["what"] == "alignment.training.batch_size 9 cannot be divided among 2 processes"
+        assert "alignment.training.batch_size=8" in found["fix"]
 
 
 def test_sharded_models_are_refused(folder: Path):
@@ -124,18 +125,22 @@ def test_sharded_models_are_refused(folder: Path):
         assert "configs/accelerate/ddp.yaml" in found["fix"]
 
 
+@pytest.mark.parametrize("accumulation", [1, 2, 3])
 @pytest.mark.parametrize("share", [0.01, 0.5, 2.0])
-def test_processes_divide_both_kinds_of_rows_and_say_how_much_they_have(share: float):
+def test_processes_and_micro_batches_divide_both_kinds_of_rows_and_say_how_much_they_have(
+    share: float, accumulation: int
+):
     windows = Histories.from_lists([[0] * (1 + row % 4) for row in range(10)])
     prompts = PromptRows(Prompts(Histories.from_lists([[row] for row in range(7)]), Histories.from_lists([[]] * 7)))
-    batches = MixedBatches(windows.lengths, 3, len(prompts), share, seed=0)
+    batches = MixedBatches(windows.lengths, 3, accumulation, extra=len(prompts), share=share, seed=0)
 
     def part(rank: int, size: int) -> MixedWindows:
         return MixedWindows(windows, 4, prompts, lambda lengths: int(lengths.sum()), Processes(rank, size))
 
-    for rows in batches:
-        whole = part(0, 1).__getitems__(rows)
-        parts = [part(rank, 4).__getitems__(rows) for rank in range(4)]
+    for _, group in groupby(batches, lambda one: one.rows.tobytes()):
+        micro_batches = list(group)
+        whole = part(0, 1).__getitems__(MixedRows(micro_batches[0].rows, 0, 1, 0))
+        parts = [part(rank, 4).__getitems__(one) for one in micro_batches for rank in range(4)]
         shares = np.array([own["shares"].tolist() for own in parts])
         np.testing.assert_allclose(shares.sum(0), 1)
         held = [own["lengths"].sum() for own in parts], [len(own["prompt_rows"]) for own in parts]
