@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alignment_worker import QUICK, RUNS, STOP, USERS, align
+from alignment_worker import EXPERTS, QUICK, RUNS, SPREAD, STOP, USERS, align
 from safetensors.numpy import load_file
 from safetensors.torch import save_model
 from simulator import World
@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     world = World(folder / "dataset", users=USERS)
     save_model(world.supervised(epochs=5, dropout=0.0), str(folder / "weights.safetensors"))
+    save_model(world.supervised(epochs=5, dropout=0.0, **EXPERTS), str(folder / "experts.safetensors"))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WORLD_SIZE", raising=False)
         for name, value in QUICK.items():
@@ -41,6 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         workers = start_workers(folder)
         for name in RUNS:
             align(folder, name, f"alone/{name}")
+        for name in SPREAD:
+            align(folder, name, f"alone-accumulated/{name}", batch_size=2, gradient_accumulation_steps=4)
+            align(folder, name, f"alone-experts/{name}", experts=True)
         for worker in workers:
             output, _ = worker.communicate(timeout=600)
             assert worker.returncode == 0, output[-3000:]
@@ -105,6 +109,22 @@ def test_losses_gradients_weights_and_guards_are_those_of_one_process(folder: Pa
     first, second = outcomes(folder, name)
     assert first == second
     assert len(first["steps"]) == RUNS[name].get("iterations", 1)
+
+
+@pytest.mark.parametrize("name", SPREAD)
+@pytest.mark.parametrize("way", ["accumulated", "alone-accumulated"])
+def test_gradient_accumulation_learns_what_whole_batches_teach(folder: Path, name: str, way: str):
+    assert_equal_runs(folder / way / name, folder / "alone" / name)
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_experts_shared_by_two_processes_learn_what_one_process_learns(folder: Path, name: str):
+    assert_equal_runs(folder / "experts" / name, folder / "alone-experts" / name)
+
+
+def test_a_model_without_experts_has_none_to_share(folder: Path):
+    for found in outcomes(folder, "no experts"):
+        assert found["what"] == "alignment.training.expert_parallel is 2 and the model has no experts"
 
 
 def test_both_stop_at_the_same_step_and_one_process_takes_up_what_two_began(folder: Path):
