@@ -83,7 +83,7 @@ def test_pairs_are_compared_with_a_reference_in_the_precision_of_the_policy(worl
 def test_alignment_in_bfloat16_learns_as_in_float32(method, world, tmp_path, monkeypatch):
     monkeypatch.setattr("genrec.training.train._tracking", lambda folder, resumed: [])
     monkeypatch.setattr("genrec.alignment.choice.load_function", lambda name: world.reward)
-    gained = {}
+    gained, weights = {}, {}
     for precision in ("fp32", "bf16"):
         pairs = {"source": "self-play", "per_user": 2, "list_size": 10}
         model = world.supervised()
@@ -98,6 +98,7 @@ def test_alignment_in_bfloat16_learns_as_in_float32(method, world, tmp_path, mon
         )
         gained[precision] = result.best["reward@10"] - result.start["reward@10"]
         assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+        weights[precision] = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     assert gained["fp32"] > 0.005
     assert gained["bf16"] == pytest.approx(gained["fp32"], abs=0.015)
-    assert gained["bf16"] != gained["fp32"]
+    assert not torch.equal(weights["bf16"], weights["fp32"])
