@@ -29,7 +29,7 @@ def draw_curves(rounds: Sequence[Mapping[str, Any]], path: Path) -> None:
     steps, records = joined_records(rounds)
     figure = new_figure(12, 6.8)
     for number, (title, subtitle, wanted) in enumerate(PANELS, start=1):
-        names = measured_names(wanted, records[0])
+        names = measured_names(wanted, *records)
         axes = figure.add_subplot(2, 3, number)
         dress(axes, title, subtitle)
         axes.set_xlabel("updates", color=INK)
@@ -51,12 +51,13 @@ def draw_curves(rounds: Sequence[Mapping[str, Any]], path: Path) -> None:
     write_figure(figure, path)
 
 
-def measured_names(wanted: Sequence[str], record: Mapping[str, Any]) -> list[str]:
-    """Names of measurements; one that ends in @ means it at whatever length of list it was measured."""
+def measured_names(wanted: Sequence[str], *records: Mapping[str, Any]) -> list[str]:
+    """Names of measurements; one that ends in @ means it at whatever length of list it was measured in the records."""
+    known = dict.fromkeys(name for record in records for name in record)
     return [
         name
         for one in wanted
-        for name in ([key for key in record if key.startswith(one)] if one.endswith("@") else [one])
+        for name in ([key for key in known if key.startswith(one)] if one.endswith("@") else [one])
     ]
 
 

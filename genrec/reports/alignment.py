@@ -58,7 +58,7 @@ def alignment_figures(values: Mapping[str, Any]) -> list[Figure]:
     figures = []
     for title, subtitle, names in PANELS:
         lines: list[Line] = []
-        for name in measured_names(names, records[0]):
+        for name in measured_names(names, *records):
             points = [
                 (float(step), float(record[name]))
                 for step, record in zip(steps, records, strict=True)
