@@ -147,7 +147,7 @@ class AlignmentTraining(TrainingConfig):
     metric: Metric = Field("ndcg@10", description="selects the model: recall, ndcg, mrr, reward @k, or pair_accuracy")
 
 
-# Keys that stood in ``alignment`` itself before it had a section ``training``.
+# Keys that were in ``alignment`` itself before it had a section ``training``.
 OLD_TRAINING_KEYS = (
     "epochs",
     "batch_size",
