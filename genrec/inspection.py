@@ -211,7 +211,8 @@ def _alignment_words(path: Path) -> str:
         return ""
     values = read_json(path / "alignment.json")
     start, best = values["start"], values["best"]
-    shown = [name for name in ("pair_accuracy", "reward@10", "recall@10", "ndcg@10", "kl") if name in best]
+    rewards = [name for name in best if name.startswith("reward@")]
+    shown = [name for name in ("pair_accuracy", *rewards, "recall@10", "ndcg@10", "kl") if name in best]
     moved = ", ".join(f"{name} {start[name]:.4f} -> {best[name]:.4f}" for name in shown)
     return f"; aligned in {len(values['rounds'])} rounds: {moved} on validation"
 
@@ -222,7 +223,8 @@ def _source_words(manifest: Manifest, path: Path) -> str:
 
 def _iteration_words(manifest: Manifest, path: Path) -> str:
     values = read_json(path / "result.json")
-    metric = manifest.config["metric"]
+    # Written before alignment had a section ``training``, its keys are among the others.
+    metric = manifest.config.get("training", manifest.config)["metric"]
     found = f"{metric} {values['start'][metric]:.4f} -> {values['best'][metric]:.4f}"
     return f"round {manifest.counts['iteration']} of an alignment by {manifest.config['method']}: {found} on validation"
 

@@ -140,7 +140,7 @@ def test_lengths_of_lists_are_refused_before_any_work(ks):
 
 
 @pytest.mark.parametrize("metric", ["ndcg@0", "ndcg@-1", "ndcg@1.5", "recall@99999999999999999999", "ndcg@x", "mrr@²"])
-@pytest.mark.parametrize("key", ["training.metric", "alignment.metric", "alignment.guard"])
+@pytest.mark.parametrize("key", ["training.metric", "alignment.training.metric", "alignment.guard"])
 def test_metrics_are_of_lists_of_some_length(key, metric):
     with pytest.raises(ConfigError, match=key):
         load_recipe(None, [f"{key}={metric}"])

@@ -36,12 +36,13 @@ from genrec.artifacts import (
     write_artifact,
     write_json,
 )
-from genrec.config import AlignmentConfig, DecodingConfig, TrainingConfig
+from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.models.base import GenerativeRecommender, RecommenderModel
 from genrec.signals import StopSignals
 from genrec.terminal.console import Terminal
 from genrec.training.batches import EpochLoader, cut_windows
 from genrec.training.checkpoints import CheckpointStore
+from genrec.training.experts import check_experts
 from genrec.training.launch import Launch
 from genrec.training.log import Display, MetricsLog
 from genrec.training.memory import count_targets
@@ -112,7 +113,7 @@ class AlignmentResult:
 class GuardedRun(Run):
     """A run that also ends when a guard is broken."""
 
-    section = "alignment"
+    section = "alignment.training"
     guards: Guards
 
     def stop_reason(self, step: int) -> StopReason | None:
@@ -155,7 +156,7 @@ def join_processes(config: AlignmentConfig) -> tuple[Launch, World]:
     """
     launch = Launch.from_environment()
     launch.refuse_shards()
-    launch.check(training_of(config), section="alignment")
+    launch.check(config.training, section="alignment.training")
     return launch, launch.join()
 
 
@@ -190,10 +191,11 @@ def align_recommender(
     """
     launch, world = join_processes(config)
     check_recipe(config, model, dataset)
+    check_experts(model, config.training.expert_parallel, section="alignment.training")
     assert isinstance(model, GenerativeRecommender)  # check_recipe refused everything else
     out, console = out.absolute(), (console or Terminal(stderr=True)) if world.leads else Terminal(quiet=True)
     reference = load_reference(Path(config.reference), model) if config.reference else copy.deepcopy(model)
-    reward, quality = build_reward(config, dataset, model)
+    reward, quality = build_reward(config, dataset, model, decoding)
     identity = {**inputs, "dataset": dataset.fingerprint}
     open_work_folder(out)
     rounds: list[RoundResult] = []
@@ -247,7 +249,7 @@ class Round:
         first_start: dict[str, float] | None,
     ) -> RoundResult:
         """Train one round and write its artefact; the model is left with what was kept."""
-        config, seed, world = self.config, self.config.seed + self.number, World.current()
+        config, seed, world = self.config, self.config.training.seed + self.number, World.current()
         before = copy.deepcopy(model)
         material = gather(model, self.dataset, config, self.decoding, self.reward, seed)
         watch = Watch.of(self.dataset, config, self.decoding, material.measured, self.reward)
@@ -267,7 +269,7 @@ class Round:
         if reason and world.leads:
             logger.warning("alignment was stopped at step %d: %s", result.steps, reason)
         if not kept and world.leads:
-            logger.warning("no step was better than the start by %s: the model is as it was", config.metric)
+            logger.warning("no step was better than the start by %s: the model is as it was", config.training.metric)
         # The checkpoints go when it is saved, and all have read them by then.
         world.gather(None)
         world.from_leader(partial(self._save, folder, model, material, done, key))
@@ -297,7 +299,7 @@ class Round:
             return count_targets(model, {"lengths": torch.from_numpy(lengths)})
 
         return learner, mixed_loader(
-            windows, size, rows, count=count, batch_size=config.batch_size, share=config.share, seed=seed
+            windows, size, rows, count=count, training=config.training, share=config.share, seed=seed
         )
 
     @property
@@ -306,19 +308,21 @@ class Round:
         return 0.0 if self.config.method in ("kto", "grpo") else self.decoding.item_weight
 
     def _pair_rows(self, reference: GenerativeRecommender, material: Material) -> PairRows:
-        pairs = material.pairs
+        pairs, config = material.pairs, self.config.training
         assert pairs is not None  # every method but grpo gathers pairs
         candidates = pairs.candidates
         if self.config.method == "kto":
             there = pairs.present[:, 0].reshape(-1, *[1] * (pairs.chosen.ndim - 1))
             known = np.where(there, pairs.chosen, pairs.rejected[:, 0])
-            others = np.random.default_rng(self.config.seed).permutation(known)
+            others = np.random.default_rng(self.config.training.seed).permutation(known)
             candidates = np.concatenate([candidates, others[:, None]], axis=1)
-        scores = by_blocks(
-            len(pairs),
-            lambda rows: score_candidates(reference, pairs.histories.select(rows), candidates[rows], self._item_weight),
-        )
-        return PairRows(pairs, candidates, scores)
+
+        def score(rows: np.ndarray) -> np.ndarray:
+            # In the policy's own precision: differences between two precisions are no preferences.
+            with torch.autocast(reference.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                return score_candidates(reference, pairs.histories.select(rows), candidates[rows], self._item_weight)
+
+        return PairRows(pairs, candidates, by_blocks(len(pairs), score))
 
     def _train(
         self,
@@ -329,15 +333,19 @@ class Round:
         folder: Path,
         key: Mapping[str, str],
     ) -> TrainingResult:
-        config, world = self.config, World.current()
+        training, world = self.config.training, World.current()
         private = folder.with_name(f"{folder.name}.checkpoints")
-        settings = {f"alignment.{name}": value for name, value in _deciding(config).items()}
-        store = CheckpointStore(private, settings, key, config.seed)
+        settings = _deciding(self.config)
+        inner = {f"training.{name}": value for name, value in settings.pop("training").items()}
+        settings = {f"alignment.{name}": value for name, value in (settings | inner).items()}
+        store = CheckpointStore(private, settings, key, training.seed)
         validate = GuardedValidation(guards, learner.policy)
         log = MetricsLog(private / LOG_FILE, silent=not world.leads)
         with StopSignals() as signals:
-            display = Display(self.console, config.metric)
-            run = GuardedRun(training_of(config), loader, validate, store, log, display, signals)
+            display = Display(self.console, training.metric)
+            # Selected is the best by the metric among those that keep the guard.
+            selecting = training.model_copy(update={"metric": "selected"})
+            run = GuardedRun(selecting, loader, validate, store, log, display, signals)
             run.guards, run.state.best_metric = guards, start["selected"]
             run.name_users, run.launch, run.world = self.dataset.users_named, self.launch, world
             return continue_run(learner, run)
@@ -351,8 +359,8 @@ class Round:
         key: Mapping[str, str],
     ) -> None:
         private = folder.with_name(f"{folder.name}.checkpoints")
-        settings = _deciding(self.config)
-        with write_artifact(folder, ITERATION_STAGE, config=settings, inputs=key, seed=self.config.seed) as target:
+        settings, seed = _deciding(self.config), self.config.training.seed
+        with write_artifact(folder, ITERATION_STAGE, config=settings, inputs=key, seed=seed) as target:
             save_model(model, str(target.path / WEIGHTS_FILE))
             write_json(target.path / RESULT_FILE, asdict(result))
             if material.pairs is not None:
@@ -365,22 +373,9 @@ class Round:
     def _say(self, start: Mapping[str, float], material: Material) -> None:
         pairs, prompts = material.pairs, material.prompts
         what = f"{len(pairs)} preferences ({pairs.source})" if pairs is not None else f"{len(prompts or ())} prompts"
-        numbers = ", ".join(f"{name} {start[name]:.4f}" for name in {self.config.metric: 0, self.config.guard: 0})
+        watched = {self.config.training.metric: 0, self.config.guard: 0}
+        numbers = ", ".join(f"{name} {start[name]:.4f}" for name in watched)
         logger.info("aligning by %s from %s; at the start %s", self.config.method, what, numbers)
-
-
-def training_of(config: AlignmentConfig) -> TrainingConfig:
-    """How a round trains."""
-    return TrainingConfig(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        max_minutes=config.max_minutes,
-        eval_epochs=config.eval_epochs,
-        patience=config.patience,
-        metric="selected",
-        seed=config.seed,
-    )
 
 
 def _deciding(config: AlignmentConfig) -> dict[str, Any]:

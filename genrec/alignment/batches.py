@@ -1,12 +1,14 @@
 """Batches of two kinds at once: windows that anchor the model, and pairs or prompts that move it.
 
 Row numbers from W on, the number of windows, mean pairs or prompts; so the order of both is one pure function of (seed,
-epoch), and training resumes exactly.
+epoch), and training resumes exactly. Micro-batches and processes divide an update alike: each says what share of it it
+holds, so what is learned does not depend on how an update is divided.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +16,9 @@ from torch import Tensor
 
 from genrec.alignment.preferences import Preferences
 from genrec.alignment.prompts import Prompts
+from genrec.config import TrainingConfig
 from genrec.data.histories import Histories, pad_histories
-from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset
+from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, update_rows
 from genrec.training.world import World
 
 Count = Callable[[np.ndarray], int]
@@ -78,12 +81,28 @@ class PromptRows:
         return _history(self.prompts.histories, rows, size) | {"prompt_rows": torch.from_numpy(rows)}
 
 
-class MixedWindows(WindowDataset):
-    """Windows, and behind them the rows of something else.
+class MixedRows(NamedTuple):
+    """One micro-batch: the rows of its whole update, and which part of them it is.
 
-    Several processes are all asked for the whole batch, and each gives its part of both kinds of rows. ``shares`` then
-    says how much of the batch's targets and of its other rows that is. Where nothing of a kind is left for a process,
-    another's row stands in, with a share of 0: its gradients are waited for.
+    Attributes:
+        rows: Row numbers of the update, int64.
+        part: Number of the micro-batch, from 0.
+        parts: Micro-batches of this update.
+        size: Windows per micro-batch.
+    """
+
+    rows: np.ndarray
+    part: int
+    parts: int
+    size: int
+
+
+class MixedWindows(WindowDataset):
+    """Windows, and after them the rows of something else.
+
+    Several processes are all asked for the same micro-batch, and each gives its part of both kinds of rows. ``shares``
+    then says how much of the update's targets and of its other rows that is. Where nothing of a kind is left for a
+    micro-batch or a process, another row is read in its place, with a share of 0: its gradients are waited for.
 
     Args:
         windows: Training samples of the next-item loss.
@@ -97,45 +116,63 @@ class MixedWindows(WindowDataset):
         super().__init__(windows, size)
         self.extra, self.count, self.world = extra, count, world
 
-    def __getitems__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """The part of a batch that this process learns from."""
+    def __getitems__(self, micro_batch: MixedRows) -> dict[str, Tensor]:  # type: ignore[override]
+        """The part of a micro-batch that this process learns from."""
+        rows, part, parts, size = micro_batch
         first = len(self.windows)
         windows, others = rows[rows < first], rows[rows >= first] - first
-        if self.world.size == 1:
+        if self.world.size == parts == 1:
             return super().__getitems__(windows) | self.extra.batch(others, self.size - 1)
-        own_windows, own_others = (part[self.world.rank :: self.world.size] for part in (windows, others))
+        own_windows = windows[part * size : (part + 1) * size][self.world.rank :: self.world.size]
+        own_others = others[part::parts][self.world.rank :: self.world.size]
         lengths = self.windows.lengths
         shares = [self.count(lengths[own_windows]) / self.count(lengths[windows]), len(own_others) / len(others)]
         batch = super().__getitems__(own_windows if len(own_windows) else windows[:1])
         batch |= self.extra.batch(own_others if len(own_others) else others[:1], self.size - 1)
-        return batch | {"shares": torch.tensor(shares, dtype=torch.float64)}
+        batch["shares"] = torch.tensor(shares, dtype=torch.float64)
+        return batch if parts == 1 else batch | {"part": torch.tensor([part, parts])}
 
 
 class MixedBatches(EpochBatches):
-    """Every batch of windows is followed by rows from the rest, which go round and round in an order of the epoch.
+    """The windows of every update are followed by rows from the rest, which are repeated in an order of the epoch.
+
+    What an update sees depends on ``batch_size * accumulation`` only, as with :class:`EpochBatches`.
 
     Args:
         lengths: Items per window, int64 ``[W]``.
-        batch_size: Windows per batch.
-        extra: Rows behind the windows.
-        share: Extra rows per window of a batch; at least one row is in every batch.
+        batch_size: Windows per micro-batch.
+        accumulation: Micro-batches per update.
+        extra: Rows after the windows.
+        share: Extra rows per window of an update; at least one row is in every update.
         seed: Seed of the run.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, extra: int, share: float, seed: int) -> None:
-        super().__init__(lengths, batch_size, 1, seed)
+    def __init__(
+        self, lengths: np.ndarray, batch_size: int, accumulation: int, *, extra: int, share: float, seed: int
+    ) -> None:
+        super().__init__(lengths, batch_size, accumulation, seed)
         self.extra = extra
-        self.extra_size = min(max(1, round(share * min(batch_size, len(lengths)))), extra)
+        self.extra_size = min(max(1, round(share * min(batch_size * accumulation, len(lengths)))), extra)
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def _updates(self) -> Iterator[np.ndarray]:
         order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.extra)
-        for number, rows in enumerate(super().__iter__()):
+        updates = update_rows(self.lengths, self.batch_size * self.accumulation, self.seed, self.epoch)
+        for number, rows in enumerate(updates):
             places = np.arange(number * self.extra_size, (number + 1) * self.extra_size) % self.extra
             yield np.concatenate([rows, len(self.lengths) + order[places]])
 
+    def rows_of_update(self, number: int) -> np.ndarray:
+        """What all processes see in an update of the epoch, counted from 0: row numbers, int64."""
+        return next(islice(self._updates(), number, None))
+
+    def __iter__(self) -> Iterator[MixedRows]:  # type: ignore[override]
+        for rows in self._updates():
+            parts = -(-(len(rows) - self.extra_size) // self.batch_size)
+            yield from (MixedRows(rows, part, parts, self.batch_size) for part in range(parts))
+
 
 def mixed_loader(
-    windows: Histories, size: int, extra: Extra, *, count: Count, batch_size: int, share: float, seed: int
+    windows: Histories, size: int, extra: Extra, *, count: Count, training: TrainingConfig, share: float, seed: int
 ) -> EpochLoader:
     """A loader of windows with extra rows, for this process among those that train together.
 
@@ -144,12 +181,19 @@ def mixed_loader(
         size: Longest window.
         extra: What else a batch holds.
         count: Targets of windows of some lengths, int64 ``[B]``.
-        batch_size: Windows per batch, of all processes together.
-        share: Extra rows per window of a batch.
+        training: Windows per micro-batch, of all processes together, micro-batches per update, and loading processes.
+        share: Extra rows per window of an update.
         seed: Seed of the run.
     """
-    batches = MixedBatches(windows.lengths, batch_size, len(extra), share, seed)
-    return EpochLoader(MixedWindows(windows, size, extra, count, World.current()), batches, 0)
+    batches = MixedBatches(
+        windows.lengths,
+        training.batch_size,
+        training.gradient_accumulation_steps,
+        extra=len(extra),
+        share=share,
+        seed=seed,
+    )
+    return EpochLoader(MixedWindows(windows, size, extra, count, World.current()), batches, training.num_workers)
 
 
 def _history(histories: Histories, rows: np.ndarray, size: int) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 from genrec.alignment.pairs import explicit_pairs, feedback_column, implicit_pairs, reward_pairs, session_pairs
 from genrec.alignment.preferences import Preferences
 from genrec.alignment.prompts import Prompts, training_prompts
-from genrec.alignment.reward_model import train_list_reward
+from genrec.alignment.reward_model import ListReward, RewardQuality, order_among_beams, train_list_reward
 from genrec.alignment.rewards import (
     CategoryMatch,
     Diversity,
@@ -31,6 +31,7 @@ from genrec.alignment.rewards import (
 from genrec.alignment.sampling import best_lists, best_sessions, sample_lists, score_lists, score_sessions
 from genrec.artifacts import verify_artifact
 from genrec.config import AlignmentConfig, DecodingConfig
+from genrec.decoding.session import refuse_longer_sessions, session_size_of
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.models import GenerativeRecommender, ItemScorer, RecommenderModel, load_recommender
 from genrec.models.base import BackboneSettings
@@ -65,7 +66,7 @@ def check_recipe(config: AlignmentConfig, model: RecommenderModel, dataset: "Dat
 
     Raises:
         ConfigError: If the model has no sequence identifiers, or settings are missing or contradict each other.
-        DataError: If a feedback column holds no numbers.
+        DataError: If a feedback column holds no numbers, or a file of preferences cannot be used.
     """
     if config.method == "none":
         raise ConfigError(
@@ -87,6 +88,21 @@ def check_recipe(config: AlignmentConfig, model: RecommenderModel, dataset: "Dat
         if used[name] and value is None:
             where = "alignment.pairs.path" if name == "file" else f"alignment.{key}"
             raise ConfigError(f"{where} is not given", where=where, expected="a path", fix=f"set {where}")
+    if used["file"] and config.method != "grpo":
+        _check_file(Path(str(config.pairs.path)), dataset, model)
+
+
+def _check_file(path: Path, dataset: "Dataset", model: RecommenderModel) -> None:
+    """Refuse preferences between lists that the model does not write as one sequence."""
+    chosen = Preferences.load(path, dataset.item_ids).chosen
+    if chosen.ndim == 2:
+        refuse_longer_sessions(
+            chosen.shape[1],
+            model.config.family,
+            model.settings,
+            where=f"{path}: lists of up to {chosen.shape[1]} items are compared",
+            fix="give single items as chosen and rejected, or train a model that writes such lists",
+        )
 
 
 def check_family(name: str, settings: BackboneSettings, *, writes: bool) -> None:
@@ -111,9 +127,9 @@ def uses_reward(config: AlignmentConfig) -> bool:
 
 
 def build_reward(
-    config: AlignmentConfig, dataset: "Dataset", model: GenerativeRecommender
+    config: AlignmentConfig, dataset: "Dataset", model: GenerativeRecommender, decoding: DecodingConfig
 ) -> tuple[Mixture | None, dict[str, Any]]:
-    """The recipe's reward, and how good a learned one is on users that it never saw.
+    """The recipe's reward, and how good a learned one is on users that it never saw, also among the model's own lists.
 
     Raises:
         ConfigError: If a reward cannot be made.
@@ -128,8 +144,7 @@ def build_reward(
     parts: list[tuple[str, float, Reward]] = []
     for name, weight in config.rewards.items():
         if name == "lists":
-            learn = partial(train_list_reward, dataset, config.objectives, seed=config.seed)
-            reward, measured = World.current().from_leader(learn)
+            reward, measured = _learn_list_reward(config, dataset, model, decoding)
             quality = asdict(measured)
             if World.current().leads:
                 _report(quality)
@@ -146,6 +161,28 @@ def build_reward(
         }
         parts.append((name, weight, simple[name]()))
     return Mixture(parts), quality
+
+
+def _learn_list_reward(
+    config: AlignmentConfig, dataset: "Dataset", model: GenerativeRecommender, decoding: DecodingConfig
+) -> tuple[ListReward, RewardQuality]:
+    """A reward for the lists that will be compared: whole sessions, or items each for itself."""
+    seed, sessions = config.training.seed, decoding.mode == "session"
+    longest = session_size_of(decoding, model.config.family, model.settings)
+    learn = partial(train_list_reward, dataset, config.objectives, longest=longest, seed=seed)
+    reward, quality, held_out = World.current().from_leader(learn)
+    prompts = training_prompts(dataset, per_user=1, horizon=longest, max_history=model.max_history, seed=seed)
+    prompts = prompts.select(np.flatnonzero(np.isin(prompts.histories.users, held_out))[:CHECKED_PROMPTS])
+    size = config.pairs.list_size
+    if sessions:
+        lists = best_sessions(model, prompts.histories, size, decoding=decoding)
+        worth = score_sessions(Mixture([("lists", 1.0, reward)]), prompts, lists)
+    else:
+        items = sample_lists(model, prompts.histories, size, decoding=decoding, seed=seed)
+        lists, worth = items[..., None], score_lists(reward, prompts, items)
+    taken = (Hit()(prompts, lists.reshape(len(lists), -1)) > 0).reshape(lists.shape).sum(axis=2)
+    taken = np.where(lists[..., 0] >= 0, taken, -1)
+    return reward, replace(quality, beam_auc=order_among_beams(worth, taken))
 
 
 def gather(
@@ -183,7 +220,7 @@ def gather(
                 fix="use alignment.method: kto, which learns from either side",
             )
         found = found.select(found.paired)
-    learned, measured = found.split_users(pairs.eval_share, config.seed)
+    learned, measured = found.split_users(pairs.eval_share, config.training.seed)
     if method == "kto" and pairs.source == "explicit":
         # Single sides cannot be compared: the same users are measured by pairs.
         compared = explicit_pairs(dataset, pairs, max_history=model.max_history, seed=seed)
@@ -293,6 +330,14 @@ def _refuse_extras(settings: BackboneSettings, where: str) -> None:
 
 
 def _report(quality: dict[str, Any]) -> None:
+    beams = quality["beam_auc"]
+    logger.info(
+        "reward model for lists of 1 to %d: among the model's own lists of held-out users, AUC %s",
+        quality["longest"],
+        "not measured: none holds what a user took next" if beams is None else f"{beams:.3f}",
+    )
+    if beams is not None and not beams >= TRUSTED_AUC:
+        logger.warning("the reward model hardly orders the model's own lists (AUC %.3f among them)", beams)
     for name, auc in quality["auc"].items():
         error = quality["calibration_error"][name]
         logger.info("reward model, %s: held-out AUC %.3f, calibration error %.3f", name, auc, error)

@@ -16,14 +16,14 @@ from genrec.alignment.prompts import Prompts
 from genrec.alignment.scoring import path_logits, sequence_log_probs
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.data.histories import Histories, pad_histories
-from genrec.decoding import DeviceTrie, generate_lists, trie_of
+from genrec.decoding import DeviceTrie, generate_lists, session_size_of, trie_of
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.metrics import evaluate_lists
 from genrec.models.base import GenerativeRecommender
 from genrec.training.world import World
 
 if TYPE_CHECKING:
-    from genrec.alignment.rewards import Reward
+    from genrec.alignment.rewards import Mixture
     from genrec.data import Dataset
 
 KS = (5, 10)
@@ -39,14 +39,14 @@ class Watch:
     Attributes:
         prompts: Validation histories and their held-out items.
         pairs: Preferences of users that nothing is learned from; None without pairs.
-        reward: What lists are worth; None without rewards.
+        reward: What lists are worth, the very reward that pairs and groups are compared by; None without rewards.
         decoding: How lists are written.
         num_items: N.
     """
 
     prompts: Prompts
     pairs: Preferences | None
-    reward: "Reward | None"
+    reward: "Mixture | None"
     decoding: DecodingConfig
     num_items: int
 
@@ -57,9 +57,9 @@ class Watch:
         config: AlignmentConfig,
         decoding: DecodingConfig,
         pairs: Preferences | None,
-        reward: "Reward | None",
+        reward: "Mixture | None",
     ) -> "Watch":
-        """Validation users of a data set, at most ``config.eval_users``, drawn by seed.
+        """Validation users of a data set, at most ``training.eval_users``, drawn by seed.
 
         Raises:
             DataError: If nobody has both a history and a validation item.
@@ -72,8 +72,9 @@ class Watch:
                 fix="give more interactions, or choose another data.split",
             )
         prompts = Prompts(histories, targets)
-        if config.eval_users is not None and config.eval_users < len(histories):
-            drawn = np.random.default_rng(config.seed).choice(len(histories), config.eval_users, replace=False)
+        users, seed = config.training.eval_users, config.training.seed
+        if users is not None and users < len(histories):
+            drawn = np.random.default_rng(seed).choice(len(histories), users, replace=False)
             prompts = prompts.select(np.sort(drawn))
         return cls(prompts, pairs, reward, decoding, dataset.num_items)
 
@@ -83,8 +84,8 @@ class Measured:
     """What one process found out of its rows.
 
     Attributes:
-        lists: Of its r prompts, int32 ``[r, k]``.
-        rewards: What every place is worth, float ``[r, k]``; None without rewards.
+        lists: Of its r prompts, int32 ``[r, k]``: ten items, or a longer session.
+        rewards: What each list is worth, float ``[r]``; None without rewards.
         paths: KL, entropy and legal mass of each prompt, float64 ``[r, 3]``.
         scores: log p of the candidates of its pairs, float32 ``[p, 1 + C]``; None without pairs.
     """
@@ -130,8 +131,7 @@ class Guards:
         """
         now = self.measure(model)
         self.start = earlier or now
-        for key in ("metric", "guard"):
-            name = getattr(self.config, key)
+        for key, name in (("training.metric", self.config.training.metric), ("guard", self.config.guard)):
             if name not in now:
                 raise ConfigError(
                     f"alignment.{key} = {name!r} is not measured",
@@ -149,9 +149,10 @@ class Guards:
     def part(self, model: GenerativeRecommender) -> Measured:
         """What this process finds out of its rows."""
         model.eval()
-        lists, _ = generate_lists(model, self.prompts.histories, decoding=self.watch.decoding, top_k=KS[-1])
+        size = session_size_of(self.watch.decoding, model.config.family, model.settings)
+        lists, _ = generate_lists(model, self.prompts.histories, decoding=self.watch.decoding, top_k=max(KS[-1], size))
         reward = self.watch.reward
-        rewards = None if reward is None else np.asarray(reward(self.prompts, lists.astype(np.int64)))
+        rewards = None if reward is None else _list_rewards(reward, self.prompts, lists.astype(np.int64), size)
         codes = model.item_codes[_first_targets(self.prompts).to(model.device)].long()
         paths = _path_numbers(_paths(model, self.prompts), self.paths, trie_of(model), codes[:, : self.levels])
         return Measured(lists, rewards, paths, None if self.pairs is None else self._score(model))
@@ -161,15 +162,18 @@ class Guards:
         watch, rows = self.watch, len(self.watch.prompts)
         lists = _joined([part.lists for part in parts], rows)
         found = evaluate_lists(lists, watch.prompts.targets, num_items=watch.num_items, ks=KS).metrics
-        found["diversity@10"] = list_diversity(lists, model.item_codes.cpu().numpy())
+        found["diversity@10"] = list_diversity(lists[:, : KS[-1]], model.item_codes.cpu().numpy())
         if rewards := [part.rewards for part in parts if part.rewards is not None]:
-            found["reward@10"] = float(_joined(rewards, rows)[lists >= 0].mean())
+            size = session_size_of(watch.decoding, model.config.family, model.settings)
+            there = lists[:, 0] >= 0
+            name = f"reward@{size if size > 1 else KS[-1]}"
+            found[name] = float(_joined(rewards, rows)[there].mean()) if there.any() else 0.0
         paths = _joined([part.paths for part in parts], rows).mean(axis=0).tolist()
         found |= dict(zip(("kl", "entropy", "legal_mass"), paths, strict=True))
         if watch.pairs is not None and self.reference_scores is not None:
             scores = _joined([part.scores for part in parts if part.scores is not None], len(watch.pairs))
             found |= pair_numbers(scores, self.reference_scores, watch.pairs, self.config.beta)
-        value = found.get(self.config.metric, float("nan"))
+        value = found.get(self.config.training.metric, float("nan"))
         found["selected"] = value if not self.start or self._acceptable(found) else float("-inf")
         return found
 
@@ -185,14 +189,14 @@ class Guards:
         if found[guard] < floor:
             return (
                 f"{guard} fell to {found[guard]:.4f}, below {floor:.4f} (the start, {start[guard]:.4f}, less"
-                f" {self.config.stop_fall:.1%}): lower alignment.learning_rate or preference_weight, or raise beta or"
-                " anchor_weight"
+                f" {self.config.stop_fall:.1%}): lower alignment.training.learning_rate or preference_weight, or raise"
+                " beta or anchor_weight"
             )
         for name, share in FLOORS.items():
             if found[name] < share * start[name]:
                 return (
                     f"the model collapses: {name} fell from {start[name]:.4f} to {found[name]:.4f}; lower"
-                    " alignment.learning_rate, or raise anchor_weight (kl_weight with grpo)"
+                    " alignment.training.learning_rate, or raise anchor_weight (kl_weight with grpo)"
                 )
         return None
 
@@ -305,6 +309,17 @@ def _measured_levels(trie: DeviceTrie, codes: Tensor) -> int:
         if trie.levels[depth].ends or bool((codes[:, depth] < 0).any()):
             return depth
     return codes.shape[1]
+
+
+def _list_rewards(reward: "Mixture", prompts: Prompts, lists: np.ndarray, session_size: int) -> np.ndarray:
+    """What lists ``[R, k]`` are worth, float64 ``[R]``, by what pairs and groups are compared by.
+
+    Sequences of several items are compared as wholes, items each for itself: of these it is the mean of ten.
+    """
+    if session_size > 1:
+        return reward.whole(prompts, lists[:, :session_size])
+    lists = lists[:, : KS[-1]]
+    return reward(prompts, lists).sum(axis=1) / np.maximum((lists >= 0).sum(axis=1), 1)
 
 
 def _own_rows(count: int, world: World) -> np.ndarray:

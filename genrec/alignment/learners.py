@@ -1,6 +1,7 @@
 """What is trained: a policy with the loss of its method, as one module that takes mixed batches."""
 
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from genrec.alignment import losses
 from genrec.alignment.prompts import Prompts
 from genrec.alignment.rewards import Mixture
 from genrec.alignment.sampling import sample_batch, session_batch, whole_worth
-from genrec.alignment.scoring import present, sequence_log_probs
+from genrec.alignment.scoring import count_codes, present, sequence_log_probs
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.models.base import GenerativeRecommender, TrainingOutput
 from genrec.training.memory import count_targets
@@ -76,11 +77,12 @@ class PairLearner(Learner):
         reference: Tensor,
         weights: Tensor,
         shares: Tensor | None = None,
+        part: Tensor | None = None,
     ) -> TrainingOutput:
         """The anchor of ``items [B, T]`` and preferences among ``candidates [P, C]`` after ``histories [P, T']``.
 
-        In a part of a batch, a piece (:meth:`cut_batch`) or what one of several processes has of it, ``shares`` float64
-        ``[2]`` says how much of either it holds.
+        In a part of an update, a micro-batch, a piece (:meth:`cut_batch`) or what one of several processes has of it,
+        ``shares`` float64 ``[2]`` says how much of either it holds; ``part`` is for :class:`GroupLearner`.
         """
         scores = self.score(histories, history_lengths, candidates, self.item_weight)
         baseline = _baseline(scores - reference, shares) if self.recipe.method == "kto" else None
@@ -99,6 +101,8 @@ class PairLearner(Learner):
         Returns:
             Pieces, and the weight of the loss of each, which is 1.
         """
+        batch = {name: tensor for name, tensor in batch.items() if name != "part"}
+        whole = batch.pop("shares", torch.ones(2, dtype=torch.float64))
         number = min(pieces, len(batch["lengths"]), len(batch["candidates"]))
         parts = [
             dict(zip(batch, tensors, strict=True))
@@ -107,7 +111,7 @@ class PairLearner(Learner):
         targets, rows = count_targets(self.policy, batch), len(batch["candidates"])
         for part in parts:
             held = [count_targets(self.policy, part) / targets, len(part["candidates"]) / rows]
-            part["shares"] = torch.tensor(held, dtype=torch.float64)
+            part["shares"] = torch.tensor(held, dtype=torch.float64) * whole.cpu()
         return [(part, 1.0) for part in parts]
 
 
@@ -116,7 +120,9 @@ def _baseline(ratios: Tensor, shares: Tensor | None) -> Tensor:
     mean, world = ratios[:, -1].detach().mean(), World.current()
     if world.size == 1 or shares is None:
         return mean
-    return world.gather_numbers(float(mean) * float(shares[1])).sum().to(mean)
+    total, held = world.gather_numbers(float(mean) * float(shares[1]), float(shares[1])).sum(0)
+    # A micro-batch that holds other rows only has no pairs to compare.
+    return (total / held).to(mean) if held else mean
 
 
 def preference_losses(
@@ -155,8 +161,8 @@ def preference_losses(
     if config.method == "ipo":
         return losses.ipo(chosen, rejected, beta=beta, real=real)
     if config.method == "simpo":
-        length = policy.num_levels * (candidates.shape[2] if candidates.dim() == 3 else 1)
-        return losses.simpo(scores[:, 0], scores[:, 1:], beta=beta, gamma=config.gamma, length=length, real=real)
+        means = scores / count_codes(policy, candidates).clamp(min=1)
+        return losses.simpo(means[:, 0], means[:, 1:], beta=beta, gamma=config.gamma, real=real)
     smoothing = config.label_smoothing if config.method == "cdpo" else 0.0
     return losses.dpo(chosen, rejected, beta=beta, label_smoothing=smoothing, real=real)
 
@@ -206,18 +212,21 @@ class GroupLearner(Learner):
         history_lengths: Tensor,
         prompt_rows: Tensor,
         shares: Tensor | None = None,
+        part: Tensor | None = None,
     ) -> TrainingOutput:
         """The anchor of ``items [B, T]`` and the group loss of items sampled after ``histories [P, T']``.
 
         Several processes draw what one would: a draw depends on the update and the history. ``shares`` float64 ``[2]``
-        says how much of the batch's targets and prompts one of them has.
+        says how much of the update's targets and prompts this batch has, ``part`` int64 ``[2]`` which of how many
+        micro-batches it is.
         """
-        if int(self.updates) % self.recipe.refresh_steps == 0:
+        first, last = (True, True) if part is None else (int(part[0]) == 0, int(part[0]) == int(part[1]) - 1)
+        if first and int(self.updates) % self.recipe.refresh_steps == 0:
             self._refresh()
         config = self.recipe
         with torch.no_grad():
             groups = self._groups(histories, history_lengths)
-            self.updates += 1
+            self.updates += int(last)
             advantages = self._advantages(prompt_rows, groups)
             sampled = sequence_log_probs(self.sampler, histories, history_lengths, groups)
             reference = sequence_log_probs(self._reference[0], histories, history_lengths, groups)
@@ -237,7 +246,7 @@ class GroupLearner(Learner):
         size = self.recipe.pairs.list_size
         if self.decoding.mode == "session":
             return session_batch(self.sampler, histories, lengths, size, decoding=self.decoding)
-        seed = int(np.random.SeedSequence([self.recipe.seed, int(self.updates)]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.recipe.training.seed, int(self.updates)]).generate_state(1)[0])
         return sample_batch(self.sampler, histories, lengths, size, decoding=self.decoding, seed=seed)
 
     def _advantages(self, prompt_rows: Tensor, groups: Tensor) -> Tensor:
@@ -250,6 +259,13 @@ class GroupLearner(Learner):
         return losses.group_advantages(values, present(groups))
 
     def _refresh(self) -> None:
+        # Buffers too: what balances experts moves while training, and is no parameter.
         with torch.no_grad():
-            for own, new in zip(self.sampler.parameters(), self.policy.parameters(), strict=True):
+            for own, new in zip(_tensors_of(self.sampler), _tensors_of(self.policy), strict=True):
                 own.copy_(new)
+
+
+def _tensors_of(model: nn.Module) -> Iterator[Tensor]:
+    """All that a model computes with."""
+    yield from model.parameters()
+    yield from model.buffers()

@@ -1,8 +1,8 @@
 """Preference losses as pure functions of log-probabilities; every one gives a float ``[B]``, one loss per row.
 
 Names: ``chosen [B]`` and ``rejected [B, C]`` are log-ratios log pi(y|x) - log pi_ref(y|x), but for :func:`simpo`, which
-has no reference and takes log-probabilities. ``real`` is bool ``[B, C]``, False where a row has fewer rejected items;
-a row with none costs nothing. Losses that compare two sides take the mean over a row's rejected items.
+has no reference and takes log-probabilities per code. ``real`` is bool ``[B, C]``, False where a row has fewer rejected
+items; a row with none costs nothing. Losses that compare two sides take the mean over a row's rejected items.
 """
 
 import math
@@ -45,22 +45,19 @@ def ipo(chosen: Tensor, rejected: Tensor, *, beta: float, real: Tensor | None = 
     return _mean_over_rejected((chosen.unsqueeze(1) - rejected - 1 / (2 * beta)).square(), real)
 
 
-def simpo(
-    chosen: Tensor, rejected: Tensor, *, beta: float, gamma: float, length: int, real: Tensor | None = None
-) -> Tensor:
+def simpo(chosen: Tensor, rejected: Tensor, *, beta: float, gamma: float, real: Tensor | None = None) -> Tensor:
     """SimPO: log-probabilities per code instead of ratios to a reference, and a margin that they must exceed.
 
     Meng et al. 2024, eq. 6.
 
     Args:
-        chosen: log p of the chosen items, ``[B]``.
-        rejected: log p of the rejected items, ``[B, C]``.
+        chosen: log p of the chosen items, each divided by its own number of codes, ``[B]``.
+        rejected: The same of the rejected items, ``[B, C]``.
         beta: Scale.
         gamma: Target margin.
-        length: L, codes per item.
         real: See the module.
     """
-    margin = beta / length * (chosen.unsqueeze(1) - rejected) - gamma
+    margin = beta * (chosen.unsqueeze(1) - rejected) - gamma
     return _mean_over_rejected(-logsigmoid(margin), real)
 
 

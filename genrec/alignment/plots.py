@@ -10,7 +10,7 @@ from genrec.tokenizers.quality.canvas import ACCENT, INK, MUTED, SECOND, dress, 
 
 PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("What users took", "validation users, full catalogue", ("recall@10", "ndcg@10")),
-    ("What is preferred", "unseen pairs in order; mean reward", ("pair_accuracy", "reward@10")),
+    ("What is preferred", "unseen pairs in order; mean reward", ("pair_accuracy", "reward@")),
     ("Log-probabilities", "unseen pairs; both falling: a warning", ("chosen_log_prob", "rejected_log_prob")),
     ("Margin", "beta times the log-ratios' difference", ("margin",)),
     ("KL to the reference", "nats per item", ("kl",)),
@@ -28,7 +28,8 @@ def draw_curves(rounds: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     steps, records = joined_records(rounds)
     figure = new_figure(12, 6.8)
-    for number, (title, subtitle, names) in enumerate(PANELS, start=1):
+    for number, (title, subtitle, wanted) in enumerate(PANELS, start=1):
+        names = measured_names(wanted, *records)
         axes = figure.add_subplot(2, 3, number)
         dress(axes, title, subtitle)
         axes.set_xlabel("updates", color=INK)
@@ -48,6 +49,16 @@ def draw_curves(rounds: Sequence[Mapping[str, Any]], path: Path) -> None:
         else:
             axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color=MUTED)
     write_figure(figure, path)
+
+
+def measured_names(wanted: Sequence[str], *records: Mapping[str, Any]) -> list[str]:
+    """Names of measurements; one that ends in @ means it at whatever length of list it was measured in the records."""
+    known = dict.fromkeys(name for record in records for name in record)
+    return [
+        name
+        for one in wanted
+        for name in ([key for key in known if key.startswith(one)] if one.endswith("@") else [one])
+    ]
 
 
 def joined_records(rounds: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[dict[str, Any]]]:

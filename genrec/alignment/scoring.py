@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from genrec.decoding.session import refuse_longer_sessions
 from genrec.models.base import Context, GenerativeRecommender
 from genrec.models.extras import NO_EXTRAS, Extras
 from genrec.models.layers.codes import NO_CODE
@@ -33,7 +34,12 @@ def sequence_log_probs(
 
     Returns:
         float32 ``[B, C]``, natural logarithms; 0 where there is no candidate.
+
+    Raises:
+        ConfigError: If lists are longer than the model writes.
     """
+    if candidates.dim() == 3:
+        refuse_longer_sessions(candidates.shape[2], model.config.family, model.settings, where="lists of items")
     context = model.encode(items, lengths, **extras)
     known = candidates.clamp(min=0)
     codes = model.item_codes[known].long()
@@ -52,6 +58,15 @@ def sequence_log_probs(
 def present(candidates: Tensor) -> Tensor:
     """bool ``[B, C]``: where there is an item, or a list, among ``[B, C]`` or ``[B, C, m]``."""
     return (candidates if candidates.dim() == 2 else candidates[..., 0]) >= 0
+
+
+def count_codes(model: GenerativeRecommender, candidates: Tensor) -> Tensor:
+    """How many codes candidates ``[B, C]``, or lists ``[B, C, m]``, are written with: int64 ``[B, C]``, 0 = none.
+
+    Identifiers may be of several lengths, and lists may be shorter than the longest one: fills are not counted.
+    """
+    counts = (model.item_codes != NO_CODE).sum(dim=1)[candidates.clamp(min=0)].masked_fill(candidates < 0, 0)
+    return counts if candidates.dim() == 2 else counts.sum(dim=2)
 
 
 def sum_code_log_probs(logits: list[Tensor], codes: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ the nearest key. Every number has a range (:mod:`genrec.config.ranges`). The sec
 from genrec.config.reading import MAX_RECIPE_BYTES, load_recipe, parse_settings, read_yaml
 from genrec.config.sections import (
     AlignmentConfig,
+    AlignmentTraining,
     DataConfig,
     DecodingConfig,
     EvaluationConfig,
@@ -25,6 +26,7 @@ from genrec.config.sections import (
 __all__ = [
     "MAX_RECIPE_BYTES",
     "AlignmentConfig",
+    "AlignmentTraining",
     "DataConfig",
     "DecodingConfig",
     "EvaluationConfig",

@@ -1,5 +1,6 @@
 """The sections of a recipe, as frozen objects."""
 
+import logging
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -24,6 +25,8 @@ from genrec.config.ranges import (
     Value,
     Weight,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class Section(BaseModel):
@@ -133,6 +136,31 @@ class PairsConfig(Section):
     eval_share: Share = Field(0.1, gt=0, lt=1, description="share of the users whose pairs only measure")
 
 
+class AlignmentTraining(TrainingConfig):
+    """How a round of alignment is trained: the settings of :class:`TrainingConfig` with other defaults."""
+
+    epochs: Rounds = 3
+    batch_size: BatchSize = Field(64, description="users per step, of all processes together")
+    learning_rate: LearningRate = 1e-4
+    eval_users: Count | None = Field(1000, description="validation users that are measured; all if null")
+    patience: Rounds = Field(5, description="validations without improvement before stopping")
+    metric: Metric = Field("ndcg@10", description="selects the model: recall, ndcg, mrr, reward @k, or pair_accuracy")
+
+
+# Keys that were in ``alignment`` itself before it had a section ``training``.
+OLD_TRAINING_KEYS = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "max_minutes",
+    "eval_epochs",
+    "eval_users",
+    "patience",
+    "metric",
+    "seed",
+)
+
+
 class AlignmentConfig(Section):
     """How the recommender is moved to preferences."""
 
@@ -161,18 +189,26 @@ class AlignmentConfig(Section):
     share: Positive = Field(0.5, description="pairs, or sampled groups, per user of a batch")
     preference_weight: Positive = Field(1.0, description="weight of the preference term")
     anchor_weight: Weight = Field(1.0, description="weight of the next-item loss that anchors the model")
-    epochs: Rounds = 3
-    batch_size: BatchSize = 64
-    learning_rate: LearningRate = 1e-4
-    max_minutes: Minutes | None = None
-    eval_epochs: Rounds = 1
-    eval_users: Count | None = Field(1000, description="validation users that are measured; all if null")
-    patience: Rounds = 5
-    metric: Metric = Field("ndcg@10", description="selects the model: recall, ndcg, mrr, reward @k, or pair_accuracy")
     guard: Metric = Field("ndcg@10", description="validation metric that must not fall")
     tolerance: Rate = Field(0.02, description="relative fall of the guard that the kept model may show")
     stop_fall: Rate = Field(0.15, description="relative fall of the guard that ends the training")
-    seed: Seed = 42
+    training: AlignmentTraining = AlignmentTraining()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _move_old_keys(cls, values: Any) -> Any:
+        """Read keys that are keys of ``training`` now."""
+        old = [key for key in OLD_TRAINING_KEYS if isinstance(values, dict) and key in values]
+        if not old:
+            return values
+        inner = values.get("training", {})
+        twice = [key for key in old if isinstance(inner, dict) and key in inner]
+        if twice or not isinstance(inner, dict):
+            raise ValueError(f"{(twice or old)[0]} is given twice: it is a key of alignment.training now")
+        for key in old:
+            logger.warning("alignment.%s is alignment.training.%s now; the old name will be refused", key, key)
+        kept = {key: value for key, value in values.items() if key not in old}
+        return {**kept, "training": {**inner, **{key: values[key] for key in old}}}
 
 
 class DecodingConfig(Section):

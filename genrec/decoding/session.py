@@ -77,14 +77,39 @@ def session_size_of(decoding: DecodingConfig, family: str, settings: BackboneSet
         return 1
     most = settings.longest_session
     size = decoding.session_size or min(most, USUAL_SIZE)
+    refuse_longer_sessions(
+        size,
+        family,
+        settings,
+        where=f"decoding.mode: session, decoding.session_size: {size}",
+        fix=f"set decoding.session_size to at most {most}" if most > 1 else "set decoding.mode: beam",
+    )
+    return size
+
+
+def refuse_longer_sessions(
+    size: int, family: str, settings: BackboneSettings, *, where: str, fix: str = "give single items"
+) -> None:
+    """Refuse lists that a model does not write as one sequence, for whatever writes or scores them.
+
+    Args:
+        size: Items of the longest list.
+        family: Name of the model's family.
+        settings: The model's.
+        where: What asks for them.
+        fix: What to do.
+
+    Raises:
+        ConfigError: If the model writes single items only, or shorter lists.
+    """
+    most = settings.longest_session
     if most == 1 or size > most:
         raise ConfigError(
             f"this {family!r} model writes {f'sessions of at most {most} items' if most > 1 else 'single items'}",
-            where=f"decoding.mode: session, decoding.session_size: {size}",
+            where=where,
             expected="a decoder, or a seq2seq that was trained with recommender.session_size of as many items",
-            fix=f"set decoding.session_size to at most {most}" if most > 1 else "set decoding.mode: beam",
+            fix=fix,
         )
-    return size
 
 
 @torch.no_grad()

@@ -133,7 +133,7 @@ def save_aligned(
     manifest = trained.manifest
     settings = manifest.config | {"alignment": config.model_dump(mode="json")}
     inputs = manifest.inputs | {"model": manifest.fingerprint}
-    with write_artifact(out, STAGE, config=settings, inputs=inputs, seed=config.seed) as folder:
+    with write_artifact(out, STAGE, config=settings, inputs=inputs, seed=config.training.seed) as folder:
         _copy_parts(source, folder.path)
         with quietly():
             trained.model.save_pretrained(folder.path)

@@ -132,7 +132,8 @@ def make_aligned(work: Work) -> str:
     config, folder = work.recipe.alignment, work.folder / "aligned"
     result = align_model(work.folder / "model", work.dataset, config, folder, console=work.console)
     steps = sum(part.steps for part in result.rounds)
-    moved = f"{config.metric} {result.start[config.metric]:.4f} -> {result.best[config.metric]:.4f} on validation"
+    metric = config.training.metric
+    moved = f"{metric} {result.start[metric]:.4f} -> {result.best[metric]:.4f} on validation"
     return f"{config.method}, {steps} steps, {moved}"
 
 

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from genrec.alignment.plots import PANELS, joined_records
+from genrec.alignment.plots import PANELS, joined_records, measured_names
 from genrec.evaluation.tables import metric_name
 from genrec.reports.plots import Figure, Line, line_chart
 
 RELATIVE = "Signs of collapse"
-SHOWN = ("recall@10", "ndcg@10", "pair_accuracy", "reward@10", "margin", "kl", "entropy", "coverage@10", "diversity@10")
+SHOWN = ("recall@10", "ndcg@10", "pair_accuracy", "reward@", "margin", "kl", "entropy", "coverage@10", "diversity@10")
 STOPS = {
     "epochs": "after all epochs",
     "patience": "because nothing improved any more",
@@ -37,10 +37,12 @@ def alignment_facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     start, best = values["start"], values["best"]
     facts = [
         (_name(name), f"{start[name]:.4f} → {best[name]:.4f}")
-        for name in SHOWN
+        for name in measured_names(SHOWN, start)
         if _is_number(start.get(name)) and _is_number(best.get(name))
     ]
     quality = values.get("reward_quality") or {}
+    if _is_number(quality.get("beam_auc")):
+        facts.append(("reward model, among the model's own lists", f"held-out AUC {quality['beam_auc']:.3f}"))
     for name, auc in quality.get("auc", {}).items():
         error = quality["calibration_error"][name]
         if _is_number(auc):
@@ -56,7 +58,7 @@ def alignment_figures(values: Mapping[str, Any]) -> list[Figure]:
     figures = []
     for title, subtitle, names in PANELS:
         lines: list[Line] = []
-        for name in names:
+        for name in measured_names(names, *records):
             points = [
                 (float(step), float(record[name]))
                 for step, record in zip(steps, records, strict=True)

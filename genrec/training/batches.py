@@ -14,6 +14,7 @@ one process and several, which divide each batch.
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -100,6 +101,11 @@ class EpochBatches(Sampler[np.ndarray]):
     def updates(self) -> int:
         """Optimizer updates per epoch."""
         return -(-len(self) // self.accumulation)
+
+    def rows_of_update(self, number: int) -> np.ndarray:
+        """What this process sees in an update of the epoch, counted from 0: row numbers, int64."""
+        first = number * self.accumulation
+        return np.concatenate(list(islice(iter(self), first, first + self.accumulation)))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for rows in update_rows(self.lengths, self.batch_size * self.accumulation, self.seed, self.epoch):

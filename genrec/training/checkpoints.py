@@ -28,7 +28,8 @@ MODEL_FILE = "model.safetensors"
 KEPT = 2
 # Keys that may differ between the runs that write and continue a checkpoint: they choose no number of the training.
 SAFE_KEYS = frozenset(
-    f"training.{key}"
+    f"{section}.{key}"
+    for section in ("training", "alignment.training")
     for key in (
         "num_workers",
         "max_minutes",
@@ -38,7 +39,7 @@ SAFE_KEYS = frozenset(
         "gradient_checkpointing",
         "expert_parallel",
     )
-) | {"alignment.max_minutes", "alignment.patience"}
+)
 
 
 class CheckpointStore:

@@ -21,8 +21,13 @@ from genrec.training.world import World
 from genrec.training.wrapping import Parted
 
 
-def check_experts(network: nn.Module, parts: int) -> None:
+def check_experts(network: nn.Module, parts: int, *, section: str = "training") -> None:
     """Check that a model's experts can be shared by so many processes.
+
+    Args:
+        network: The model.
+        parts: How many processes.
+        section: Of the recipe that says so.
 
     Raises:
         ConfigError: If it has none, or their number is no multiple of that of the processes.
@@ -32,18 +37,18 @@ def check_experts(network: nn.Module, parts: int) -> None:
     counts = {layer.settings.experts for layer in expert_layers(network.modules())}
     if not counts:
         raise ConfigError(
-            f"training.expert_parallel is {parts} and the model has no experts",
+            f"{section}.expert_parallel is {parts} and the model has no experts",
             where="recommender.experts",
             expected=f"a multiple of {parts}, in a family with experts",
-            fix="set recommender.experts, or training.expert_parallel=1",
+            fix=f"set recommender.experts, or {section}.expert_parallel=1",
         )
     for experts in counts:
         if experts % parts:
             raise ConfigError(
                 f"{experts} experts cannot be divided among {parts} processes",
-                where="training.expert_parallel",
+                where=f"{section}.expert_parallel",
                 expected=f"a divisor of recommender.experts, {experts}",
-                fix="set training.expert_parallel to such a number, or recommender.experts to a multiple of it",
+                fix=f"set {section}.expert_parallel to such a number, or recommender.experts to a multiple of it",
             )
 
 

@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,7 @@ def users_of_update(batches: EpochBatches, dataset: WindowDataset, step: int) ->
         dataset: The windows.
         step: Number of the update, from 1.
     """
-    first = (step - 1) % batches.updates * batches.accumulation
-    rows = np.concatenate(list(islice(iter(batches), first, first + batches.accumulation)))
+    rows = batches.rows_of_update((step - 1) % batches.updates)
     # Alignment puts the rows of pairs and prompts behind the windows.
     return np.unique(dataset.windows.users[rows[rows < len(dataset.windows)]])
 
@@ -83,7 +81,7 @@ def non_finite_error(facts: dict[str, Any], diagnosis: Path, skipped: int, secti
         facts: ``step``, ``epoch``, ``learning_rate``, ``loss`` and ``grad_norm``.
         diagnosis: What was saved.
         skipped: Updates that were left out before.
-        section: Of the recipe: ``training`` or ``alignment``.
+        section: Of the recipe: ``training`` or ``alignment.training``.
     """
     loss, norm, step = facts["loss"], facts["grad_norm"], facts["step"]
     what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient norm became {norm}"
@@ -93,13 +91,9 @@ def non_finite_error(facts: dict[str, Any], diagnosis: Path, skipped: int, secti
         where=f"step {step} (epoch {facts['epoch']:.3g}), learning rate {facts['learning_rate']:.3g};"
         f" users and losses are in {diagnosis}",
         expected="a finite loss; the update was not applied",
-        fix=f"lower {section}.learning_rate"
-        + (
-            ", raise training.warmup_ratio, or set training.precision=fp32; then train into another folder; or look at"
-            f" those users, and leave out up to N such updates with training.skip_nonfinite={skipped + 10}"
-            if section == "training"
-            else " and align into another folder"
-        ),
+        fix=f"lower {section}.learning_rate, raise {section}.warmup_ratio, or set {section}.precision=fp32; then"
+        f" {'train' if section == 'training' else 'align'} into another folder; or look at those users, and leave out"
+        f" up to N such updates with {section}.skip_nonfinite={skipped + 10}",
     )
 
 

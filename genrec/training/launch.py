@@ -106,32 +106,30 @@ class Launch:
                 expected="a multiple of the number of processes: it counts the users of all processes together",
                 fix=f"set {section}.batch_size={near}, or start another number of processes",
             )
-        self._check_experts(config.expert_parallel)
+        self._check_experts(config.expert_parallel, section)
         asked = environment.get("ACCELERATE_MIXED_PRECISION", "no")
         if asked not in ("no", config.precision):
             raise ConfigError(
                 f"the launcher asks for {asked} and the recipe for {config.precision}",
                 where=f"{section}.precision",
                 expected="mixed_precision: 'no' in the accelerate file: the recipe decides",
-                fix="set training.precision=bf16"
-                if (section, asked) == ("training", "bf16")
-                else "set mixed_precision: 'no' there",
+                fix=f"set {section}.precision=bf16" if asked == "bf16" else "set mixed_precision: 'no' there",
             )
 
-    def _check_experts(self, parts: int) -> None:
+    def _check_experts(self, parts: int, section: str) -> None:
         if parts > 1 and self.wrapper in ("fsdp2", "deepspeed"):
             raise ConfigError(
-                f"training.expert_parallel {parts} does not go with {self.wrapper}",
-                where="training.expert_parallel",
+                f"{section}.expert_parallel {parts} does not go with {self.wrapper}",
+                where=f"{section}.expert_parallel",
                 expected="DDP: an expert is whole in one process, and such a wrapper divides every weight among all",
-                fix="use configs/accelerate/ddp.yaml or torchrun, or set training.expert_parallel=1",
+                fix=f"use configs/accelerate/ddp.yaml or torchrun, or set {section}.expert_parallel=1",
             )
         if self.size % parts:
             raise ConfigError(
                 f"{self.size} processes cannot share experts in groups of {parts}",
-                where="training.expert_parallel",
+                where=f"{section}.expert_parallel",
                 expected=f"a divisor of the number of processes, {self.size}",
-                fix=f"start a multiple of {parts} processes, or set training.expert_parallel=1",
+                fix=f"start a multiple of {parts} processes, or set {section}.expert_parallel=1",
             )
 
     def refuse_shards(self) -> None:

@@ -142,15 +142,15 @@ def memory_error(section: str, batch_size: int, step: int, *, validating: bool) 
     """What to say where memory ran out and nothing could be cut any more.
 
     Args:
-        section: Of the recipe: ``training`` or ``alignment``.
+        section: Of the recipe: ``training`` or ``alignment.training``.
         batch_size: Users per micro-batch and process.
         step: The update that was being made.
         validating: Whether it was in a validation.
     """
     if validating:
         fix = "lower decoding.batch_size and run again: it continues from the last checkpoint"
-    elif section == "alignment":
-        fix = "lower alignment.batch_size or alignment.pairs.list_size, and align into another folder"
+    elif section == "alignment.training":
+        fix = "lower alignment.training.batch_size or alignment.pairs.list_size, and align into another folder"
     elif batch_size > 1 and number_of("WORLD_SIZE", 1) > 1:
         fix = (
             "run again with a smaller training.batch_size and as much more training.gradient_accumulation_steps: the"

@@ -7,7 +7,7 @@ Trainer trains a twin of the caller's model; the caller's own waits on the CPU, 
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
@@ -233,12 +233,27 @@ def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
     """
     blocks = [block for block in blocks_of(model) if next(block.buffers(), None) is None] if wanted else []
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(_recomputed_call, block, block.forward)
     try:
         yield
     finally:
         for block in blocks:
             del block.forward
+
+
+def _recomputed_call(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A forward pass whose second one is in the same mode, whatever the block is set to by then."""
+    training = block.training
+
+    def run(*inner: Any, **options: Any) -> Any:
+        later = block.training
+        block.train(training)
+        try:
+            return forward(*inner, **options)
+        finally:
+            block.train(later)
+
+    return checkpoint(run, *args, use_reentrant=False, **kwargs)
 
 
 def blocks_of(model: nn.Module) -> Iterator[nn.Module]:

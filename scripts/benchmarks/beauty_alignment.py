@@ -1,7 +1,7 @@
 """What alignment is worth on implicit feedback: a trained recommender, aligned in several ways, by test NDCG@10.
 
     python scripts/benchmarks/beauty_alignment.py --dataset runs/x/dataset --model runs/x/model --out aligned-beauty
-    python scripts/benchmarks/beauty_alignment.py ... sdpo-beams sdpo-beams:beta=0.5,learning_rate=1e-4 control
+    python scripts/benchmarks/beauty_alignment.py ... sdpo-beams sdpo-beams:beta=0.5,training.learning_rate=1e-4 control
 
 Every setting (a name below; ``NAME:KEY=VALUE,...`` changes keys of ``alignment``) aligns the model once per seed; the
 weights of the best validation are kept. Of the settings of one name that have results of all seeds the one with the
@@ -45,7 +45,9 @@ METHODS = {
     "grpo-hits": ["method=grpo", "rewards={hit: 1}", "hit_horizon=3", "pairs.list_size=16", "share=1.0"],
     "iterative-hits": ["method=dpo", "pairs.source=self-play", "rewards={hit: 1}", "hit_horizon=3", "iterations=3"],
 }
-SHARED = ["epochs=3", "learning_rate=3e-4", "beta=0.5", "tolerance=0.0", "eval_users=null", f"metric={SELECTING}"]
+SHARED = ["beta=0.5", "tolerance=0.0"] + [
+    f"training.{setting}" for setting in ("epochs=3", "learning_rate=3e-4", "eval_users=null", f"metric={SELECTING}")
+]
 
 logger = logging.getLogger("genrec.alignment_figures")
 
@@ -75,7 +77,7 @@ class Setup:
         name, _, own = setting.partition(":")
         if name not in METHODS:
             raise ConfigError(f"there is no method {name!r}", expected=f"one of {', '.join(METHODS)}")
-        changes = [*SHARED, *METHODS[name], *self.changes, *filter(None, own.split(",")), f"seed={seed}"]
+        changes = [*SHARED, *METHODS[name], *self.changes, *filter(None, own.split(",")), f"training.seed={seed}"]
         return load_recipe(None, [f"alignment.{change}" for change in changes]).alignment
 
     def folder(self, setting: str, seed: int) -> Path:

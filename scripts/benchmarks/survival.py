@@ -134,8 +134,9 @@ def alignment(world: World, folder: Path, workers: int) -> dict[str, Any]:
     """DPO on implicit preferences, anchored by the next-item loss."""
     model = world.model()
     pairs = {"source": "implicit", "negatives": "popular", "per_user": 2, "list_size": 4}
-    values = {"method": "dpo", "epochs": 2, "batch_size": 3, "eval_users": 8, "tolerance": 0.99, "stop_fall": 0.99}
-    config = AlignmentConfig.model_validate({**values, "pairs": pairs, "metric": "pair_accuracy"})
+    training = {"epochs": 2, "batch_size": 3, "eval_users": 8, "metric": "pair_accuracy"}
+    values = {"method": "dpo", "tolerance": 0.99, "stop_fall": 0.99}
+    config = AlignmentConfig.model_validate({**values, "pairs": pairs, "training": training})
     out, console = folder / "run", Console(quiet=True)
     align_recommender(model, world.dataset, config, DECODING, out, inputs={"model": "m"}, console=console)
     return dict(model.state_dict())

@@ -34,6 +34,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "kto": {"method": "kto", "pairs": {"source": "explicit", "column": "liked", "good": 1, "bad": 0}, "share": 0.01},
     "grpo": {"method": "grpo", "pairs": {"per_user": 1, "list_size": 6}, "share": 0.6},
 }
+# Two processes share the experts of a model; one has all of them.
+EXPERTS = {"experts": 4, "balance_weight": 0.01}
+SPREAD = ("sdpo", "grpo")
 QUICK: dict[str, Callable[..., Any]] = {
     "genrec.training.train._tracking": lambda *_: [],
     "genrec.artifacts.versions.environment": dict,
@@ -46,8 +49,9 @@ QUICK: dict[str, Callable[..., Any]] = {
 def align(folder: Path, name: str, out: str | None = None, **changes: Any) -> AlignmentResult:
     """One of the runs, from the model and the data of the folder."""
     world = World(folder / "dataset", users=USERS, dataset=Dataset.load(folder / "dataset"))
-    model = world.supervised(epochs=0, dropout=0.0)
-    load_model(model, str(folder / "weights.safetensors"))
+    experts = changes.pop("experts", False)
+    model = world.supervised(epochs=0, dropout=0.0, **(EXPERTS if experts else {}))
+    load_model(model, str(folder / ("experts.safetensors" if experts else "weights.safetensors")))
     settings = recipe(**{"batch_size": 8, "epochs": 2, "learning_rate": 1e-3, **RUNS[name], **changes})
     with patch("genrec.alignment.choice.load_function", lambda _: world.reward):
         return align_recommender(
@@ -81,6 +85,13 @@ def outcome(work: Callable[[], AlignmentResult]) -> dict[str, Any]:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     found = {name: outcome(lambda name=name: align(folder, name)) for name in RUNS}
+    parts = {"batch_size": 4, "gradient_accumulation_steps": 2}
+    for name in SPREAD:
+        found[f"{name} accumulated"] = outcome(lambda name=name: align(folder, name, f"accumulated/{name}", **parts))
+        found[f"{name} with experts"] = outcome(
+            lambda name=name: align(folder, name, f"experts/{name}", experts=True, expert_parallel=2)
+        )
+    found["no experts"] = outcome(lambda: align(folder, "sdpo", "none", expert_parallel=2))
     found["stopped"] = stopped(folder, "grpo")
     found["odd"] = outcome(lambda: align(folder, "sdpo", "odd", batch_size=9))
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}

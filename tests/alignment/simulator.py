@@ -6,13 +6,14 @@ next knows half of what matters; ratings (with noise) tell the rest.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
 from genrec.alignment.prompts import Prompts
-from genrec.config import AlignmentConfig, DataConfig, DecodingConfig, RecommenderConfig
+from genrec.config import AlignmentConfig, AlignmentTraining, DataConfig, DecodingConfig, RecommenderConfig
 from genrec.data import Dataset, make_dataset
 from genrec.data.histories import pad_histories
 from genrec.decoding import generate_lists
@@ -67,7 +68,7 @@ class World:
         return float(self.reward(Prompts(histories, histories), lists).mean())
 
     def supervised(
-        self, epochs: int = 40, seed: int = 0, family: str = "depth", dropout: float = 0.1
+        self, epochs: int = 40, seed: int = 0, family: str = "depth", dropout: float = 0.1, **further: Any
     ) -> GenerativeRecommender:
         """A small recommender that learned what comes next, and nothing of what is liked."""
         codes = np.stack([np.arange(ITEMS) // PER_GENRE, np.arange(ITEMS) % 5, np.arange(ITEMS) % PER_GENRE // 5], 1)
@@ -75,6 +76,7 @@ class World:
         torch.manual_seed(seed)
         settings = {"hidden_size": 16, "num_layers": 1, "num_heads": 1, "max_history": STEPS}
         settings |= {"use_features": False, "depth_dropout": dropout} if family == "depth" else {}
+        settings |= further
         config = RecommenderConfig(name=family, dropout=dropout, **settings)
         model = build_recommender(config, num_items=ITEMS, index=index)
         assert isinstance(model, GenerativeRecommender)
@@ -89,7 +91,7 @@ class World:
 
 
 def recipe(**changes: object) -> AlignmentConfig:
-    """Settings that suit the small world."""
+    """Settings that suit the small world; keys of ``training`` are given among the others."""
     values = {
         "method": "dpo",
         "rewards": {"function": 1.0},
@@ -103,4 +105,6 @@ def recipe(**changes: object) -> AlignmentConfig:
         "patience": 9,
         **changes,
     }
-    return AlignmentConfig.model_validate(values)
+    training = {key: value for key, value in values.items() if key in AlignmentTraining.model_fields}
+    others = {key: value for key, value in values.items() if key not in training}
+    return AlignmentConfig.model_validate({**others, "training": training})

@@ -163,20 +163,31 @@ def test_an_iteration_says_what_it_was_made_from(run, world, tmp_path):
     assert any("validation" in json.loads(line) for line in lines)
 
 
-def test_pairs_follow_windows_and_go_round():
-    batches = MixedBatches(np.array([3, 3, 3, 3, 3]), 2, extra=3, share=1.0, seed=0)
-    parts = [(rows[rows < 5].tolist(), (rows[rows >= 5] - 5).tolist()) for rows in batches]
+def test_pairs_follow_windows_and_are_repeated():
+    batches = MixedBatches(np.array([3, 3, 3, 3, 3]), 2, 1, extra=3, share=1.0, seed=0)
+    parts = [(rows[rows < 5].tolist(), (rows[rows >= 5] - 5).tolist()) for rows, *_ in batches]
     assert sorted(row for windows, _ in parts for row in windows) == list(range(5))
     pairs = [row for _, rows in parts for row in rows]
     assert sorted(pairs[:3]) == sorted(pairs[3:]) == [0, 1, 2]
-    assert [part.tolist() for part in batches] == [part.tolist() for part in batches]
-    first = [part.tolist() for part in batches]
+    first = [part.rows.tolist() for part in batches]
+    assert [part.rows.tolist() for part in batches] == first
+    assert [batches.rows_of_update(number).tolist() for number in range(3)] == first
     batches.set_epoch(1)
-    assert [part.tolist() for part in batches] != first
+    assert [part.rows.tolist() for part in batches] != first
+
+
+def test_an_update_is_the_same_in_one_batch_and_in_several():
+    whole, cut = (MixedBatches(np.full(20, 3), size, 8 // size, extra=30, share=0.4, seed=0) for size in (8, 1))
+    updates = [part.rows.tolist() for part in whole]
+    found = list(cut)
+    assert len(found) == 20
+    assert len(cut) == 20
+    assert [cut.rows_of_update(number).tolist() for number in range(cut.updates)] == updates
+    assert [part.part for part in found[:8]] == list(range(8))
 
 
 def test_a_share_is_never_less_than_one_pair():
-    assert MixedBatches(np.full(100, 3), 10, extra=50, share=0.01, seed=0).extra_size == 1
+    assert MixedBatches(np.full(100, 3), 10, 1, extra=50, share=0.01, seed=0).extra_size == 1
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
@@ -258,12 +269,12 @@ def test_a_scorer_that_scores_no_items_or_knows_other_data_is_refused(supervised
     folder = reference_folder(supervised, tmp_path / "writes")
     config = recipe(rewards={"scorer": 1}, scorer=str(folder))
     with pytest.raises(ConfigError, match="a 'depth' model does not score items") as refused:
-        build_reward(config, world.dataset, supervised)
+        build_reward(config, world.dataset, supervised, DECODING)
     assert "recommender.name: sasrec" in str(refused.value)
     scorer = build_recommender(RecommenderConfig(name="sasrec", hidden_size=8, num_heads=1), num_items=80)
     config = recipe(rewards={"scorer": 1}, scorer=str(reference_folder(scorer, tmp_path / "scores")))
     with pytest.raises(ArtifactError, match="the scorer was trained on another data set") as refused:
-        build_reward(config, world.dataset, supervised)
+        build_reward(config, world.dataset, supervised, DECODING)
     assert "train the scorer on this data set" in str(refused.value)
 
 

@@ -13,7 +13,7 @@ from genrec.recommender import Recommender
 
 QUICK = [
     "--set",
-    "alignment.epochs=1",
+    "alignment.training.epochs=1",
     "--set",
     "alignment.tolerance=0.9",
     "--set",
@@ -32,7 +32,7 @@ def command(out, *options, model=None) -> list[str]:
 
 def test_the_command_writes_a_model_folder(tmp_path, capsys):
     out = tmp_path / "aligned"
-    assert main(command(out, "--set", "alignment.metric=pair_accuracy")) == 0
+    assert main(command(out, "--set", "alignment.training.metric=pair_accuracy")) == 0
     assert "aligned in 1 rounds: pair_accuracy" in capsys.readouterr().out
     manifest = verify_artifact(out, "model")
     assert manifest.config["alignment"]["method"] == "dpo"
@@ -54,7 +54,7 @@ def test_the_command_writes_a_model_folder(tmp_path, capsys):
 
 
 def test_iterations_are_kept_beside_it(tmp_path, capsys):
-    options = ["--set", "alignment.iterations=2", "--set", "alignment.metric=margin"]
+    options = ["--set", "alignment.iterations=2", "--set", "alignment.training.metric=margin"]
     assert main(command(tmp_path / "a", *options)) == 0
     rounds = json.loads((tmp_path / "a" / "alignment.json").read_text())["rounds"]
     kept = sorted(path.name for path in (tmp_path / "a.iterations").glob("iteration-*"))
@@ -68,7 +68,9 @@ def test_a_run_aligns_where_the_recipe_says_so(tmp_path, capsys):
     run = copy_run(tmp_path / "run")
     data = shutil.copytree(tiny_home() / "data", tmp_path / "data")
     recipe = write_recipe(
-        tmp_path, tiny_home() / "data", "alignment: {method: dpo, epochs: 1, tolerance: 0.9, stop_fall: 0.9}\n"
+        tmp_path,
+        tiny_home() / "data",
+        "alignment: {method: dpo, training: {epochs: 1}, tolerance: 0.9, stop_fall: 0.9}\n",
     )
     assert data.is_dir()
     assert main(["run", str(recipe), "--out", str(run), "--until", "evaluation"]) == 0
@@ -95,7 +97,7 @@ def test_a_run_aligns_where_the_recipe_says_so(tmp_path, capsys):
         (["alignment.methd=dpo"], 2, ["unknown key alignment.methd", "did you mean 'method'?"]),
         (["alignment.reference=nowhere"], 4, ["there is no folder nowhere"]),
         (["alignment.pairs={source: file, path: none.parquet}"], 3, ["there is no file none.parquet"]),
-        (["alignment.metric=reward@10"], 2, ["alignment.metric = 'reward@10' is not measured"]),
+        (["alignment.training.metric=reward@10"], 2, ["alignment.training.metric = 'reward@10' is not measured"]),
     ],
 )
 def test_what_cannot_be_used_is_refused(options, code, words, tmp_path, capsys):

@@ -6,18 +6,19 @@ import shutil
 import socket
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from alignment_worker import QUICK, RUNS, STOP, USERS, align
+from alignment_worker import EXPERTS, QUICK, RUNS, SPREAD, STOP, USERS, align
 from safetensors.numpy import load_file
 from safetensors.torch import save_model
 from simulator import World
 
-from genrec.alignment.batches import MixedBatches, MixedWindows, PromptRows
+from genrec.alignment.batches import MixedBatches, MixedRows, MixedWindows, PromptRows
 from genrec.alignment.prompts import Prompts
 from genrec.data.histories import Histories
 from genrec.training.world import World as Processes
@@ -33,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     world = World(folder / "dataset", users=USERS)
     save_model(world.supervised(epochs=5, dropout=0.0), str(folder / "weights.safetensors"))
+    save_model(world.supervised(epochs=5, dropout=0.0, **EXPERTS), str(folder / "experts.safetensors"))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WORLD_SIZE", raising=False)
         for name, value in QUICK.items():
@@ -40,6 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         workers = start_workers(folder)
         for name in RUNS:
             align(folder, name, f"alone/{name}")
+        for name in SPREAD:
+            align(folder, name, f"alone-accumulated/{name}", batch_size=2, gradient_accumulation_steps=4)
+            align(folder, name, f"alone-experts/{name}", experts=True)
         for worker in workers:
             output, _ = worker.communicate(timeout=600)
             assert worker.returncode == 0, output[-3000:]
@@ -106,6 +111,22 @@ def test_losses_gradients_weights_and_guards_are_those_of_one_process(folder: Pa
     assert len(first["steps"]) == RUNS[name].get("iterations", 1)
 
 
+@pytest.mark.parametrize("name", SPREAD)
+@pytest.mark.parametrize("way", ["accumulated", "alone-accumulated"])
+def test_gradient_accumulation_learns_what_whole_batches_teach(folder: Path, name: str, way: str):
+    assert_equal_runs(folder / way / name, folder / "alone" / name)
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_experts_shared_by_two_processes_learn_what_one_process_learns(folder: Path, name: str):
+    assert_equal_runs(folder / "experts" / name, folder / "alone-experts" / name)
+
+
+def test_a_model_without_experts_has_none_to_share(folder: Path):
+    for found in outcomes(folder, "no experts"):
+        assert found["what"] == "alignment.training.expert_parallel is 2 and the model has no experts"
+
+
 def test_both_stop_at_the_same_step_and_one_process_takes_up_what_two_began(folder: Path):
     for found in outcomes(folder, "stopped"):
         assert found["what"] == f"training was stopped by SIGTERM at step {STOP} and saved"
@@ -114,8 +135,8 @@ def test_both_stop_at_the_same_step_and_one_process_takes_up_what_two_began(fold
 
 def test_processes_that_do_not_divide_the_batch_are_refused(folder: Path):
     for found in outcomes(folder, "odd"):
-        assert found["what"] == "alignment.batch_size 9 cannot be divided among 2 processes"
-        assert "alignment.batch_size=8" in found["fix"]
+        assert found["what"] == "alignment.training.batch_size 9 cannot be divided among 2 processes"
+        assert "alignment.training.batch_size=8" in found["fix"]
 
 
 def test_sharded_models_are_refused(folder: Path):
@@ -124,18 +145,22 @@ def test_sharded_models_are_refused(folder: Path):
         assert "configs/accelerate/ddp.yaml" in found["fix"]
 
 
+@pytest.mark.parametrize("accumulation", [1, 2, 3])
 @pytest.mark.parametrize("share", [0.01, 0.5, 2.0])
-def test_processes_divide_both_kinds_of_rows_and_say_how_much_they_have(share: float):
+def test_processes_and_micro_batches_divide_both_kinds_of_rows_and_say_how_much_they_have(
+    share: float, accumulation: int
+):
     windows = Histories.from_lists([[0] * (1 + row % 4) for row in range(10)])
     prompts = PromptRows(Prompts(Histories.from_lists([[row] for row in range(7)]), Histories.from_lists([[]] * 7)))
-    batches = MixedBatches(windows.lengths, 3, len(prompts), share, seed=0)
+    batches = MixedBatches(windows.lengths, 3, accumulation, extra=len(prompts), share=share, seed=0)
 
     def part(rank: int, size: int) -> MixedWindows:
         return MixedWindows(windows, 4, prompts, lambda lengths: int(lengths.sum()), Processes(rank, size))
 
-    for rows in batches:
-        whole = part(0, 1).__getitems__(rows)
-        parts = [part(rank, 4).__getitems__(rows) for rank in range(4)]
+    for _, group in groupby(batches, lambda one: one.rows.tobytes()):
+        micro_batches = list(group)
+        whole = part(0, 1).__getitems__(MixedRows(micro_batches[0].rows, 0, 1, 0))
+        parts = [part(rank, 4).__getitems__(one) for one in micro_batches for rank in range(4)]
         shares = np.array([own["shares"].tolist() for own in parts])
         np.testing.assert_allclose(shares.sum(0), 1)
         held = [own["lengths"].sum() for own in parts], [len(own["prompt_rows"]) for own in parts]

@@ -30,7 +30,8 @@ def preferences() -> Preferences:
 
 def guards(model, reference=None, **changes) -> Guards:
     watch = Watch(PROMPTS, preferences(), None, DECODING, NUM_ITEMS)
-    return Guards(watch, AlignmentConfig(method="dpo", **changes), reference or model)
+    training = {"metric": changes.pop("metric", "ndcg@10")}
+    return Guards(watch, AlignmentConfig(method="dpo", training=training, **changes), reference or model)
 
 
 def walk(model, row: int) -> tuple[list[torch.Tensor], list[float]]:
@@ -126,8 +127,8 @@ def test_a_collapse_is_named(name, value):
     assert f"the model collapses: {name} fell from" in own.broken(own.start | {name: value})
 
 
-@pytest.mark.parametrize("key", ["metric", "guard"])
+@pytest.mark.parametrize("key", ["training.metric", "guard"])
 def test_a_metric_that_is_not_measured_is_refused(key):
     model = make_model()
     with pytest.raises(ConfigError, match=f"alignment.{key} = 'reward@10' is not measured"):
-        guards(model, **{key: "reward@10"}).begin(model)
+        guards(model, **{key.removeprefix("training."): "reward@10"}).begin(model)

@@ -31,7 +31,7 @@ def by_hand(name: str, chosen: float, rejected: list[float]) -> float:
     if name == "ipo":
         return float(np.mean([(chosen - other - 1 / (2 * BETA)) ** 2 for other in rejected]))
     if name == "simpo":
-        return float(np.mean([-math.log(sigmoid(BETA / 3 * chosen - BETA / 3 * other - 0.7)) for other in rejected]))
+        return float(np.mean([-math.log(sigmoid(BETA * (chosen - other) - 0.7)) for other in rejected]))
     zero = 0.4
     return 1 - sigmoid(BETA * (chosen - zero)) + float(np.mean([1 - sigmoid(BETA * (zero - o)) for o in rejected]))
 
@@ -42,7 +42,7 @@ def calculate(name: str, chosen: torch.Tensor, rejected: torch.Tensor, real: tor
         "cdpo": lambda: losses.dpo(chosen, rejected, beta=BETA, label_smoothing=0.1, real=real),
         "sdpo": lambda: losses.softmax_dpo(chosen, rejected, beta=BETA, real=real),
         "ipo": lambda: losses.ipo(chosen, rejected, beta=BETA, real=real),
-        "simpo": lambda: losses.simpo(chosen, rejected, beta=BETA, gamma=0.7, length=3, real=real),
+        "simpo": lambda: losses.simpo(chosen, rejected, beta=BETA, gamma=0.7, real=real),
         "kto": lambda: losses.kto(chosen, rejected, beta=BETA, baseline=torch.tensor(0.4), real=real),
     }[name]()
 

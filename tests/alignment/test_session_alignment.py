@@ -7,10 +7,12 @@ import polars as pl
 import pytest
 import torch
 from rich.console import Console
-from simulator import DECODING, World, recipe
+from simulator import DECODING, PER_GENRE, World, recipe
 from tiny_alignment import NUM_ITEMS, make_model
 
 from genrec.alignment.align import align_recommender
+from genrec.alignment.choice import build_reward, check_recipe
+from genrec.alignment.guards import Guards, Watch
 from genrec.alignment.pairs import session_pairs
 from genrec.alignment.preferences import LIST_SIDES, Preferences
 from genrec.alignment.prompts import Prompts, training_prompts
@@ -20,7 +22,7 @@ from genrec.alignment.scoring import sequence_log_probs
 from genrec.config import PairsConfig
 from genrec.data.histories import Histories
 from genrec.decoding import Options, generate_lists, trie_of, write_sessions
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 
 SESSIONS = DECODING.model_copy(update={"mode": "session", "session_size": 3, "num_beams": 8})
 IDS = ["a", "b", "c", "d", "e"]
@@ -142,13 +144,83 @@ def test_groups_of_lists_teach_lists_by_their_own_reward(world, supervised, tmp_
 
     monkeypatch.setattr("genrec.alignment.choice.load_function", lambda name: reward)
     model = copy.deepcopy(supervised)
-    config = recipe(method="grpo", epochs=1, preference_weight=3.0, pairs={"per_user": 2, "list_size": 8})
+    pairs = {"per_user": 2, "list_size": 8}
+    config = recipe(method="grpo", epochs=1, preference_weight=3.0, metric="reward@3", pairs=pairs)
     result = align_recommender(
         model, world.dataset, config, SESSIONS, tmp_path / "run", inputs={}, console=Console(quiet=True)
     )
-    assert result.rounds[0].history[-1]["validation"]["reward@10"] > result.start["reward@10"] + 0.01
-    # The groups are lists of three; only the guards look at ten items.
-    assert {shape[1] for shape in asked} == {3, 10}
+    assert result.rounds[0].history[-1]["validation"]["reward@3"] > result.start["reward@3"] + 0.01
+    # Groups and what the guards measure are lists of three.
+    assert {shape[1] for shape in asked} == {3}
+
+
+@pytest.mark.parametrize("size", [3, 12])
+def test_the_guards_measure_sessions_by_the_reward_that_pairs_are_compared_by(size, world, supervised):
+    """A reward of whole lists that no sum over places gives: how many genres a list has."""
+
+    class Genres:
+        def __call__(self, prompts, lists):
+            raise AssertionError("whole lists were compared, not places")
+
+        def whole(self, prompts, lists):
+            return np.array([len({item // PER_GENRE for item in row if item >= 0}) for row in world.item_of[lists]])
+
+    decoding = SESSIONS.model_copy(update={"session_size": size, "num_beams": 12})
+    watch = Watch.of(world.dataset, recipe(), decoding, None, Mixture([("genres", 0.5, Genres())]))
+    found = Guards(watch, recipe(), supervised).measure(supervised)
+    written, _ = generate_lists(supervised, watch.prompts.histories, decoding=decoding, top_k=size)
+    counts = [len({item // PER_GENRE for item in row}) for row in world.item_of[written]]
+    assert found[f"reward@{size}"] == pytest.approx(0.5 * np.mean(counts))
+    assert [name for name in found if name.startswith("reward@")] == [f"reward@{size}"]
+
+
+def list_file(path, size: int):
+    """Two preferences between lists of so many items, of two users."""
+    chosen, rejected = ([f"i{item:02d}" for item in range(first, first + size)] for first in (10, 20))
+    rows = {"history": [["i01"], ["i02"]], "chosen": [chosen] * 2, "rejected": [[rejected]] * 2}
+    pl.DataFrame(rows).write_parquet(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "words"),
+    [
+        ("depth", {}, "this 'depth' model writes single items"),
+        ("parallel", {}, "this 'parallel' model writes single items"),
+        ("discrec", {}, "this 'discrec' model writes single items"),
+        ("seq2seq", {}, "this 'seq2seq' model writes single items"),
+        ("seq2seq", {"session_size": 2}, "this 'seq2seq' model writes sessions of at most 2 items"),
+    ],
+)
+def test_lists_from_a_file_are_refused_by_models_that_do_not_write_them(family, settings, words, world, tmp_path):
+    config = recipe(
+        rewards={}, metric="ndcg@10", pairs={"source": "file", "path": list_file(tmp_path / "p.parquet", 3)}
+    )
+    model = make_model(family, **settings)
+    with pytest.raises(ConfigError, match=words) as refused:
+        check_recipe(config, model, world.dataset)
+    assert refused.value.exit_code == 2
+    assert "p.parquet: lists of up to 3 items are compared" in str(refused.value)
+    with pytest.raises(ConfigError, match=words):
+        sequence_log_probs(model, torch.tensor([[1]]), torch.tensor([1]), torch.tensor([[[1, 2, 3]]]))
+
+
+def test_lists_from_a_file_are_taken_by_models_that_write_them(world, tmp_path):
+    config = recipe(
+        rewards={}, metric="ndcg@10", pairs={"source": "file", "path": list_file(tmp_path / "p.parquet", 3)}
+    )
+    for model in (make_model("decoder"), make_model("seq2seq", session_size=3)):
+        check_recipe(config, model, world.dataset)
+
+
+def test_a_learned_reward_is_for_sessions_and_measured_among_the_models_own(world, supervised):
+    config = recipe(rewards={"lists": 1.0}, objectives={"liked": 1.0}, pairs={"list_size": 8})
+    mixture, quality = build_reward(config, world.dataset, supervised, SESSIONS)
+    assert mixture.parts[0][2].longest == quality["longest"] == 3
+    assert 0 <= quality["beam_auc"] <= 1
+    mixture, quality = build_reward(config, world.dataset, supervised, DECODING)
+    assert mixture.parts[0][2].longest == quality["longest"] == 1
+    assert 0 <= quality["beam_auc"] <= 1
 
 
 @pytest.mark.parametrize("method", ["sdpo", "kto", "simpo"])
@@ -161,14 +233,14 @@ def test_lists_become_better_by_comparing_lists(method, world, supervised, tmp_p
     result = align_recommender(
         model,
         world.dataset,
-        recipe(method=method, epochs=2, pairs=pairs, **weight),
+        recipe(method=method, epochs=2, metric="reward@3", pairs=pairs, **weight),
         SESSIONS,
         tmp_path / "run",
         inputs={},
         console=Console(quiet=True),
     )
     after = result.rounds[0].history[-1]["validation"]
-    assert after["reward@10"] > result.start["reward@10"] + 0.01
+    assert after["reward@3"] > result.start["reward@3"] + 0.01
     assert after["pair_accuracy"] > result.start["pair_accuracy"]
     kept = Preferences.load(tmp_path / "run" / "iteration-1" / "preferences.parquet", world.dataset.item_ids)
     assert kept.chosen.shape[1] == 3

@@ -34,7 +34,12 @@ MODEL_SETTINGS = (
     "recommender.num_layers=1",
     "training.epochs=1",
 )
-ALIGNMENT = ("alignment.method=dpo", "alignment.epochs=1", "alignment.pairs.users=8", "alignment.pairs.list_size=4")
+ALIGNMENT = (
+    "alignment.method=dpo",
+    "alignment.training.epochs=1",
+    "alignment.pairs.users=8",
+    "alignment.pairs.list_size=4",
+)
 
 
 def sets(*values: str) -> list[str]:

@@ -43,6 +43,8 @@ def test_facts_stand_beside_each_other_and_a_reward_says_how_good_it_is():
     assert facts["reward model, taken"] == "held-out AUC 0.710, calibration error 0.020"
     assert "Reward@10" not in facts
     assert "reward model, liked" not in facts
+    among = alignment_facts(alignment(reward_quality={**quality, "beam_auc": 0.625}))
+    assert dict(among)["reward model, among the model's own lists"] == "held-out AUC 0.625"
     assert alignment_facts({}) == []
 
 
@@ -56,6 +58,15 @@ def test_curves_hold_what_was_measured_round_after_round():
     # Entropy fell to a half of what it was.
     assert "0.5" in figures["Signs of collapse"]
     assert alignment_figures({}) == []
+
+
+def test_the_reward_of_sessions_is_shown_at_their_length():
+    measured = [{"reward@3": 0.25}, {"reward@3": 0.5}]
+    part = round_of(start={**START, **measured[0]}, history=[{"step": 3, "validation": {**LATER, **measured[1]}}])
+    values = alignment(part, start={**START, **measured[0]}, best={**LATER, **measured[1]})
+    assert dict(alignment_facts(values))["Reward@3"] == "0.2500 → 0.5000"
+    figures = {figure.title: figure.chart for figure in alignment_figures(values)}
+    assert "Reward@3" in figures["What is preferred"]
 
 
 def test_lists_before_and_after_mark_what_moved():

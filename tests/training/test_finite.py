@@ -142,7 +142,7 @@ def test_what_to_do_is_said(tmp_path: Path):
     assert error.what == "the gradient norm became inf at step 3"
     assert "training.skip_nonfinite=10" in error.fix
     assert error.exit_code == 6
-    assert "alignment.learning_rate" in non_finite_error(facts, tmp_path, 0, "alignment").fix
+    assert "alignment.training.learning_rate" in non_finite_error(facts, tmp_path, 0, "alignment.training").fix
 
 
 def test_one_process_asks_nobody():

@@ -130,7 +130,7 @@ def test_several_processes_are_told_to_accumulate(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(torch.OutOfMemoryError):
         update.add(batch, 1.0, lambda batch, share: update.network(**batch).loss)
     assert "more training.gradient_accumulation_steps" in memory_error("training", 4, 1, validating=False).fix
-    assert "alignment.batch_size" in memory_error("alignment", 1, 1, validating=False).fix
+    assert "alignment.training.batch_size" in memory_error("alignment.training", 1, 1, validating=False).fix
 
 
 def test_batches_of_something_else_are_not_cut():
