@@ -60,6 +60,10 @@ class DataConfig(Section):
     split: Literal["leave-one-out", "temporal", "ratio"] = "leave-one-out"
     validation_ratio: Share = Field(0.1, gt=0, lt=0.5, description="share held out for validation (temporal, ratio)")
     test_ratio: Share = Field(0.1, gt=0, lt=0.5, description="share held out for test (temporal, ratio)")
+    ties: Literal["file", "shuffle"] = Field(
+        "file", description="order of a user's interactions at one time: that of the file, or drawn by ties_seed"
+    )
+    ties_seed: Seed = Field(1, description="of ties: shuffle")
 
 
 class FeaturesConfig(Family):
