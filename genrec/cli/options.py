@@ -37,6 +37,7 @@ class Ties(str, Enum):
 
     file = "file"
     shuffle = "shuffle"
+    exclude = "exclude"
 
 
 class Part(str, Enum):

@@ -32,8 +32,9 @@ from genrec.data.profiles import with_columns
 from genrec.data.public import cached_source
 from genrec.data.readers import Kind, find_table, read_table, require_table, table_sha256, to_frame
 from genrec.data.schema import tidy_interactions, tidy_items, tidy_users
-from genrec.data.splits import split_ends
+from genrec.data.splits import split_ends, users_without_times
 from genrec.data.statistics import dataset_statistics, statistics_page
+from genrec.data.ties import orders_by_ids, ties_in_words
 from genrec.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ def locate_tables(config: DataConfig) -> Tables:
 
 def shaping(config: DataConfig) -> dict[str, Any]:
     """The settings that shape a data set, JSON-able; of ties only what differs from the order of the file."""
-    ties = {"file": (), "shuffle": ("ties", "ties_seed")}[config.ties]
+    ties = {"file": (), "shuffle": ("ties", "ties_seed"), "exclude": ("ties",)}[config.ties]
     return config.model_dump(mode="json", include={*SHAPING_KEYS, *ties})
 
 
@@ -231,6 +232,9 @@ def _make(tables: dict[Kind, _Table], config: DataConfig, out: Path, inputs: dic
     known = pl.DataFrame({"user_id": events.user_ids}) if users is None else _profiles(events.user_ids, users, account)
     _count_kept(events, catalogue, account)
     statistics = dataset_statistics(histories, train_end, valid_end, events.catalogue)
+    _note_ties(statistics["ties"], config, account.interactions)
+    if config.ties == "exclude" and len(untimed := users_without_times(histories)):
+        account.interactions.note(f"{len(untimed)} users have an interaction without a time: for training only")
     statistics["dropped"] = _dropped(account.interactions, config)
     if not statistics["test"]["evaluated_users"]:
         logger.warning("no user has enough interactions to be evaluated: all of them are for training")
@@ -298,6 +302,14 @@ def _count_kept(events: Events, catalogue: pl.DataFrame | None, account: Dataset
     assert all(table.balanced for table in account.tables)
     if account.summary():
         logger.info("%s", account.summary())
+
+
+def _note_ties(ties: dict[str, Any], config: DataConfig, account: TableAccount) -> None:
+    """Note that the order within ties is that of the item ids, where it is."""
+    if orders_by_ids(ties):
+        advice = "; ties: shuffle draws another order, ties: exclude evaluates without it"
+        said = f"{ties_in_words(ties)}: the order within one time is that of the ids"
+        account.note(said + (advice if config.ties == "file" else ""))
 
 
 def _dropped(account: TableAccount, config: DataConfig) -> dict[str, int]:

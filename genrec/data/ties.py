@@ -1,15 +1,24 @@
 """Ties: interactions of one user at one time, whose order the data do not tell.
 
+How many there are, whether the order of the file within them is that of the item ids, and another order.
+
 Times are compared in whole seconds, as they are stored; unknown times are equal to nothing.
 """
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy.special import erfc
 
 from genrec.data.histories import Histories
 from genrec.errors import DataError
+
+NO_TIMES = "no times"
+# Within ties the order follows the ids if chance deviates as much once in a thousand, and by so many points from half.
+CHANCE, DEVIATION = 0.001, 0.05
 
 
 def tied_with_previous(histories: Histories) -> np.ndarray:
@@ -21,6 +30,82 @@ def tied_with_previous(histories: Histories) -> np.ndarray:
         starts = histories.offsets[:-1]
         tied[starts[starts < len(tied)]] = False
     return tied
+
+
+def tied_with_history(histories: Histories, targets: Histories) -> np.ndarray:
+    """Which held-out items have the time of the last item of their user's history.
+
+    Args:
+        histories: R rows, none of them empty.
+        targets: R rows.
+
+    Returns:
+        int8 [total of targets]: 1 where the times are equal, 0 where they differ, -1 where one of them is unknown.
+    """
+    if histories.timestamps is None or targets.timestamps is None:
+        return np.full(len(targets.items), -1, dtype=np.int8)
+    last = np.repeat(histories.timestamps[histories.offsets[1:] - 1], targets.lengths)
+    equal = (last == targets.timestamps).astype(np.int8)
+    return np.where((last >= 0) & (targets.timestamps >= 0), equal, np.int8(-1))
+
+
+def tie_statistics(
+    histories: Histories, train_end: np.ndarray, valid_end: np.ndarray, item_ids: pl.Series
+) -> dict[str, Any]:
+    """Count ties, and compare the order within them with that of the item ids.
+
+    A pair is two consecutive interactions of a user with known times. If the order within a group of n different items
+    at one time is drawn at random, (n - 1) / 2 of its pairs ascend, with a variance of (n + 1) / 12 (the Eulerian
+    distribution); sums over groups are near enough to normal for ``p_value``. Groups that have an item twice are left
+    out of ``ascending``, ``p_value`` and ``follows_ids``.
+
+    Args:
+        histories: Everything known of each user.
+        train_end: int64 [R], end of the training part of each row.
+        valid_end: int64 [R], end of the validation part of each row.
+        item_ids: External id of every dense item, strings.
+
+    Returns:
+        ``pairs``, and ``tied_pairs`` as a share of them; ``tied_validation_targets`` and ``tied_test_targets``, the
+        share that has the time of the last item of the history; ``ascending``, the share of tied pairs whose ids
+        ascend; ``p_value``, the two-sided probability of a share as far from half; ``ids_compared_as``, ``numbers`` if
+        all ids are whole numbers, else ``text`` (by code points); ``follows_ids``, ``ascending`` or ``descending`` if
+        ``p_value`` is below 0.001 and the share is at least 5 points from half, else ``no``. Shares of nothing are
+        null. Without times: ``pairs`` 0 and the ``note`` "no times".
+    """
+    times = histories.timestamps
+    if times is None:
+        return {"pairs": 0, "note": NO_TIMES}
+    tied = tied_with_previous(histories)
+    known = times >= 0
+    known[1:] &= times[:-1] >= 0
+    known[histories.offsets[:-1][histories.lengths > 0]] = False
+    pairs = int(known.sum())
+    return {
+        "pairs": pairs,
+        "tied_pairs": _share(int(tied.sum()), pairs),
+        "tied_validation_targets": _tied_targets(histories, train_end, valid_end),
+        "tied_test_targets": _tied_targets(histories, valid_end, histories.lengths),
+        **_direction(histories, tied, item_ids),
+    }
+
+
+def ties_in_words(statistics: Mapping[str, Any]) -> str:
+    """The numbers of :func:`tie_statistics` as a sentence; empty for data sets that were prepared without them."""
+    pairs, targets = statistics.get("tied_pairs"), statistics.get("tied_test_targets")
+    if "note" in statistics or not statistics:
+        return str(statistics.get("note", ""))
+    parts = [] if pairs is None else [f"{pairs:.1%} of consecutive interactions of a user have the same time"]
+    if targets is not None:
+        parts.append(f"{targets:.1%} of test targets have the time of the last item of the history")
+    if statistics.get("ascending") is not None:
+        parts.append(f"within one time the item ids ascend in {statistics['ascending']:.1%} of pairs (chance: 50%)")
+    return "; ".join(parts)
+
+
+def orders_by_ids(statistics: Mapping[str, Any]) -> bool:
+    """Whether the order within one time follows the item ids."""
+    return statistics.get("follows_ids", "no") != "no"
 
 
 def shuffled_positions(histories: Histories, user_ids: pl.Series, item_ids: pl.Series, seed: int) -> np.ndarray:
@@ -68,6 +153,46 @@ def shuffled_positions(histories: Histories, user_ids: pl.Series, item_ids: pl.S
         keys = _mixed(_mixed(keys) ^ part)
     order[places] = places[np.lexsort((keys, groups))]
     return order
+
+
+def _tied_targets(histories: Histories, begin: np.ndarray, end: np.ndarray) -> float | None:
+    rows = np.flatnonzero((begin > 0) & (end > begin))
+    starts = histories.offsets[rows] + begin[rows]
+    lasts = histories.slice(rows, starts - 1, np.ones_like(starts))
+    tied = tied_with_history(lasts, histories.slice(rows, starts, (end - begin)[rows]))
+    return _share(int((tied == 1).sum()), int((tied >= 0).sum()))
+
+
+def _direction(histories: Histories, tied: np.ndarray, item_ids: pl.Series) -> dict[str, Any]:
+    """Shares of tied pairs whose ids ascend, and what chance has to say."""
+    ranks, compared_as = _ranks(item_ids)
+    groups = np.cumsum(~tied)
+    order = np.lexsort((histories.items, groups))
+    again = (np.diff(groups[order]) == 0) & (np.diff(histories.items[order]) == 0)
+    repeating = np.zeros(len(tied) + 1, dtype=bool)
+    repeating[groups[order][1:][again]] = True
+    compared = np.flatnonzero(tied & ~repeating[groups])
+    ascending = int((ranks[histories.items[compared]] > ranks[histories.items[compared - 1]]).sum())
+    sizes = np.bincount(groups[compared]) + 1
+    deviation = float(np.sqrt((sizes[sizes > 1] + 1).sum() / 12))
+    p_value = float(erfc(abs(ascending - len(compared) / 2) / deviation / np.sqrt(2))) if deviation else None
+    share = _share(ascending, len(compared))
+    follows = "no"
+    if share is not None and p_value is not None and p_value < CHANCE and abs(share - 0.5) >= DEVIATION:
+        follows = "ascending" if share > 0.5 else "descending"
+    return {"ascending": share, "p_value": p_value, "ids_compared_as": compared_as, "follows_ids": follows}
+
+
+def _ranks(item_ids: pl.Series) -> tuple[np.ndarray, str]:
+    """The place of every item among the sorted ids, int64 [N], and what they were compared as."""
+    numbers = item_ids.set(~item_ids.str.contains(r"^[+-]?[0-9]+$"), None).cast(pl.Int64, strict=False)
+    whole = numbers.null_count() == 0 and numbers.n_unique() == len(numbers)
+    values = numbers if whole else item_ids
+    return values.rank("ordinal").cast(pl.Int64).to_numpy(), "numbers" if whole else "text"
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _hashes(numbers: np.ndarray, ids: pl.Series) -> np.ndarray:

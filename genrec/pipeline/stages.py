@@ -299,9 +299,7 @@ def _baseline_results(work: Work) -> list[Result]:
     lists, settings = load_file(work.folder / BASELINE_LISTS_FILE), read_json(work.folder / SETTINGS_FILE)
     results = []
     for name in recipe.evaluation.baselines:
-        protocol = Protocol(
-            split=dataset.split, part="test", catalogue=dataset.num_items, exclude_seen=recipe.decoding.exclude_seen
-        )
+        protocol = Protocol.on(dataset, "test", exclude_seen=recipe.decoding.exclude_seen)
         if name == LEARNED_BASELINE:
             folder = work.folder / LEARNED_FOLDER
             protocol = protocol_of(folder, open_model(folder, verify=False), dataset, "test", recipe.decoding)
