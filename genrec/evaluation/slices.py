@@ -90,8 +90,9 @@ def evaluate_slices(
         ks: Lengths of list to score.
 
     Returns:
-        ``item_popularity`` (cold, tail, head), ``history_length`` and, where both times are known, ``ties`` (tied,
-        untied: whether the held-out item has the time of the last item of the history) to the slices by group.
+        ``item_popularity`` (cold, tail, head), ``history_length`` and, where an item is tied, ``ties`` (tied, untied:
+        whether the held-out item has the time of the last item of the history; those with an unknown time are left
+        out) to the slices by group.
     """
     ks = checked_ks(ks)
     found = find_targets(recommended, targets, len(popularity))
@@ -106,7 +107,8 @@ def evaluate_slices(
         }
         for name, labels, groups in groupings
     }
-    return slices if slices["ties"] else {name: groups for name, groups in slices.items() if name != "ties"}
+    # Without a tied item, the untied ones would repeat the whole.
+    return slices if "tied" in slices["ties"] else {name: slices[name] for name in slices if name != "ties"}
 
 
 def _tie_group(found: Found, histories: Histories, targets: Histories, num_items: int) -> np.ndarray:

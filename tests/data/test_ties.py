@@ -1,16 +1,23 @@
-"""Interactions of one user at one time: how their order is drawn."""
+"""Interactions of one user at one time: how many there are, how their order is drawn, what is held out without it."""
 
 import hashlib
+import shutil
 from collections import Counter
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
-from genrec.config import DataConfig
-from genrec.data import Dataset, make_dataset
-from genrec.errors import DataError
+from genrec.artifacts import read_json, write_artifact, write_json
+from genrec.config import DataConfig, load_recipe
+from genrec.data import Dataset, make_dataset, prepare_dataset
+from genrec.data.histories import Histories
+from genrec.data.ties import tie_statistics
+from genrec.errors import ConfigError, DataError
+from genrec.inspection import describe
 
 NAMES = ["user_id", "item_id", "timestamp"]
 
@@ -158,3 +165,179 @@ def test_ties_and_their_seed_make_another_dataset(tmp_path):
     made.append(make(tmp_path / "file", table))
     assert len({dataset.fingerprint for dataset in made}) == 3
     assert make(tmp_path / "again", table, ties_seed=9).fingerprint == made[-1].fingerprint
+
+
+def published_order(*groups: str, user: str = "u", start: int = 1) -> list[tuple[str, str, int]]:
+    """Interactions of a user: each string is what happened on one day, an item per letter."""
+    return [(user, item, day * 86_400) for day, items in enumerate(groups, start) for item in items]
+
+
+def test_statistics_of_a_small_log_counted_by_hand(tmp_path):
+    """Pairs: 4 + 3; tied: ab and de of u, yx of v. Targets: e after d is tied, z is not; d is not, x after y is."""
+    rows = [*published_order("ab", "c", "de"), *published_order("w", "yx", "z", user="v")]
+    ties = make(tmp_path / "out", log(*rows)).statistics["ties"]
+    assert (ties["pairs"], ties["tied_pairs"]) == (7, 3 / 7)
+    assert (ties["tied_test_targets"], ties["tied_validation_targets"]) == (1 / 2, 1 / 2)
+    assert ties["ascending"] == 2 / 3
+    assert ties["ids_compared_as"] == "text"
+    assert ties["follows_ids"] == "no"
+    # Three coins: two heads deviate by half a head from 1.5, with a variance of 3/4.
+    assert ties["p_value"] == pytest.approx(2 * stats.norm.sf(0.5 / np.sqrt(0.75)))
+
+
+def test_the_variance_of_ascents_is_that_of_all_orders(tmp_path):
+    """Against every order of five items: mean 2 and variance (5 + 1) / 12 of the ascending pairs."""
+    ascents = [sum(a < b for a, b in pairwise(order)) for order in permutations("abcde")]
+    assert (np.mean(ascents), np.var(ascents)) == (2, pytest.approx(6 / 12))
+    ties = make(tmp_path / "out", log(*published_order("abcde", "f"))).statistics["ties"]
+    assert ties["p_value"] == pytest.approx(2 * stats.norm.sf((4 - 2) / np.std(ascents)))
+
+
+def test_an_order_by_chance_is_seldom_taken_for_one_by_ids():
+    """300 random files of 60 groups of three: a p-value below 0.05 in 5 %; 30 are four standard deviations too many."""
+    random = np.random.default_rng(4)
+    ids = pl.Series([f"i{item:02}" for item in range(30)])
+    small = 0
+    for _ in range(300):
+        groups = np.concatenate([random.choice(30, 3, replace=False) for _ in range(60)]).astype(np.int32)
+        times = np.repeat(np.arange(60), 3)
+        histories = Histories(np.arange(1), np.array([0, 180]), groups, times)
+        found = tie_statistics(histories, np.array([178]), np.array([179]), ids)
+        small += found["p_value"] < 0.05
+        assert found["follows_ids"] == "no" or found["p_value"] < 0.001
+    assert 2 <= small <= 30
+
+
+@pytest.mark.parametrize(("items", "follows"), [("abcdefghij", "ascending"), ("jihgfedcba", "descending")])
+def test_an_order_by_ids_is_warned_of(tmp_path, caplog, items, follows):
+    rows = [row for user in range(9) for row in published_order(items, "x", "y", user=f"u{user}")]
+    dataset = make(tmp_path / "out", log(*rows))
+    assert dataset.statistics["ties"]["follows_ids"] == follows
+    (note,) = dataset.account.interactions.notes
+    assert "the order within one time is that of the ids; ties: shuffle draws another order" in note
+    assert note in caplog.text
+    assert "| ties: follows ids | " + follows in (dataset.path / "statistics.md").read_text(encoding="utf-8")
+
+
+def test_shuffled_ties_do_not_follow_the_ids(tmp_path):
+    rows = [row for user in range(40) for row in published_order("abcdefghij", "x", "y", user=f"u{user}")]
+    dataset = shuffled(tmp_path / "out", log(*rows))
+    assert dataset.statistics["ties"]["follows_ids"] == "no"
+    assert dataset.account.interactions.notes == []
+
+
+def test_numbers_ascend_as_numbers(tmp_path):
+    rows = [("u", item, 5) for item in ("9", "10", "11", "100")]
+    ties = make(tmp_path / "out", log(*rows)).statistics["ties"]
+    assert (ties["ids_compared_as"], ties["ascending"]) == ("numbers", 1.0)
+    mixed = make(tmp_path / "mixed", log(*rows, ("u", "x1", 9))).statistics["ties"]
+    assert (mixed["ids_compared_as"], mixed["ascending"]) == ("text", 1 / 3)
+
+
+def test_one_number_written_twice_is_text(tmp_path):
+    ties = make(tmp_path / "out", log(*[("u", item, 5) for item in ("007", "7", "8")])).statistics["ties"]
+    assert ties["ids_compared_as"] == "text"
+
+
+def test_groups_with_an_item_twice_say_nothing_of_a_direction(tmp_path):
+    table = log(*published_order("aab", "cd", "x")).with_columns(rating=pl.int_range(6).cast(pl.Float64))
+    ties = make(tmp_path / "out", table).statistics["ties"]
+    assert (ties["tied_pairs"], ties["ascending"]) == (3 / 5, 1.0)
+    assert ties["p_value"] == pytest.approx(2 * stats.norm.sf(1))
+
+
+def test_without_times_nothing_is_said_of_ties(tmp_path):
+    dataset = make(tmp_path / "out", log(("u", "b"), ("u", "a"), ("v", "b"), ("v", "a")))
+    assert dataset.statistics["ties"] == {"pairs": 0, "note": "no times"}
+    assert "| ties: note | no times |" in (dataset.path / "statistics.md").read_text(encoding="utf-8")
+
+
+def test_unknown_times_make_no_pairs(tmp_path):
+    ties = make(tmp_path / "out", log(("u", "a", None), ("u", "b", None), ("u", "c", 5), ("u", "d", 5))).statistics[
+        "ties"
+    ]
+    assert (ties["pairs"], ties["tied_pairs"], ties["tied_test_targets"]) == (1, 1.0, 1.0)
+
+
+def parts(dataset: Dataset, part: str) -> dict[str, tuple[str, str]]:
+    """History and targets of every user, as letters."""
+    histories, targets = dataset.evaluation(part)
+    return {
+        dataset.user_ids[user]: tuple("".join(dataset.item_ids[i] for i in held[row]) for held in (histories, targets))
+        for row, user in enumerate(histories.users)
+    }
+
+
+def test_without_ties_the_last_two_times_are_held_out(tmp_path):
+    """The example of docs/evaluation.md: what is held out, what is history, and what a model learns from."""
+    rows = [
+        *published_order("ab", "c", "de", "fgh", user="ann"),
+        *published_order("a", "c", "d", user="bob"),
+        *published_order("abc", "de", user="cem"),
+    ]
+    dataset = make(tmp_path / "out", log(*rows), ties="exclude")
+    assert parts(dataset, "validation") == {"ann": ("abc", "de"), "bob": ("a", "c")}
+    assert parts(dataset, "test") == {"ann": ("abcde", "fgh"), "bob": ("ac", "d")}
+    train = dataset.train()
+    assert ["".join(dataset.item_ids[i] for i in train[row]) for row in range(3)] == ["abc", "a", "abcde"]
+    assert dataset.statistics["ties"]["tied_test_targets"] == 0
+    assert (dataset.ties, dataset.ties_seed) == ("exclude", None)
+
+
+def test_nothing_held_out_has_a_time_of_the_history(tmp_path):
+    dataset = make(tmp_path / "out", random_log(80), ties="exclude")
+    for part in ("validation", "test"):
+        histories, targets = dataset.evaluation(part)
+        assert targets.any_of
+        assert len(targets) == dataset.statistics[part]["evaluated_users"] > 40
+        for row in range(len(targets)):
+            times = targets.timestamps[targets.offsets[row] : targets.offsets[row + 1]]
+            past = histories.timestamps[histories.offsets[row] : histories.offsets[row + 1]]
+            assert len(set(times.tolist())) == 1
+            assert past.max() < times[0]
+
+
+def test_users_with_an_unknown_time_are_for_training_only(tmp_path):
+    rows = [*published_order("ab", "c", "de"), *published_order("a", "b", "c", user="v"), ("v", "z", None)]
+    dataset = make(tmp_path / "out", log(*rows), ties="exclude")
+    assert list(parts(dataset, "test")) == ["u"]
+    assert dataset.account.interactions.notes == ["1 users have an interaction without a time: for training only"]
+
+
+def test_ties_cannot_be_excluded_without_times(tmp_path):
+    with pytest.raises(DataError, match="no user has a timestamp on every interaction"):
+        make(tmp_path / "out", log(("u", "a"), ("u", "b"), ("u", "c")), ties="exclude")
+    table = log(*published_order("a", "b", "c")).with_columns(order=pl.Series([2, 1, 0]))
+    with pytest.raises(DataError, match="'order' disagrees with 'timestamp' for 1 users"):
+        make(tmp_path / "out", table, ties="exclude")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("split", ["temporal", "ratio"])
+def test_other_splits_have_no_last_time(split):
+    with pytest.raises(ConfigError, match=f"ties: exclude is for split: leave-one-out, not {split}"):
+        load_recipe(None, ["data.ties=exclude", f"data.split={split}"])
+
+
+def test_a_prepared_data_set_keeps_its_ties(tmp_path, caplog):
+    made = shuffled(tmp_path / "made", random_log(20), seed=2)
+    copied = prepare_dataset(DataConfig(path=str(made.path), ties="exclude", ties_seed=3), tmp_path / "copy")
+    assert (copied.ties, copied.ties_seed, copied.fingerprint) == ("shuffle", 2, made.fingerprint)
+    assert "prepared with ties=shuffle; data.ties=exclude has no effect on it" in caplog.text
+    assert "prepared with ties_seed=2; data.ties_seed=3 has no effect on it" in caplog.text
+
+
+def test_a_data_set_of_an_earlier_version_has_the_order_of_its_file(tmp_path):
+    """Its manifest says nothing of ties, its statistics neither."""
+    made = make(tmp_path / "made", random_log(20))
+    assert "ties" not in read_json(made.path / "manifest.json")["config"]
+    statistics = {key: value for key, value in made.statistics.items() if key != "ties"}
+    with write_artifact(tmp_path / "old", "dataset", config=read_json(made.path / "manifest.json")["config"]) as folder:
+        for path in (path for path in made.path.rglob("*") if path.is_file() and path.name != "manifest.json"):
+            (folder.path / path.relative_to(made.path)).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, folder.path / path.relative_to(made.path))
+        write_json(folder.path / "statistics.json", statistics)
+    old = Dataset.load(tmp_path / "old", verify=True)
+    assert (old.ties, old.ties_seed) == ("file", None)
+    assert "ties:" not in describe(tmp_path / "old")
+    assert "of consecutive interactions of a user have the same time" in describe(made.path)

@@ -38,7 +38,7 @@ def test_metrics_json_holds_what_the_design_promises(tiny_dataset, tmp_path):
     assert {"recall@10", "ndcg@5", "mrr@10", "coverage@10", "gini@10", "popularity_rank@10"} <= set(read["metrics"])
     assert read["protocol"]["split"] == "leave-one-out"
     assert read["protocol"]["catalogue"] == 40
-    assert set(read["slices"]) == {"item_popularity", "history_length", "ties"}
+    assert set(read["slices"]) == {"item_popularity", "history_length"}
     low, high = read["confidence"]["intervals"]["ndcg@10"]
     assert low < read["metrics"]["ndcg@10"] < high
     beside = read["baselines"]["popularity"]
