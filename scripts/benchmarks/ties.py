@@ -25,6 +25,7 @@ from genrec.config import DataConfig, EvaluationConfig
 from genrec.data import Dataset, prepare_dataset
 from genrec.evaluation.baselines import fit_baseline
 from genrec.evaluation.protocol import Protocol, score_lists
+from genrec.evaluation.tables import SYSTEMS
 from genrec.tokenizers.quality.canvas import ACCENT, MUTED, SECOND, dress, new_figure, write_figure
 
 BASELINES = ("popularity", "itemknn", "transition")
@@ -147,7 +148,7 @@ def results_table(figures: dict[str, Any], name: str) -> list[str]:
         cells = [shown(values_of(figures, name, system, ties, metric)) for metric in METRICS for ties in TIES]
         before, after = (values_of(figures, name, system, ties, METRICS[1]) for ties in TIES[:2])
         moved = f"{statistics.mean(after) / statistics.mean(before) - 1:+.1%}" if before and after else "-"
-        lines.append(f"| {' | '.join([system, *cells, moved])} |")
+        lines.append(f"| {' | '.join([SYSTEMS.get(system, system), *cells, moved])} |")
     return lines
 
 
@@ -170,7 +171,7 @@ def slices_table(figures: dict[str, Any], name: str) -> list[str]:
             for group in ("tied", "untied")
             for ties in TIES[:2]
         ]
-        lines.append(f"| {' | '.join([system, *cells])} |")
+        lines.append(f"| {' | '.join([SYSTEMS.get(system, system), *cells])} |")
     return lines
 
 
@@ -212,11 +213,11 @@ def draw(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
             if len(means) == 2:
                 text = f"{means['shuffle'] / means['file'] - 1:+.0%}"
                 panel.annotate(text, (max(means.values()), place), (8, -3), textcoords="offset points", fontsize=8.5)
-        panel.set_yticks(range(len(systems)), systems)
+        panel.set_yticks(range(len(systems)), [SYSTEMS.get(system, system) for system in systems])
         panel.set_ylim(len(systems) - 0.5, -0.5)
         panel.margins(x=0.12)
         panel.grid(axis="x", alpha=0.25)
-    figure.axes[-1].legend(frameon=False, fontsize=9, loc="lower right")
+    figure.axes[0].legend(frameon=False, fontsize=9, loc="upper right")
     write_figure(figure, arguments.figure)
 
 
@@ -227,7 +228,8 @@ def parsed() -> argparse.Namespace:
     for verb in (count, measure, add, table, draw):
         own = verbs.add_parser(verb.__name__, help=verb.__doc__)
         own.set_defaults(verb=verb)
-        own.add_argument("figures", type=result_file, help="file of figures (JSON)")
+        written = result_file if verb in (count, measure, add) else Path
+        own.add_argument("figures", type=written, help="file of figures (JSON)")
         if verb in (count, measure):
             own.add_argument("--data", type=named, action="append", required=True, metavar="NAME=FOLDER")
             own.add_argument("--work", type=work_folder, default=Path("ties-work"), help="where data are prepared")
