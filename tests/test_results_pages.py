@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from genrec.errors import ConfigError
+
 ROOT = Path(__file__).parents[1]
 PAGE, FIGURES = (ROOT / "docs" / "results" / name for name in ("ties.md", "ties.json"))
 SCRIPT = ROOT / "scripts" / "benchmarks" / "ties.py"
@@ -50,6 +52,15 @@ def test_figures_of_a_run_are_added_and_drawn(script, monkeypatch, capsys, tmp_p
     deviation = 0.1 / 2**0.5
     assert re.search(rf"\| SASRec \| 0.1000 \| 0.2500 ± {deviation:.4f} \| - \| .* \| \+150.0% \|", printed)
     assert "| depth | 0.1000 | 0.1000 ± 0.0000 | - | - |" in printed
+    page = tmp_path / "page.md"
+    head = printed.splitlines()[0]
+    page.write_text(printed.replace("0.2500", "old") + "\nText after.\n", encoding="utf-8")
+    run(script, monkeypatch, capsys, "table", figures, "--page", page)
+    assert page.read_text(encoding="utf-8") == printed + "\nText after.\n"
+    page.write_text("No table.\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="has 0 tables with this head") as refused:
+        run(script, monkeypatch, capsys, "table", figures, "--page", page)
+    assert head in str(refused.value)
     run(script, monkeypatch, capsys, "draw", figures, "--figure", tmp_path / "ties.png")
     assert (tmp_path / "ties.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

@@ -3,15 +3,17 @@
     python scripts/benchmarks/ties.py count ties.json --data Beauty=data/beauty --data Sports=data/sports
     python scripts/benchmarks/ties.py measure ties.json --work work --data Beauty=data/beauty --seeds 1 2 3
     python scripts/benchmarks/ties.py add ties.json --name Beauty runs/beauty/metrics.json runs/shuffled/metrics.json
-    python scripts/benchmarks/ties.py table ties.json
+    python scripts/benchmarks/ties.py table ties.json --page docs/results/ties.md
     python scripts/benchmarks/ties.py draw ties.json --figure ties.png
 
 `count` measures ties; `measure` fits the baselines that need no training loop on the order of the file, on orders drawn
 by seed and without an order; `add` takes what `genrec run` measured, its baselines and variants too; `table` prints
-both as Markdown, `draw` draws them. All write into one file of figures; what it has is not measured again.
+all as Markdown or renews the tables of a page, `draw` draws it. The first three write into one file of figures; what it
+has is not measured again.
 """
 
 import argparse
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from genrec.artifacts.results import result_file, work_folder
 from genrec.artifacts.targets import overwriting
 from genrec.config import DataConfig, EvaluationConfig
 from genrec.data import Dataset, prepare_dataset
+from genrec.errors import ConfigError
 from genrec.evaluation.baselines import fit_baseline
 from genrec.evaluation.protocol import Protocol, score_lists
 from genrec.evaluation.tables import SYSTEMS
@@ -189,11 +192,23 @@ def shown(values: Sequence[float]) -> str:
 
 
 def table(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
-    """Print everything as Markdown."""
+    """Print everything as Markdown, or put it in the place of the tables of a page that have the same head."""
     parts = [ties_table(figures)] if figures["datasets"] else []
     for name in dict.fromkeys(record["data"] for record in figures["results"]):
         parts += [results_table(figures, name), slices_table(figures, name)]
-    print("\n\n".join("\n".join(part) for part in parts))
+    texts = ["\n".join(part) + "\n" for part in parts]
+    if arguments.page is None:
+        print("\n".join(texts), end="")
+        return
+    page = arguments.page.read_text(encoding="utf-8")
+    for text in texts:
+        head = re.escape(text.partition("\n")[0])
+        page, found = re.subn(rf"^{head}\n(?:\|.*\n)*", text.replace("\\", r"\\"), page, flags=re.MULTILINE)
+        if found != 1:
+            raise ConfigError(
+                f"{arguments.page} has {found} tables with this head", where=text.partition("\n")[0], expected="one"
+            )
+    arguments.page.write_text(page, encoding="utf-8")
 
 
 def draw(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
@@ -239,6 +254,8 @@ def parsed() -> argparse.Namespace:
         if verb is add:
             own.add_argument("--name", required=True, help="what the data set is called in the file")
             own.add_argument("runs", type=Path, nargs="+", help="metrics.json of runs")
+        if verb is table:
+            own.add_argument("--page", type=Path, help="page whose tables are replaced; printed without it")
         if verb is draw:
             own.add_argument("--figure", type=result_file, required=True, help="picture to write (PNG)")
     return parser.parse_args()

@@ -12,12 +12,14 @@ import pytest
 from scipy import stats
 
 from genrec.artifacts import read_json, write_artifact, write_json
+from genrec.cli import main
 from genrec.config import DataConfig, load_recipe
 from genrec.data import Dataset, make_dataset, prepare_dataset
 from genrec.data.histories import Histories
 from genrec.data.ties import tie_statistics
 from genrec.errors import ConfigError, DataError
 from genrec.inspection import describe
+from genrec.pipeline.run import run_recipe
 
 NAMES = ["user_id", "item_id", "timestamp"]
 
@@ -341,3 +343,33 @@ def test_a_data_set_of_an_earlier_version_has_the_order_of_its_file(tmp_path):
     assert (old.ties, old.ties_seed) == ("file", None)
     assert "ties:" not in describe(tmp_path / "old")
     assert "of consecutive interactions of a user have the same time" in describe(made.path)
+
+
+def test_a_run_prepares_again_for_other_ties_and_for_no_other_reason(tmp_path, capsys):
+    """The stage of the data set and, through its fingerprint, all others; by the ledger that `genrec run` keeps."""
+    (tmp_path / "data").mkdir()
+    random_log(20).write_csv(tmp_path / "data" / "interactions.csv")
+
+    def said(*changes: str) -> str:
+        given = [f"data.path={tmp_path / 'data'}", "data.k_core=0", *(f"data.{change}" for change in changes)]
+        run_recipe(load_recipe(None, given), tmp_path / "run", until="dataset")
+        return capsys.readouterr().err
+
+    assert "dataset: not made yet" in said()
+    assert "dataset: fresh" in said("ties=file", "ties_seed=5")
+    assert "dataset: its settings or inputs changed" in said("ties=shuffle")
+    assert "dataset: fresh" in said("ties=shuffle", "ties_seed=1")
+    assert "dataset: its settings or inputs changed" in said("ties=shuffle", "ties_seed=2")
+    assert "dataset: its settings or inputs changed" in said("ties=exclude", "ties_seed=2")
+    assert "dataset: fresh" in said("ties=exclude", "ties_seed=3")
+
+
+def test_the_command_line_has_both_settings(tmp_path, capsys):
+    random_log(20).write_csv(tmp_path / "log.csv")
+    command = ["prepare", "--interactions", str(tmp_path / "log.csv"), "--k-core", "0", "--out", str(tmp_path / "out")]
+    assert main([*command, "--ties", "shuffle", "--ties-seed", "2"]) == 0
+    assert "| ties: follows ids | no |" in capsys.readouterr().out
+    dataset = Dataset.load(tmp_path / "out")
+    assert (dataset.ties, dataset.ties_seed) == ("shuffle", 2)
+    assert main([*command, "--ties", "exclude", "--split", "ratio"]) == 2
+    assert "ties: exclude is for split: leave-one-out, not ratio" in capsys.readouterr().err
