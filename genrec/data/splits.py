@@ -92,7 +92,7 @@ def _check_ascending(histories: Histories, needed_for: str, instead: str) -> Non
     """Refuse times that go back within a user; unknown ones are passed over."""
     assert histories.timestamps is not None
     known = np.flatnonzero(histories.timestamps >= 0)
-    row = np.searchsorted(histories.offsets, known, side="right") - 1
+    row = np.repeat(np.arange(len(histories)), histories.lengths)[known]
     backwards = np.flatnonzero((np.diff(histories.timestamps[known]) < 0) & (np.diff(row) == 0))
     if len(backwards):
         raise DataError(

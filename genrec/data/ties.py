@@ -133,15 +133,10 @@ def shuffled_positions(histories: Histories, user_ids: pl.Series, item_ids: pl.S
             expected="timestamps for ties: shuffle",
             fix="add timestamps, or use ties: file",
         )
-    again = tied_with_previous(histories)
-    in_group = again.copy()
-    in_group[:-1] |= again[1:]
-    places = np.flatnonzero(in_group)
-    order = np.arange(len(again), dtype=np.int64)
-    if not len(places):
-        return order
-    users = histories.users[np.repeat(np.arange(len(histories)), histories.lengths)[places]]
-    items, groups = histories.items[places], np.cumsum(~again)[places]
+    places, groups = _tied_groups(tied_with_previous(histories))
+    order = np.arange(len(histories.items), dtype=np.int64)
+    users = histories.users[np.searchsorted(histories.offsets, places, side="right") - 1]
+    items = histories.items[places]
     keys = np.full(len(places), seed, dtype=np.uint64)
     parts = (
         _hashes(users, user_ids),
@@ -164,15 +159,14 @@ def _tied_targets(histories: Histories, begin: np.ndarray, end: np.ndarray) -> f
 
 
 def _direction(histories: Histories, tied: np.ndarray, item_ids: pl.Series) -> dict[str, Any]:
-    """Shares of tied pairs whose ids ascend, and what chance has to say."""
+    """Shares of tied pairs whose ids ascend, and how probable they are by chance."""
     ranks, compared_as = _ranks(item_ids)
-    groups = np.cumsum(~tied)
-    order = np.lexsort((histories.items, groups))
-    again = (np.diff(groups[order]) == 0) & (np.diff(histories.items[order]) == 0)
-    repeating = np.zeros(len(tied) + 1, dtype=bool)
-    repeating[groups[order][1:][again]] = True
-    compared = np.flatnonzero(tied & ~repeating[groups])
-    ascending = int((ranks[histories.items[compared]] > ranks[histories.items[compared - 1]]).sum())
+    places, groups = _tied_groups(tied)
+    items = histories.items[places]
+    repeating = np.zeros(len(places) + 1, dtype=bool)
+    repeating[groups[_occurrences(groups, items) > 0]] = True
+    compared = np.flatnonzero(tied[places] & ~repeating[groups])
+    ascending = int((ranks[items[compared]] > ranks[items[compared - 1]]).sum())
     sizes = np.bincount(groups[compared]) + 1
     deviation = float(np.sqrt((sizes[sizes > 1] + 1).sum() / 12))
     p_value = float(erfc(abs(ascending - len(compared) / 2) / deviation / np.sqrt(2))) if deviation else None
@@ -181,6 +175,18 @@ def _direction(histories: Histories, tied: np.ndarray, item_ids: pl.Series) -> d
     if share is not None and p_value is not None and p_value < CHANCE and abs(share - 0.5) >= DEVIATION:
         follows = "ascending" if share > 0.5 else "descending"
     return {"ascending": share, "p_value": p_value, "ids_compared_as": compared_as, "follows_ids": follows}
+
+
+def _tied_groups(tied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of all tied interactions, ascending, and the number of the group of each, from 1; both int64 [n].
+
+    Args:
+        tied: As from :func:`tied_with_previous`.
+    """
+    in_group = tied.copy()
+    in_group[:-1] |= tied[1:]
+    places = np.flatnonzero(in_group)
+    return places, np.cumsum(~tied[places])
 
 
 def _ranks(item_ids: pl.Series) -> tuple[np.ndarray, str]:
