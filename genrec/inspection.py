@@ -13,6 +13,7 @@ from genrec.artifacts.reading import reading
 from genrec.config import load_recipe
 from genrec.data import Dataset, Histories
 from genrec.data.parquet import scan_parquet
+from genrec.data.ties import ties_in_words
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.pipeline.ledger import LEDGER_FILE
 from genrec.pipeline.model_folder import EXPERTS_FILE
@@ -169,7 +170,10 @@ def _describe_stage(path: Path) -> str:
 def _dataset_words(manifest: Manifest, path: Path) -> str:
     numbers = read_json(path / "statistics.json")
     counts = ", ".join(f"{numbers[name]:,} {name}" for name in ("users", "items", "interactions"))
-    return f"a prepared data set of {counts}, split {manifest.config.get('split')}"
+    ties = ties_in_words(numbers.get("ties", {}))
+    return f"a prepared data set of {counts}, split {manifest.config.get('split')}" + (
+        f"\n  ties: {ties}" if ties else ""
+    )
 
 
 def _features_words(manifest: Manifest, path: Path) -> str:

@@ -45,13 +45,16 @@ class ListWorth(Reward, Protocol):
 class Hit:
     """1 where an item is what the user took next, 1/2 where it came after that, 1/3 ... within the targets.
 
+    Targets that are alternatives, without an order among them, are worth 1 each.
+
     REG4Rec (2025) rewards the next N items with falling weights; with one target it is MiniOneRec's exact hit.
     """
 
     def __call__(self, prompts: Prompts, lists: np.ndarray) -> np.ndarray:
         """See :class:`Reward`."""
         targets, lengths = _targets(prompts)
-        gains = np.where(np.arange(targets.shape[1]) < lengths[:, None], 1.0 / np.arange(1, targets.shape[1] + 1), 0.0)
+        place = np.ones(targets.shape[1]) if prompts.targets.any_of else np.arange(1, targets.shape[1] + 1)
+        gains = np.where(np.arange(targets.shape[1]) < lengths[:, None], 1.0 / place, 0.0)
         return ((lists[:, :, None] == targets[:, None, :]) * gains[:, None, :]).max(axis=2)
 
 

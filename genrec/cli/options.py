@@ -33,6 +33,14 @@ class Split(str, Enum):
     ratio = "ratio"
 
 
+class Ties(str, Enum):
+    """What is done about interactions of a user at one time."""
+
+    file = "file"
+    shuffle = "shuffle"
+    exclude = "exclude"
+
+
 class Part(str, Enum):
     """The held-out parts."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from genrec.cli.app import verb
-from genrec.cli.options import STAGE_NAMES, DatasetFolder, Out, Overrides, Recipe, Split, Stage
+from genrec.cli.options import STAGE_NAMES, DatasetFolder, Out, Overrides, Recipe, Split, Stage, Ties
 from genrec.terminal.text import show
 
 
@@ -49,6 +49,8 @@ def prepare(
     users: Annotated[Path | None, typer.Option(help="File or folder of what is known of users.")] = None,
     k_core: Annotated[int | None, typer.Option(help="Fewest interactions of a user and of an item.")] = None,
     split: Annotated[Split | None, typer.Option(help="How histories are divided.")] = None,
+    ties: Annotated[Ties | None, typer.Option(help="Order of a user's interactions at one time.")] = None,
+    ties_seed: Annotated[int | None, typer.Option(help="Seed of --ties shuffle.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Check, filter and split tables of interactions and items."""
@@ -56,7 +58,8 @@ def prepare(
     from genrec.data import prepare_dataset
     from genrec.data.statistics import statistics_page
 
-    values = {"k_core": k_core, "split": split.value if split else None}
+    chosen = {"split": split, "ties": ties}
+    values = {"k_core": k_core, "ties_seed": ties_seed} | {key: value and value.value for key, value in chosen.items()}
     given = [f"data.{key}={value}" for key, value in values.items() if value is not None]
     config = load_recipe(None, [*given, *(f"data.{text}" for text in overrides or ())]).data
     paths = {"interactions": str(interactions), "items": str(items) if items else None}

@@ -28,6 +28,9 @@ from genrec.config.ranges import (
 
 logger = logging.getLogger(__name__)
 
+# What is done about interactions of a user at one time.
+Ties = Literal["file", "shuffle", "exclude"]
+
 
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys and numbers that are not finite."""
@@ -63,6 +66,21 @@ class DataConfig(Section):
     split: Literal["leave-one-out", "temporal", "ratio"] = "leave-one-out"
     validation_ratio: Share = Field(0.1, gt=0, lt=0.5, description="share held out for validation (temporal, ratio)")
     test_ratio: Share = Field(0.1, gt=0, lt=0.5, description="share held out for test (temporal, ratio)")
+    ties: Ties = Field(
+        "file",
+        description="a user's interactions at one time: in the order of the file, in one drawn by ties_seed, or not in "
+        "each other's history, so that any item of the last time is a hit",
+    )
+    ties_seed: Seed = Field(1, description="of ties: shuffle")
+
+    @model_validator(mode="after")
+    def _ties_are_for_the_split(self) -> "DataConfig":
+        if self.ties == "exclude" and self.split != "leave-one-out":
+            raise ValueError(
+                f"ties: exclude is for split: leave-one-out, not {self.split}; "
+                "ties: shuffle is for every split, and temporal keeps interactions of one time on one side anyway"
+            )
+        return self
 
 
 class FeaturesConfig(Family):

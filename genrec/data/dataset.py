@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,7 @@ import polars as pl
 from genrec.artifacts import Manifest, read_json, read_manifest, verify_artifact
 from genrec.artifacts.manifest import check_files
 from genrec.artifacts.reading import reading
+from genrec.config.sections import Ties
 from genrec.data.account import DatasetAccount, read_account
 from genrec.data.arrow import check_histories, read_histories
 from genrec.data.histories import Histories
@@ -35,6 +36,8 @@ class Dataset:
         items: Row i is item i; column ``item_id`` and text or categorical columns of any name.
         statistics: What ``statistics.json`` holds.
         split: ``leave-one-out``, ``temporal`` or ``ratio``.
+        ties: ``file``, ``shuffle`` or ``exclude``: how interactions of a user at one time were treated.
+        ties_seed: What drew their order; None unless they were shuffled.
         fingerprint: Equal for data sets with equal content and settings.
     """
 
@@ -43,6 +46,8 @@ class Dataset:
         self.items = items
         self.statistics = statistics
         self.split: str = manifest.config["split"]
+        self.ties: Ties = manifest.config.get("ties", "file")
+        self.ties_seed: int | None = manifest.config.get("ties_seed")
         self.fingerprint: str = manifest.fingerprint
         histories, self._train_end, self._valid_end = read_histories(path / "histories")
         self._everything = replace(histories, profiles=_read_profiles(path / "users.parquet"))
@@ -76,6 +81,13 @@ class Dataset:
                 where=str(self.path),
                 expected="item_id as text, every item once",
                 fix="prepare the data set again",
+            )
+        if self.ties not in get_args(Ties):
+            raise ArtifactError(
+                f"ties: {self.ties!r} is not known",
+                where=str(self.path),
+                expected=f"one of {', '.join(get_args(Ties))}",
+                fix="prepare the data set again, or use a newer version of genrec",
             )
         if self.split not in SPLITS or not isinstance(self.statistics, dict):
             raise ArtifactError(
@@ -192,6 +204,8 @@ class Dataset:
     def evaluation(self, part: Literal["validation", "test"]) -> tuple[Histories, Histories]:
         """Histories and held-out targets of the users who have at least one of both, rows aligned.
 
+        With ``ties: exclude`` the targets are alternatives (``any_of``), all later than everything in the history.
+
         Args:
             part: ``validation`` (history = training part) or ``test`` (history = training and validation part).
 
@@ -205,7 +219,7 @@ class Dataset:
         rows = np.flatnonzero((begin > 0) & (end > begin))
         starts = self._everything.offsets[rows] + begin[rows]
         targets = self._everything.slice(self._everything.users[rows], starts, (end - begin)[rows])
-        return self._leading(rows, begin), targets
+        return self._leading(rows, begin), replace(targets, any_of=self.ties == "exclude")
 
     def train_popularity(self) -> np.ndarray:
         """How often each item occurs in the training part, int64 [N]."""

@@ -16,6 +16,7 @@ from polars.io.plugins import register_io_source
 from genrec.data.account import CORE, EXAMPLES, IDS, UNKNOWN_ITEMS, TableAccount, examples_of
 from genrec.data.histories import Histories
 from genrec.data.splits import k_core
+from genrec.data.ties import shuffled_positions
 from genrec.errors import DataError
 
 # Rows of a group of the Parquet files that polars writes.
@@ -151,24 +152,38 @@ def keep_core(events: Events, k: int, where: str, account: TableAccount) -> Even
     return events
 
 
-def in_sequence(events: Events) -> tuple[Histories, Events]:
-    """Sort by user, then by ``order``, then by time (unknown times first), then as the rows are given."""
+def in_sequence(events: Events, ties_seed: int | None = None) -> tuple[Histories, Events]:
+    """Sort by user, then by ``order``, then by time (unknown times first), then as the rows are given.
+
+    Args:
+        events: In any order.
+        ties_seed: If given, interactions of a user at one time are put into an order drawn by it; ``order`` then says
+            the new positions.
+
+    Raises:
+        DataError: If ``ties_seed`` is given and no time is known.
+    """
     times = events.columns["timestamp"].fill_null(-1).to_numpy()
     if "order" in events.columns.columns:
         rows = np.lexsort((times, events.columns["order"].to_numpy(), events.users))
     else:
         rows = _sorted_rows(events.users, times)
-    events = replace(events, columns=events.columns[rows], users=events.users[rows], items=events.items[rows])
+    events, times = _taken(events, rows), times[rows]
     offsets = np.zeros(len(events.user_ids) + 1, dtype=np.int64)
     np.cumsum(np.bincount(events.users, minlength=len(events.user_ids)), out=offsets[1:])
-    known = times if (times >= 0).any() else None
     histories = Histories(
         users=np.arange(len(events.user_ids), dtype=np.int64),
         offsets=offsets,
         items=events.items.astype(np.int32, copy=False),
-        timestamps=None if known is None else known[rows],
+        timestamps=times if (times >= 0).any() else None,
     )
-    return histories, events
+    if ties_seed is None:
+        return histories, events
+    rows = shuffled_positions(histories, events.user_ids, events.catalogue["item_id"], ties_seed)
+    shuffled = _taken(events, rows)
+    if "order" in events.columns.columns:
+        shuffled = replace(shuffled, columns=shuffled.columns.with_columns(events.columns["order"]))
+    return replace(histories, items=histories.items[rows]), shuffled
 
 
 def note_order(events: Events, account: TableAccount) -> None:
@@ -190,6 +205,11 @@ def note_order(events: Events, account: TableAccount) -> None:
             f"order has a position twice for {repeating} and goes against the times for {contrary} of "
             f"{len(events.user_ids)} users; it has the last word, so drop it if it is no position in the whole history"
         )
+
+
+def _taken(events: Events, rows: np.ndarray) -> Events:
+    """The given rows, in the order given."""
+    return replace(events, columns=events.columns[rows], users=events.users[rows], items=events.items[rows])
 
 
 def _examples(events: Events, kept: np.ndarray) -> list[str]:

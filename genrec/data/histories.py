@@ -18,6 +18,7 @@ class Histories:
         items: int32 [total], dense item ids; may be a read-only view of a memory-mapped file.
         timestamps: int64 [total] in seconds, -1 where unknown; None where the data have no timestamps at all.
         profiles: What is known of the dense users beside their items; None where nothing is.
+        any_of: Of held-out items: those of a row are alternatives, and any one of them is the row's target.
     """
 
     users: np.ndarray
@@ -25,6 +26,7 @@ class Histories:
     items: np.ndarray
     timestamps: np.ndarray | None = None
     profiles: Profiles | None = None
+    any_of: bool = False
 
     def __len__(self) -> int:
         return len(self.users)

@@ -32,15 +32,16 @@ from genrec.data.profiles import with_columns
 from genrec.data.public import cached_source
 from genrec.data.readers import Kind, find_table, read_table, require_table, table_sha256, to_frame
 from genrec.data.schema import tidy_interactions, tidy_items, tidy_users
-from genrec.data.splits import split_ends
+from genrec.data.splits import split_ends, users_without_times
 from genrec.data.statistics import dataset_statistics, statistics_page
+from genrec.data.ties import orders_by_ids, ties_in_words
 from genrec.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
 # Reasons of the account as keys of ``dropped`` in the statistics.
 DROPPED = {REPEATS: "duplicates", LOW_RATINGS: "low_ratings", UNKNOWN_ITEMS: "unknown_items", CORE: "k_core"}
-# The keys that shape the result; the others say where the tables lie, which must not change a fingerprint.
+# The keys that shape every result; the others say where the tables lie, which must not change a fingerprint.
 SHAPING_KEYS = ("columns", "k_core", "min_rating", "unknown_items", "split", "validation_ratio", "test_ratio")
 
 
@@ -137,6 +138,12 @@ def locate_tables(config: DataConfig) -> Tables:
     return Tables(interactions, items, users)
 
 
+def shaping(config: DataConfig) -> dict[str, Any]:
+    """The settings that shape a data set, JSON-able; of ties only what differs from the order of the file."""
+    ties = {"file": (), "shuffle": ("ties", "ties_seed"), "exclude": ("ties",)}[config.ties]
+    return config.model_dump(mode="json", include={*SHAPING_KEYS, *ties})
+
+
 def input_fingerprints(config: DataConfig) -> dict[str, str]:
     """SHA-256 of what :func:`prepare_dataset` would read, by name: it is stale when these or the settings change."""
     if prepared := _prepared_folder(config):
@@ -155,7 +162,8 @@ def _prepared_folder(config: DataConfig) -> Path | None:
 
 def _copy_prepared(folder: Path, config: DataConfig, out: Path) -> Dataset:
     manifest = verify_artifact(folder, STAGE)
-    asked = config.model_dump(mode="json")
+    unset = DataConfig().model_dump(mode="json")
+    asked, made = config.model_dump(mode="json"), {**unset, **manifest.config}
     if config.users:
         raise ConfigError(
             f"{folder} is prepared already: a table of users comes too late",
@@ -163,11 +171,10 @@ def _copy_prepared(folder: Path, config: DataConfig, out: Path) -> Dataset:
             expected="a data set that was prepared with it",
             fix="prepare the data again: genrec prepare --users FILE",
         )
-    for key in ("k_core", "split", "min_rating"):
-        if key in config.model_fields_set and asked[key] != manifest.config.get(key):
+    for key in ("k_core", "split", "min_rating", "ties", "ties_seed"):
+        if key in config.model_fields_set and asked[key] != made[key]:
             logger.warning(
-                "%s was prepared with %s=%s; data.%s=%s has no effect on it",
-                folder, key, manifest.config.get(key), key, asked[key],
+                "%s was prepared with %s=%s; data.%s=%s has no effect on it", folder, key, made[key], key, asked[key]
             )  # fmt: skip
     if real_place(out) == real_place(folder):
         return Dataset.load(folder)
@@ -219,17 +226,19 @@ def _make(tables: dict[Kind, _Table], config: DataConfig, out: Path, inputs: dic
     account = DatasetAccount(**accounts)
     users, catalogue = (_checked(tables.pop(kind, None)) for kind in ("users", "items"))
     events = _filtered(tables.pop("interactions").frame, catalogue, config, account)
-    histories, events = in_sequence(events)
+    histories, events = in_sequence(events, config.ties_seed if config.ties == "shuffle" else None)
     note_order(events, account.interactions)
     train_end, valid_end = split_ends(histories, config)
     known = pl.DataFrame({"user_id": events.user_ids}) if users is None else _profiles(events.user_ids, users, account)
     _count_kept(events, catalogue, account)
     statistics = dataset_statistics(histories, train_end, valid_end, events.catalogue)
+    _note_ties(statistics["ties"], config, account.interactions)
+    if config.ties == "exclude" and len(untimed := users_without_times(histories)):
+        account.interactions.note(f"{len(untimed)} users have an interaction without a time: for training only")
     statistics["dropped"] = _dropped(account.interactions, config)
     if not statistics["test"]["evaluated_users"]:
         logger.warning("no user has enough interactions to be evaluated: all of them are for training")
-    shaping = config.model_dump(mode="json", include=set(SHAPING_KEYS))
-    with write_artifact(out, STAGE, config=shaping, inputs=inputs) as folder:
+    with write_artifact(out, STAGE, config=shaping(config), inputs=inputs) as folder:
         write_parquet(events.catalogue, folder.path / "items.parquet")
         write_parquet(events.table(), folder.path / "interactions.parquet")
         write_parquet(known, folder.path / "users.parquet")
@@ -293,6 +302,14 @@ def _count_kept(events: Events, catalogue: pl.DataFrame | None, account: Dataset
     assert all(table.balanced for table in account.tables)
     if account.summary():
         logger.info("%s", account.summary())
+
+
+def _note_ties(ties: dict[str, Any], config: DataConfig, account: TableAccount) -> None:
+    """Note that the order within ties is that of the item ids, where it is."""
+    if orders_by_ids(ties):
+        advice = "; ties: shuffle draws another order, ties: exclude evaluates without it"
+        said = f"{ties_in_words(ties)}: the order within one time is that of the ids"
+        account.note(said + (advice if config.ties == "file" else ""))
 
 
 def _dropped(account: TableAccount, config: DataConfig) -> dict[str, int]:

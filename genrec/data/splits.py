@@ -4,6 +4,7 @@ import numpy as np
 
 from genrec.config import DataConfig
 from genrec.data.histories import Histories
+from genrec.data.ties import tied_with_previous
 from genrec.errors import DataError, first_rows
 
 
@@ -40,12 +41,15 @@ def split_ends(histories: Histories, config: DataConfig) -> tuple[np.ndarray, np
         ``[train_end:valid_end]``, test targets are ``[valid_end:]``.
 
     Raises:
-        DataError: If a temporal split is asked for and timestamps are missing, disagree with ``order``, or leave
-            nothing for training.
+        DataError: If timestamps disagree with ``order`` for a temporal split or ``ties: exclude``; if one is missing
+            for a temporal split, or one of every user for ``ties: exclude``; if a temporal split leaves nothing for
+            training.
     """
     lengths = histories.lengths
     if config.split == "temporal":
         return _temporal_ends(histories, config)
+    if config.ties == "exclude":
+        return _last_times(histories)
     held_valid, held_test = np.ones_like(lengths), np.ones_like(lengths)
     if config.split == "ratio":
         held_valid = np.maximum(np.floor(lengths * config.validation_ratio).astype(np.int64), 1)
@@ -53,6 +57,50 @@ def split_ends(histories: Histories, config: DataConfig) -> tuple[np.ndarray, np
     long_enough = lengths >= 3
     valid_end = np.where(long_enough, lengths - held_test, lengths)
     return np.where(long_enough, valid_end - held_valid, lengths), valid_end
+
+
+def users_without_times(histories: Histories) -> np.ndarray:
+    """Rows with an interaction whose time is unknown, int64: with ``ties: exclude`` they are for training only."""
+    if histories.timestamps is None:
+        return np.arange(len(histories))
+    return np.unique(np.searchsorted(histories.offsets, np.flatnonzero(histories.timestamps < 0), side="right") - 1)
+
+
+def _last_times(histories: Histories) -> tuple[np.ndarray, np.ndarray]:
+    """Where the last two distinct times of every user begin; the end for users who are for training only."""
+    untimed = users_without_times(histories)
+    if len(untimed) == len(histories):
+        raise DataError(
+            "no user has a timestamp on every interaction",
+            expected="timestamps for ties: exclude",
+            fix="add timestamps, or use ties: file",
+        )
+    _check_ascending(histories, "ties: exclude", "use ties: file or shuffle")
+    lengths = histories.lengths
+    begins = np.flatnonzero(~tied_with_previous(histories))
+    # How many distinct times the rows so far have: those of one row are the places in `begins` between two numbers.
+    ends = np.searchsorted(begins, histories.offsets[1:])
+    enough = np.diff(ends, prepend=0) >= 3
+    enough[untimed] = False
+    train_end, valid_end = lengths.copy(), lengths.copy()
+    for part, back in ((train_end, 2), (valid_end, 1)):
+        part[enough] = begins[ends[enough] - back] - histories.offsets[:-1][enough]
+    return train_end, valid_end
+
+
+def _check_ascending(histories: Histories, needed_for: str, instead: str) -> None:
+    """Refuse times that go back within a user; unknown ones are passed over."""
+    assert histories.timestamps is not None
+    known = np.flatnonzero(histories.timestamps >= 0)
+    row = np.repeat(np.arange(len(histories)), histories.lengths)[known]
+    backwards = np.flatnonzero((np.diff(histories.timestamps[known]) < 0) & (np.diff(row) == 0))
+    if len(backwards):
+        raise DataError(
+            f"'order' disagrees with 'timestamp' for {len(np.unique(row[backwards]))} users",
+            where=f"interactions sorted by user and order, {first_rows((known[backwards + 1] + 1).tolist())}",
+            expected=f"times that do not go back within a user for {needed_for}",
+            fix=f"drop the column 'order', or {instead}",
+        )
 
 
 def _temporal_ends(histories: Histories, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -64,15 +112,8 @@ def _temporal_ends(histories: Histories, config: DataConfig) -> tuple[np.ndarray
             expected="a timestamp on every interaction for split: temporal",
             fix="add timestamps, or use split: leave-one-out or ratio",
         )
+    _check_ascending(histories, "split: temporal", "use split: leave-one-out or ratio")
     row = np.repeat(np.arange(len(histories)), histories.lengths)
-    backwards = np.flatnonzero((np.diff(times) < 0) & (np.diff(row) == 0))
-    if len(backwards):
-        raise DataError(
-            f"'order' disagrees with 'timestamp' for {len(np.unique(row[backwards]))} users",
-            where=f"interactions sorted by user and order, {first_rows((backwards + 2).tolist())}",
-            expected="times that do not go back within a user for split: temporal",
-            fix="drop the column 'order', or use split: leave-one-out or ratio",
-        )
     ranked = np.sort(times)
     last = len(ranked) - 1
     first_valid = ranked[min(int(len(ranked) * (1 - config.validation_ratio - config.test_ratio)), last)]

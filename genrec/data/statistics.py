@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from genrec.data.histories import Histories
+from genrec.data.ties import tie_statistics
 
 
 def dataset_statistics(
@@ -21,7 +22,7 @@ def dataset_statistics(
         items: The catalogue, row i is item i.
 
     Returns:
-        JSON-able numbers: sizes, lengths, popularity, split, span of time, share of items with text per column.
+        JSON-able numbers: sizes, lengths, popularity, split, span of time, ties, share of items with text per column.
     """
     lengths, catalogue = histories.lengths, items.height
     position = np.arange(len(histories.items)) - np.repeat(histories.offsets[:-1], lengths)
@@ -45,6 +46,7 @@ def dataset_statistics(
         "test": _part(valid_end, lengths),
         "training_only_users": int(np.count_nonzero(train_end == lengths)),
         "time": _time(histories.timestamps),
+        "ties": tie_statistics(histories, train_end, valid_end, items["item_id"]),
         "items_with_text": _text_shares(items),
     }
 

@@ -57,7 +57,8 @@ def evaluate_lists(
     Args:
         recommended: int [R, K], dense items, best first; -1 = none, which still takes its place. Places beyond K count
             as misses.
-        targets: R rows of held-out items; an item that is held out twice counts once.
+        targets: R rows of held-out items; an item that is held out twice counts once. If they are alternatives
+            (``any_of``), only the one that comes first in the list counts.
         num_items: N, size of the catalogue.
         popularity: int [N], interactions in the training part; without it there is no ``popularity_rank``.
         ks: Lengths of list to score.
@@ -69,7 +70,7 @@ def evaluate_lists(
     recommended, ks = np.asarray(recommended), checked_ks(ks)
     _check_lists(recommended, targets, num_items)
     found = find_targets(recommended, targets, num_items)
-    per_user = ranking_metrics(found.places, found.rows, len(targets), ks)
+    per_user = ranking_metrics(found, len(targets), ks)
     return Evaluation(targets.users, per_user, catalogue_metrics(recommended, num_items, popularity, ks))
 
 
@@ -80,11 +81,13 @@ class Found(NamedTuple):
         rows: int64 [P].
         items: int64 [P].
         places: int64 [P], from 0; ``UNLISTED`` where the list does not have the item.
+        any_of: Whether the items of a row are alternatives.
     """
 
     rows: np.ndarray
     items: np.ndarray
     places: np.ndarray
+    any_of: bool = False
 
 
 def find_targets(recommended: np.ndarray, targets: Histories, num_items: int) -> Found:
@@ -102,27 +105,29 @@ def find_targets(recommended: np.ndarray, targets: Histories, num_items: int) ->
         equal = recommended[rows[block]] == items[block, None]
         target, place = np.nonzero(equal)
         places[first + target] = place
-    return Found(rows, items, places)
+    return Found(rows, items, places, targets.any_of)
 
 
-def ranking_metrics(places: np.ndarray, rows: np.ndarray, num_rows: int, ks: Sequence[int]) -> dict[str, np.ndarray]:
+def ranking_metrics(found: Found, num_rows: int, ks: Sequence[int]) -> dict[str, np.ndarray]:
     """Recall, NDCG and MRR per user, each with at least one target.
 
     With h of t targets in the first k places: recall@k = h / t, the hit rate where t = 1; ndcg@k = discounted gain over
     that of the min(k, t) first places, gains binary (Järvelin and Kekäläinen, 2002); mrr@k = 1 / place of the first
-    hit, 0 without one.
+    hit, 0 without one. Where targets are alternatives, the first of them in the list is the user's one target, t = 1.
 
     Args:
-        places: int [P], place of every target from 0, or ``UNLISTED``.
-        rows: int [P], user of every target, ascending, every user there.
+        found: Where the targets are; every user is there, in ascending order.
         num_rows: R.
         ks: Ascending lengths of list.
 
     Returns:
         ``recall@k``, ``ndcg@k``, ``mrr@k`` to float64 [R].
     """
-    held_out = np.bincount(rows, minlength=num_rows)
+    rows, places = found.rows, found.places
     first = np.minimum.reduceat(places, np.searchsorted(rows, np.arange(num_rows)))
+    if found.any_of:
+        rows, places = np.arange(num_rows), first
+    held_out = np.bincount(rows, minlength=num_rows)
     discounts = 1.0 / np.log2(np.arange(2, ks[-1] + 2))
     gains, ideal = 1.0 / np.log2(places + 2.0), discounts.cumsum()
     metrics: dict[str, dict[str, np.ndarray]] = {"recall": {}, "ndcg": {}, "mrr": {}}

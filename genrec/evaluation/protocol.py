@@ -13,6 +13,7 @@ from pydantic import Field
 
 from genrec.config import EvaluationConfig, Section
 from genrec.config.ranges import Beams, CountOrZero, Few, HistoryLength, Seed, Share
+from genrec.config.sections import Ties
 from genrec.data.histories import Histories
 from genrec.evaluation.confidence import LEVEL, Interval, bootstrap_intervals, paired_difference
 from genrec.evaluation.metrics import Evaluation, evaluate_lists, row_item_pairs
@@ -40,7 +41,27 @@ class Protocol(Section):
     collision_rate: Share | None = None
     selection: str | None = None
     seeds: tuple[Seed, ...] = ()
+    ties: Ties = "file"
+    ties_seed: Seed | None = None
     stopped: str | None = Field(None, description="why and where training ended before its budget; null if it did not")
+
+    @classmethod
+    def on(cls, dataset: "Dataset", part: Part, **conditions: Any) -> "Protocol":
+        """The conditions that a data set sets, and others.
+
+        Args:
+            dataset: Where lists are measured; gives split, catalogue and ties.
+            part: Which held-out items.
+            conditions: The other fields.
+        """
+        return cls(
+            split=dataset.split,
+            part=part,
+            catalogue=dataset.num_items,
+            ties=dataset.ties,
+            ties_seed=dataset.ties_seed,
+            **conditions,
+        )
 
     def in_words(self) -> list[tuple[str, str]]:
         """Name and value of every condition, for people."""
@@ -49,6 +70,7 @@ class Protocol(Section):
         rows = [
             ("Ranking", f"item-level, full catalogue of {self.catalogue:,} items"),
             ("Split", f"{self.split}, {self.part} part"),
+            ("Ties", self._ties_in_words()),
             ("Seen items", "left out of the lists" if self.exclude_seen else "may be recommended again"),
             ("History", None if self.max_history is None else f"the last {self.max_history} items"),
             ("Beams", beams),
@@ -61,6 +83,13 @@ class Protocol(Section):
             ("Training", self.stopped),
         ]
         return [(name, value) for name, value in rows if value is not None]
+
+    def _ties_in_words(self) -> str | None:
+        words = {
+            "shuffle": f"interactions of a user at one time in an order drawn with seed {self.ties_seed}",
+            "exclude": "any item of a user's last distinct time is a hit, none of them is history",
+        }
+        return words.get(self.ties)
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,7 @@ def score_recommendations(
         notes.append(f"{seen} recommended items are in their user's history")
     for note in notes:
         logger.warning("%s: %s", path, note)
-    protocol = Protocol(split=dataset.split, part=part, catalogue=dataset.num_items, exclude_seen=seen == 0)
+    protocol = Protocol.on(dataset, part, exclude_seen=seen == 0)
     config = config.model_copy(update={"ks": ks})
     return score_lists(system or path.name, lists.recommended, dataset, protocol, config, notes=notes)
 

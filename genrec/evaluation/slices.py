@@ -1,4 +1,4 @@
-"""Where the hits come from: metrics by how popular the held-out item is and by how long the history is.
+"""Where the hits come from: by popularity and time of the held-out item, and by length of the history.
 
 The groups are fixed rules, not quantiles of one data set, so that numbers of different runs mean the same.
 """
@@ -10,9 +10,11 @@ from itertools import pairwise
 import numpy as np
 
 from genrec.data.histories import Histories
-from genrec.evaluation.metrics import Found, checked_ks, find_targets, ranking_metrics
+from genrec.data.ties import tied_with_history
+from genrec.evaluation.metrics import Found, checked_ks, find_targets, ranking_metrics, row_item_pairs
 
 HEAD_SHARE = 0.2
+TIE_GROUPS = ("tied", "untied")
 POPULARITY_GROUPS = ("cold", "tail", "head")
 LENGTH_STARTS = (0, 1, 5, 10, 20, 50, 100)
 
@@ -78,8 +80,7 @@ def evaluate_slices(
 ) -> Slices:
     """Metrics per group; a group without any held-out item is left out.
 
-    A user whose held-out items belong to several popularity groups is counted in each, there with the items of that
-    group only.
+    A user whose held-out items belong to several groups is counted in each, there with the items of that group only.
 
     Args:
         recommended: int [R, K], dense items, best first; -1 = none.
@@ -89,23 +90,42 @@ def evaluate_slices(
         ks: Lengths of list to score.
 
     Returns:
-        ``item_popularity`` (cold, tail, head) and ``history_length`` to the slices by group.
+        ``item_popularity`` (cold, tail, head), ``history_length`` and, where an item is tied, ``ties`` (tied, untied:
+        whether the held-out item has the time of the last item of the history; those with an unknown time are left
+        out) to the slices by group.
     """
     ks = checked_ks(ks)
     found = find_targets(recommended, targets, len(popularity))
     groupings = (
         ("item_popularity", POPULARITY_GROUPS, popularity_groups(popularity)[found.items]),
         ("history_length", length_labels(), length_group(histories.lengths)[found.rows]),
+        ("ties", TIE_GROUPS, _tie_group(found, histories, targets, len(popularity))),
     )
-    return {
+    slices = {
         name: {
             label: _score(found, groups == group, ks) for group, label in enumerate(labels) if (groups == group).any()
         }
         for name, labels, groups in groupings
     }
+    # Without a tied item, the untied ones would repeat the whole.
+    return slices if "tied" in slices["ties"] else {name: slices[name] for name in slices if name != "ties"}
+
+
+def _tie_group(found: Found, histories: Histories, targets: Histories, num_items: int) -> np.ndarray:
+    """Index in ``TIE_GROUPS`` of every target, int64 [P]; -1 where a time is unknown.
+
+    An item that is held out twice is tied if it is so once.
+    """
+    tied, pairs = tied_with_history(histories, targets), row_item_pairs(targets, num_items)
+    wanted = found.rows * num_items + found.items
+    groups = np.full(len(wanted), -1)
+    for group, value in ((1, 0), (0, 1)):
+        groups[np.isin(wanted, pairs[tied == value])] = group
+    return groups
 
 
 def _score(found: Found, chosen: np.ndarray, ks: Sequence[int]) -> Slice:
     users, rows = np.unique(found.rows[chosen], return_inverse=True)
-    metrics = ranking_metrics(found.places[chosen], rows, len(users), ks)
+    part = Found(rows, found.items[chosen], found.places[chosen], found.any_of)
+    metrics = ranking_metrics(part, len(users), ks)
     return Slice(len(users), int(chosen.sum()), {name: float(values.mean()) for name, values in metrics.items()})

@@ -21,7 +21,7 @@ from genrec.artifacts.manifest import CARD
 from genrec.artifacts.marks import is_as_stamped, write_result
 from genrec.config import DecodingConfig, Recipe, RecommenderConfig
 from genrec.data import prepare_dataset
-from genrec.data.prepare import SHAPING_KEYS, input_fingerprints
+from genrec.data.prepare import input_fingerprints, shaping
 from genrec.decoding import Names, generate_blocks, generate_lists, schema_of, write_recommendations
 from genrec.evaluation.baselines import fit_baseline
 from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lists
@@ -314,9 +314,7 @@ def _baseline_results(work: Work) -> list[Result]:
     lists, settings = load_file(work.folder / BASELINE_LISTS_FILE), read_json(work.folder / SETTINGS_FILE)
     results = []
     for name in recipe.evaluation.baselines:
-        protocol = Protocol(
-            split=dataset.split, part="test", catalogue=dataset.num_items, exclude_seen=recipe.decoding.exclude_seen
-        )
+        protocol = Protocol.on(dataset, "test", exclude_seen=recipe.decoding.exclude_seen)
         if name == LEARNED_BASELINE:
             folder = work.folder / LEARNED_FOLDER
             protocol = protocol_of(folder, open_model(folder, verify=False), dataset, "test", work.learned_decoding)
@@ -341,8 +339,7 @@ def _learned_search(work: Work) -> dict[str, Any]:
 
 
 def _dataset_settings(work: Work) -> dict[str, Any]:
-    data = work.recipe.data.model_dump(mode="json", include=set(SHAPING_KEYS))
-    return {"read": input_fingerprints(work.recipe.data), **({} if _in_place(work) else data)}
+    return {"read": input_fingerprints(work.recipe.data), **({} if _in_place(work) else shaping(work.recipe.data))}
 
 
 def _in_place(work: Work) -> bool:

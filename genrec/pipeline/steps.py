@@ -351,10 +351,9 @@ def protocol_of(
     if (tokenizer / MANIFEST).is_file():
         manifest = read_manifest(tokenizer)
         name, rate = manifest.config.get("name"), manifest.counts.get("collision_rate")
-    return Protocol(
-        split=dataset.split,
-        part=part,
-        catalogue=dataset.num_items,
+    return Protocol.on(
+        dataset,
+        part,
         exclude_seen=decoding.exclude_seen,
         max_history=model.max_history,
         num_beams=decoding.num_beams if searches else None,

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from genrec.artifacts import stamped, write_file
+from genrec.data.ties import ties_in_words
 from genrec.evaluation.protocol import Protocol
 from genrec.evaluation.tables import DEFAULT_METRICS, ResultsTable, metric_name, side_by_side, with_system_names
 from genrec.reports.alignment import alignment_facts, alignment_figures, alignment_sentence
@@ -17,7 +18,11 @@ from genrec.terminal.text import visible
 
 NO_BREAK = "\u00a0"
 CAPTIONS = {"coverage": "Share of the catalogue that is in at least one list: how much of it users get to see."}
-TITLES = {"item_popularity": "By popularity of the held-out item", "history_length": "By length of the history"}
+TITLES = {
+    "item_popularity": "By popularity of the held-out item",
+    "history_length": "By length of the history",
+    "ties": "By whether the held-out item has the time of the last item of the history",
+}
 
 
 def write_report(path: Path, content: ReportContent) -> None:
@@ -238,6 +243,8 @@ def _facts(statistics: Mapping[str, Any]) -> list[tuple[str, str]]:
     time = statistics.get("time", {})
     if "first_day" in time:
         facts.append(("time", f"{time['first_day']} to {time['last_day']}"))
+    if ties := ties_in_words(statistics.get("ties", {})):
+        facts.append(("ties", ties))
     return facts
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from genrec.artifacts import stamped, write_file
+from genrec.data.ties import ties_in_words
 from genrec.evaluation.protocol import Protocol
 from genrec.evaluation.tables import DEFAULT_METRICS, escape_markdown, metric_name, side_by_side, to_markdown
 from genrec.reports.content import ReportContent
@@ -113,6 +114,8 @@ def _facts(statistics: Mapping[str, Any]) -> str:
     time = statistics.get("time", {})
     if "first_day" in time:
         facts.append(("time", f"{time['first_day']} to {time['last_day']}"))
+    if ties := ties_in_words(statistics.get("ties", {})):
+        facts.append(("ties", ties))
     return _bullets(facts) if facts else "Not recorded."
 
 

@@ -125,7 +125,7 @@ def best_settings(
         if settings not in values:
             items, _ = model(settings).recommend(histories, top_k=TUNING_K, exclude_seen=exclude_seen)
             found = find_targets(items, targets, dataset.num_items)
-            metrics = ranking_metrics(found.places, found.rows, len(targets), [TUNING_K])
+            metrics = ranking_metrics(found, len(targets), [TUNING_K])
             values[settings] = float(metrics[f"ndcg@{TUNING_K}"].mean())
         return values[settings]
 

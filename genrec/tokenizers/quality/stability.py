@@ -37,6 +37,7 @@ class PartOfCatalogue(Dataset):
 
     def __init__(self, whole: Dataset, rows: np.ndarray) -> None:
         self.path, self.split, self.statistics = whole.path, whole.split, whole.statistics
+        self.ties, self.ties_seed = whole.ties, whole.ties_seed
         self.fingerprint = f"{len(rows)} items of {whole.fingerprint}"
         self.items: pl.DataFrame = whole.items[rows]
         self._everything = keep_items(whole.train(), rows, whole.num_items)
