@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from genrec.alignment.batches import PairRows, PromptRows, mixed_loader
+from genrec.alignment.batches import MixedBatches, MixedWindows, PairRows, PromptRows
 from genrec.alignment.choice import Material, build_reward, check_recipe, gather, load_reference
 from genrec.alignment.guards import Guards, Measured, Watch, score_candidates
 from genrec.alignment.learners import GroupLearner, Learner, PairLearner
@@ -40,7 +40,7 @@ from genrec.config import AlignmentConfig, DecodingConfig, TrainingConfig
 from genrec.models.base import GenerativeRecommender, RecommenderModel
 from genrec.signals import StopSignals
 from genrec.terminal.console import Terminal
-from genrec.training.batches import EpochLoader, cut_windows
+from genrec.training.batches import EpochLoader, cut_windows, longer_windows, window_size
 from genrec.training.checkpoints import CheckpointStore
 from genrec.training.launch import Launch
 from genrec.training.log import Display, MetricsLog
@@ -276,7 +276,7 @@ class Round:
     def _learner(
         self, model: GenerativeRecommender, reference: GenerativeRecommender, material: Material, seed: int
     ) -> tuple[Learner, EpochLoader]:
-        config, size = self.config, model.max_history + 1
+        config, size = self.config, window_size(model)
         windows = cut_windows(self.dataset.train(), size)
         rows: PairRows | PromptRows
         if material.prompts is not None and self.reward is not None:
@@ -296,9 +296,9 @@ class Round:
         def count(lengths: np.ndarray) -> int:
             return count_targets(model, {"lengths": torch.from_numpy(lengths)})
 
-        return learner, mixed_loader(
-            windows, size, rows, count=count, batch_size=config.batch_size, share=config.share, seed=seed
-        )
+        batches = MixedBatches(windows.lengths, config.batch_size, len(rows), config.share, seed)
+        mixed = MixedWindows(windows, size, rows, count, World.current(), max_history=model.max_history)
+        return learner, EpochLoader(mixed, batches, 0)
 
     @property
     def _item_weight(self) -> float:
@@ -332,6 +332,7 @@ class Round:
         config, world = self.config, World.current()
         private = folder.with_name(f"{folder.name}.checkpoints")
         settings = {f"alignment.{name}": value for name, value in _deciding(config).items()}
+        settings |= longer_windows(learner.policy)
         store = CheckpointStore(private, settings, key, config.seed)
         validate = GuardedValidation(guards, learner.policy)
         log = MetricsLog(private / LOG_FILE, silent=not world.leads)

@@ -15,7 +15,7 @@ from torch import Tensor
 from genrec.alignment.preferences import Preferences
 from genrec.alignment.prompts import Prompts
 from genrec.data.histories import Histories, pad_histories
-from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset
+from genrec.training.batches import EpochBatches, WindowDataset
 from genrec.training.world import World
 
 Count = Callable[[np.ndarray], int]
@@ -91,23 +91,26 @@ class MixedWindows(WindowDataset):
         extra: What else a batch holds.
         count: Targets of windows of some lengths, int64 ``[B]``.
         world: The processes that share each batch.
+        max_history: Longest history of a pair or a prompt; windows are longer.
     """
 
-    def __init__(self, windows: Histories, size: int, extra: Extra, count: Count, world: World) -> None:
+    def __init__(
+        self, windows: Histories, size: int, extra: Extra, count: Count, world: World, *, max_history: int
+    ) -> None:
         super().__init__(windows, size)
-        self.extra, self.count, self.world = extra, count, world
+        self.extra, self.count, self.world, self.max_history = extra, count, world, max_history
 
     def __getitems__(self, rows: np.ndarray) -> dict[str, Tensor]:
         """The part of a batch that this process learns from."""
         first = len(self.windows)
         windows, others = rows[rows < first], rows[rows >= first] - first
         if self.world.size == 1:
-            return super().__getitems__(windows) | self.extra.batch(others, self.size - 1)
+            return super().__getitems__(windows) | self.extra.batch(others, self.max_history)
         own_windows, own_others = (part[self.world.rank :: self.world.size] for part in (windows, others))
         lengths = self.windows.lengths
         shares = [self.count(lengths[own_windows]) / self.count(lengths[windows]), len(own_others) / len(others)]
         batch = super().__getitems__(own_windows if len(own_windows) else windows[:1])
-        batch |= self.extra.batch(own_others if len(own_others) else others[:1], self.size - 1)
+        batch |= self.extra.batch(own_others if len(own_others) else others[:1], self.max_history)
         return batch | {"shares": torch.tensor(shares, dtype=torch.float64)}
 
 
@@ -132,24 +135,6 @@ class MixedBatches(EpochBatches):
         for number, rows in enumerate(super().__iter__()):
             places = np.arange(number * self.extra_size, (number + 1) * self.extra_size) % self.extra
             yield np.concatenate([rows, len(self.lengths) + order[places]])
-
-
-def mixed_loader(
-    windows: Histories, size: int, extra: Extra, *, count: Count, batch_size: int, share: float, seed: int
-) -> EpochLoader:
-    """A loader of windows with extra rows, for this process among those that train together.
-
-    Args:
-        windows: Training samples of the next-item loss.
-        size: Longest window.
-        extra: What else a batch holds.
-        count: Targets of windows of some lengths, int64 ``[B]``.
-        batch_size: Windows per batch, of all processes together.
-        share: Extra rows per window of a batch.
-        seed: Seed of the run.
-    """
-    batches = MixedBatches(windows.lengths, batch_size, len(extra), share, seed)
-    return EpochLoader(MixedWindows(windows, size, extra, count, World.current()), batches, 0)
 
 
 def _history(histories: Histories, rows: np.ndarray, size: int) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer
 
 from genrec.errors import ConfigError
+from genrec.models.layers.moe import equal_masks
 from genrec.training.launch import Launch
 from genrec.training.world import World
 
@@ -233,7 +234,8 @@ def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
     """
     blocks = [block for block in blocks_of(model) if next(block.buffers(), None) is None] if wanted else []
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        masks = partial(equal_masks, block)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=masks)
     try:
         yield
     finally:
