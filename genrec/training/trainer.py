@@ -95,7 +95,7 @@ class RecommenderTrainer(Trainer):
         self._autocast = self.wrapping.set_precision(self, run.config.precision)
         self._expert_layers = expert_layers(trained.modules())
         self._update, self._losses = Update(trained, run.state.pieces), Losses()
-        self._update_is_new, self._users_elsewhere = True, 0
+        self._update_is_new, self._users_elsewhere, self._random_is_loaded = True, 0, False
         self._before: tuple[Tensor, int] = (torch.zeros(()), 0)
         self._saved: tuple[int, int] | None = None
         self._logged = (time.monotonic(), run.state.users)
@@ -135,6 +135,9 @@ class RecommenderTrainer(Trainer):
         """The micro-batches of the next update."""
         self._update_is_new = True
         self._before = self._tr_loss.clone(), self.run.state.users
+        # Trainer restores the generators after this where a run goes on within an epoch; a batch may draw here.
+        self._load_rng_state(None)
+        self._random_is_loaded = True
         # Before anything is drawn for it, so that an update that is given up is drawn again.
         self._update.begin()
         samples: tuple[list[Batch], Any] = super().get_batch_samples(*args, **kwargs)
@@ -347,7 +350,7 @@ class RecommenderTrainer(Trainer):
         self._load_rng_state(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if self.resumed_step is None:
+        if self.resumed_step is None or self._random_is_loaded:
             return
         rank, rests = self.run.world.rank, self.run.store.state(self.resumed_step)["random"]
         if rank < len(rests):
