@@ -131,7 +131,9 @@ def test_processes_divide_both_kinds_of_rows_and_say_how_much_they_have(share: f
     batches = MixedBatches(windows.lengths, 3, len(prompts), share, seed=0)
 
     def part(rank: int, size: int) -> MixedWindows:
-        return MixedWindows(windows, 4, prompts, lambda lengths: int(lengths.sum()), Processes(rank, size), max_history=3)
+        return MixedWindows(
+            windows, 4, prompts, lambda lengths: int(lengths.sum()), Processes(rank, size), max_history=3
+        )
 
     for rows in batches:
         whole = part(0, 1).__getitems__(rows)

@@ -52,4 +52,6 @@ def test_more_padding_with_anything_in_it_changes_no_number_of_a_step(form, hist
     assert first.keys() == second.keys()
     assert len(first) > 2
     for name, value in first.items():
-        torch.testing.assert_close(second[name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            second[name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -187,7 +187,7 @@ def test_layers_that_compute_again_route_the_same_positions():
         assert torch.equal(gradients[1][name], value), name
 
 
-# --- models of earlier versions -----------------------------------------------------------------------------------------
+# --- models of earlier versions ---------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ def better(model: nn.Module) -> dict[str, float]:
 better.calls = 0  # type: ignore[attr-defined]
 
 
-# --- windows ------------------------------------------------------------------------------------------------------------
+# --- windows ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_history_that_the_model_reads_teaches_a_whole_session_where_the_user_goes_on():
@@ -80,7 +80,7 @@ def test_checkpoints_of_shorter_windows_are_refused(train, monkeypatch: pytest.M
         train("of-3", model=make_model(), validate=better, **PLAN)
 
 
-# --- weights of micro-batches -------------------------------------------------------------------------------------------
+# --- weights of micro-batches -----------------------------------------------------------------------------------------
 
 
 def by_hand(size: int, **changes: Any) -> torch.Tensor:
@@ -120,7 +120,8 @@ def test_pieces_of_a_batch_add_up_to_the_whole(pieces: int):
     torch.manual_seed(1)
     draw_targets(model, batch)
     assert batch["cuts"].shape == (5, 2)
-    real = [min(3, max(1, length - cut)) for length, row in zip(lengths.tolist(), batch["cuts"].tolist()) for cut in row]
+    pairs = zip(lengths.tolist(), batch["cuts"].tolist(), strict=True)
+    real = [min(3, max(1, length - cut)) for length, row in pairs for cut in row]
     assert count_targets(model, batch) == sum(real)
     for number in (1, pieces):
         model.zero_grad()
