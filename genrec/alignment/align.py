@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from genrec.alignment.batches import PairRows, PromptRows, mixed_loader
+from genrec.alignment.batches import PairRows, PromptRows
 from genrec.alignment.choice import Material, build_reward, check_recipe, gather, load_reference
 from genrec.alignment.guards import Guards, Measured, Watch, score_candidates
 from genrec.alignment.learners import GroupLearner, Learner, PairLearner
@@ -40,7 +40,7 @@ from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.models.base import GenerativeRecommender, RecommenderModel
 from genrec.signals import StopSignals
 from genrec.terminal.console import Terminal
-from genrec.training.batches import EpochLoader, cut_windows
+from genrec.training.batches import EpochLoader, cut_windows, longer_windows, window_size
 from genrec.training.checkpoints import CheckpointStore
 from genrec.training.experts import check_experts
 from genrec.training.launch import Launch
@@ -278,7 +278,7 @@ class Round:
     def _learner(
         self, model: GenerativeRecommender, reference: GenerativeRecommender, material: Material, seed: int
     ) -> tuple[Learner, EpochLoader]:
-        config, size = self.config, model.max_history + 1
+        config, size = self.config, window_size(model)
         windows = cut_windows(self.dataset.train(), size)
         rows: PairRows | PromptRows
         if material.prompts is not None and self.reward is not None:
@@ -299,7 +299,14 @@ class Round:
             return count_targets(model, {"lengths": torch.from_numpy(lengths)})
 
         return learner, mixed_loader(
-            windows, size, rows, count=count, training=config.training, share=config.share, seed=seed
+            windows,
+            size,
+            rows,
+            count=count,
+            max_history=model.max_history,
+            training=config.training,
+            share=config.share,
+            seed=seed,
         )
 
     @property
@@ -338,6 +345,7 @@ class Round:
         settings = _deciding(self.config)
         inner = {f"training.{name}": value for name, value in settings.pop("training").items()}
         settings = {f"alignment.{name}": value for name, value in (settings | inner).items()}
+        settings |= longer_windows(learner.policy)
         store = CheckpointStore(private, settings, key, training.seed)
         validate = GuardedValidation(guards, learner.policy)
         log = MetricsLog(private / LOG_FILE, silent=not world.leads)

@@ -110,11 +110,14 @@ class MixedWindows(WindowDataset):
         extra: What else a batch holds.
         count: Targets of windows of some lengths, int64 ``[B]``.
         world: The processes that share each batch.
+        max_history: Longest history of a pair or a prompt; windows are longer.
     """
 
-    def __init__(self, windows: Histories, size: int, extra: Extra, count: Count, world: World) -> None:
+    def __init__(
+        self, windows: Histories, size: int, extra: Extra, count: Count, world: World, *, max_history: int
+    ) -> None:
         super().__init__(windows, size)
-        self.extra, self.count, self.world = extra, count, world
+        self.extra, self.count, self.world, self.max_history = extra, count, world, max_history
 
     def __getitems__(self, micro_batch: MixedRows) -> dict[str, Tensor]:  # type: ignore[override]
         """The part of a micro-batch that this process learns from."""
@@ -122,13 +125,13 @@ class MixedWindows(WindowDataset):
         first = len(self.windows)
         windows, others = rows[rows < first], rows[rows >= first] - first
         if self.world.size == parts == 1:
-            return super().__getitems__(windows) | self.extra.batch(others, self.size - 1)
+            return super().__getitems__(windows) | self.extra.batch(others, self.max_history)
         own_windows = windows[part * size : (part + 1) * size][self.world.rank :: self.world.size]
         own_others = others[part::parts][self.world.rank :: self.world.size]
         lengths = self.windows.lengths
         shares = [self.count(lengths[own_windows]) / self.count(lengths[windows]), len(own_others) / len(others)]
         batch = super().__getitems__(own_windows if len(own_windows) else windows[:1])
-        batch |= self.extra.batch(own_others if len(own_others) else others[:1], self.size - 1)
+        batch |= self.extra.batch(own_others if len(own_others) else others[:1], self.max_history)
         batch["shares"] = torch.tensor(shares, dtype=torch.float64)
         return batch if parts == 1 else batch | {"part": torch.tensor([part, parts])}
 
@@ -172,7 +175,15 @@ class MixedBatches(EpochBatches):
 
 
 def mixed_loader(
-    windows: Histories, size: int, extra: Extra, *, count: Count, training: TrainingConfig, share: float, seed: int
+    windows: Histories,
+    size: int,
+    extra: Extra,
+    *,
+    count: Count,
+    max_history: int,
+    training: TrainingConfig,
+    share: float,
+    seed: int,
 ) -> EpochLoader:
     """A loader of windows with extra rows, for this process among those that train together.
 
@@ -181,6 +192,7 @@ def mixed_loader(
         size: Longest window.
         extra: What else a batch holds.
         count: Targets of windows of some lengths, int64 ``[B]``.
+        max_history: Longest history of a pair or a prompt; windows are longer.
         training: Windows per micro-batch, of all processes together, micro-batches per update, and loading processes.
         share: Extra rows per window of an update.
         seed: Seed of the run.
@@ -193,7 +205,8 @@ def mixed_loader(
         share=share,
         seed=seed,
     )
-    return EpochLoader(MixedWindows(windows, size, extra, count, World.current()), batches, training.num_workers)
+    mixed = MixedWindows(windows, size, extra, count, World.current(), max_history=max_history)
+    return EpochLoader(mixed, batches, training.num_workers)
 
 
 def _history(histories: Histories, rows: np.ndarray, size: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from genrec.alignment.sampling import sample_batch, session_batch, whole_worth
 from genrec.alignment.scoring import count_codes, present, sequence_log_probs
 from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.models.base import GenerativeRecommender, TrainingOutput
-from genrec.training.memory import count_targets
+from genrec.training.memory import count_targets, draw_targets
 from genrec.training.world import World
 
 
@@ -31,11 +31,11 @@ class Learner(nn.Module):
         self.policy, self.recipe = policy, config
         self.max_history = policy.max_history
 
-    def anchor(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def anchor(self, items: Tensor, lengths: Tensor, **drawn: Tensor) -> Tensor:
         """The weighted next-item loss of windows ``[B, T]``, with dropout; 0 where its weight is."""
         if not self.recipe.anchor_weight:
             return torch.zeros((), device=items.device)
-        loss = self.policy(items, lengths).loss
+        loss = self.policy(items, lengths, **drawn).loss
         # Dropout would drown the small differences between two log-probabilities.
         return self.recipe.anchor_weight * loss
 
@@ -78,16 +78,18 @@ class PairLearner(Learner):
         weights: Tensor,
         shares: Tensor | None = None,
         part: Tensor | None = None,
+        **drawn: Tensor,
     ) -> TrainingOutput:
         """The anchor of ``items [B, T]`` and preferences among ``candidates [P, C]`` after ``histories [P, T']``.
 
         In a part of an update, a micro-batch, a piece (:meth:`cut_batch`) or what one of several processes has of it,
-        ``shares`` float64 ``[2]`` says how much of either it holds; ``part`` is for :class:`GroupLearner`.
+        ``shares`` float64 ``[2]`` says how much of either it holds; ``part`` is for :class:`GroupLearner`. What was
+        ``drawn`` for the anchor is the policy's.
         """
         scores = self.score(histories, history_lengths, candidates, self.item_weight)
         baseline = _baseline(scores - reference, shares) if self.recipe.method == "kto" else None
         found = preference_losses(self.recipe, scores, reference, candidates, self.policy, baseline)
-        return self.combine(self.anchor(items, lengths), (found * weights).mean(), shares)
+        return self.combine(self.anchor(items, lengths, **drawn), (found * weights).mean(), shares)
 
     def cut_batch(self, batch: dict[str, Tensor], pieces: int) -> list[tuple[dict[str, Tensor], float]]:
         """Divide a batch that does not fit into memory; the losses of its pieces add up to its own.
@@ -104,6 +106,8 @@ class PairLearner(Learner):
         batch = {name: tensor for name, tensor in batch.items() if name != "part"}
         whole = batch.pop("shares", torch.ones(2, dtype=torch.float64))
         number = min(pieces, len(batch["lengths"]), len(batch["candidates"]))
+        batch = dict(batch)
+        draw_targets(self.policy, batch)
         parts = [
             dict(zip(batch, tensors, strict=True))
             for tensors in zip(*(tensor.tensor_split(number) for tensor in batch.values()), strict=True)

@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 from genrec.config.ranges import Heads, HistoryLength, Layers, Rate, Width
 from genrec.data.histories import Histories
 from genrec.errors import ConfigError
-from genrec.models.layers.codes import CodeHead
+from genrec.models.layers.codes import NO_CODE, CodeHead
 from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts, expert_layers, routing_metrics
 from genrec.models.layers.transformer import CausalTransformer, KeyValue
 from genrec.tokenizers.base import Kind
@@ -35,6 +35,9 @@ class GenrecConfig(PreTrainedConfig):
     num_items: int = 0
     level_sizes: list[int] | None = None
     variable_length: bool = False
+    # Whether experts take what is behind the end of a shorter identifier, too: in models made before they left it out,
+    # and in dense ones that get experts later, whose layers mapped every position.
+    routes_ended: bool = True
     index_fingerprint: str = ""
     feature_size: int = 0
     num_tokens: int = 0
@@ -89,6 +92,11 @@ class BackboneSettings(ExpertSettings):
     @property
     def longest_session(self) -> int:
         """Most items that such a model writes as one sequence, each given those before; 1 where it writes only one."""
+        return 1
+
+    @property
+    def targets_at_once(self) -> int:
+        """Most items after one history that a training step learns; windows are so much longer than ``max_history``."""
         return 1
 
     @property
@@ -353,6 +361,10 @@ class GenerativeRecommender(RecommenderModel):
             ConfigError: If the model was trained without an item-level loss.
         """
         raise no_item_probabilities(self.config.family)
+
+    def real_codes(self, codes: Tensor) -> Tensor | None:
+        """Which ``codes`` that are read experts take, bool of the same shape; None where they take all of them."""
+        return None if self.config.routes_ended else codes != NO_CODE
 
     def all_code_logits(self, context: Context) -> list[Tensor]:
         """Logits of every level at once, ``[B, K_l]`` each; only where ``supports_parallel``."""

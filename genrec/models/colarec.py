@@ -91,6 +91,8 @@ class ColaRec(Seq2Seq):
         not the target, as when lists are made.
         """
         weights = self.settings
+        # What is drawn for each place must not depend on how many of them are padding.
+        items = items[:, : int(lengths.max())]
         rows, cuts = self._draw_targets(lengths)
         items, lengths, targets = items[rows], lengths[rows], items[rows, cuts]
         users, mask = self._read_users(*self._other_items(items, lengths, targets))

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.extras import ExtraInputs, ExtraSettings
@@ -45,7 +46,8 @@ class Decoder(GenerativeRecommender):
         """Predict every code from the codes before it; the loss is the mean over all items of the sum over levels."""
         batch, length = items.shape
         inputs = self.inputs(self.start, self.codes(self.item_codes[items]), **extras)
-        real = visible_positions(lengths * self.num_levels, length * self.num_levels)
+        # The last code of a history leads to nothing that is asked.
+        real = self._real_positions(items, lengths * self.num_levels)[:, :-1]
         hidden, _ = self.transformer(inputs[:, :-1], real)
         states, targets = gather_targets(hidden.view(batch, length, self.num_levels, -1), items, lengths)
         codes = self.item_codes[targets].long()
@@ -57,24 +59,37 @@ class Decoder(GenerativeRecommender):
         inputs = self.inputs(self.start, self.codes(self.item_codes[items]), **extras)
         positions = lengths * self.num_levels
         visible = visible_positions(positions + 1, inputs.shape[1])
-        hidden, history = self.transformer(inputs, visible)
+        hidden, history = self.transformer(inputs, self._real_positions(items, positions + 1))
         return Context(state_at(hidden, positions), history, visible, positions + 1)
 
     def route(self, items: Tensor, lengths: Tensor, targets: Tensor, **extras: Tensor) -> tuple[Tensor, Tensor]:
         """Experts read codes."""
         self.encode(items, lengths, **extras)
-        return positions_read(items, lengths, codes=self.num_levels)
+        real = self._real_positions(items, lengths * self.num_levels + 1)
+        return positions_read(items, lengths, codes=self.num_levels, real=real)
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``, counted on in a session."""
-        vectors = self.codes.level(level % self.num_levels, codes)
+        vectors, real = self.codes.level(level % self.num_levels, codes), self.real_codes(codes)
         if level % self.num_levels == self.num_levels - 1:
-            vectors = self.inputs.of_written(vectors)
+            vectors, real = self.inputs.of_written(vectors), None
         hidden, context.own = self.transformer.step(
-            vectors, context.lengths + level, context.history, context.visible, context.own
+            vectors, context.lengths + level, context.history, context.visible, context.own, real
         )
         return hidden
 
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Logits over the codebook of ``level``."""
         return self.head(level, hidden)
+
+    def _real_positions(self, items: Tensor, positions: Tensor) -> Tensor:
+        """The start and the codes that experts take, bool ``[B, 1 + T * L]``, of the first ``positions [B]``.
+
+        An item's last position is always real: from it the next item is predicted, however short the identifier.
+        """
+        real = visible_positions(positions, items.shape[1] * self.num_levels + 1)
+        codes = self.real_codes(self.item_codes[items])
+        if codes is None:
+            return real
+        codes[..., -1] = True
+        return real & pad(codes.flatten(1), (1, 0), value=True)

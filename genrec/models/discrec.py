@@ -64,11 +64,11 @@ class DiscRec(Seq2Seq):
         place = torch.arange(tokens.shape[1], device=tokens.device)
         return cast(Tensor, self.written_branches(self.t5.shared(tokens), place, place.unsqueeze(1) >= place))
 
-    def _decode_token(self, context: Context, tokens: Tensor) -> Tensor:
+    def _decode_token(self, context: Context, tokens: Tensor, real: Tensor | None = None) -> Tensor:
         # The branch's keys and values stand behind those of the decoder's layers and are reordered with them.
         own = context.own[-1] if context.own else []
         vectors, own = self.written_branches.step(self.t5.shared(tokens), own)
-        hidden = self._decode_vector(context, vectors)
+        hidden = self._decode_vector(context, vectors, real)
         context.own = [*(context.own or []), own]
         return hidden
 

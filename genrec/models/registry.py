@@ -103,13 +103,15 @@ def build_recommender(
     uses_texts = bool(getattr(settings, "use_texts", False))
     if uses_texts:
         check_texts(config.name, texts, num_items)
+    variable_length = bool(family.needs_identifiers and index and index.variable_length)
     return family.build(
         GenrecConfig(
             family=config.name,
             settings=settings.model_dump(),
             num_items=num_items,
             level_sizes=list(index.level_sizes) if family.needs_identifiers and index else [],
-            variable_length=bool(family.needs_identifiers and index and index.variable_length),
+            variable_length=variable_length,
+            routes_ended=not (variable_length and settings.experts),
             index_fingerprint=index.fingerprint if family.needs_identifiers and index else "",
             feature_size=features.shape[1] if uses_features and features is not None else 0,
             num_tokens=sizes[0],

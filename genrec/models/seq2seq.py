@@ -12,11 +12,13 @@ With ``session_size`` m the decoder learns to write the next m items as one sequ
 own, as in OneRec (Deng et al. 2025, section 3.2).
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention, T5DenseActDense
 
@@ -24,7 +26,7 @@ from genrec.config.ranges import Few, Heads, HistoryLength, Layers, Rate, Width
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
 from genrec.models.layers.codes import NO_CODE, code_loss
 from genrec.models.layers.history import draw_cuts, positions_read
-from genrec.models.layers.moe import MixtureOfExperts
+from genrec.models.layers.moe import MixtureOfExperts, expert_layers, only_real
 from genrec.models.layers.transformer import KeyValue, own_mixture, own_scores
 
 PADDING, END, FIRST_CODE = 0, 1, 2
@@ -56,6 +58,11 @@ class Seq2SeqSettings(BackboneSettings):
         """As many items as the model learned to write."""
         return self.session_size
 
+    @property
+    def targets_at_once(self) -> int:
+        """A whole session."""
+        return self.session_size
+
     @model_validator(mode="after")
     def _sessions_are_of_the_plain_family(self) -> "Seq2SeqSettings":
         if self.session_size > 1 and type(self) is not Seq2SeqSettings:
@@ -79,37 +86,43 @@ class Seq2Seq(GenerativeRecommender):
             self._place_experts()
         self.post_init()
 
-    def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
-        """Predict drawn items, or sessions, of each history from those before; the loss is the sum over levels."""
-        rows, cuts = self._draw_targets(lengths)
+    def forward(self, items: Tensor, lengths: Tensor, cuts: Tensor | None = None) -> TrainingOutput:
+        """Predict drawn items, or sessions, of each history from those before; the loss is the sum over levels.
+
+        Args:
+            items: Dense item ids, int64 ``[B, T]``, right-padded.
+            lengths: Items per user, int64 ``[B]``.
+            cuts: From :meth:`draw_targets`, which is called here where they are missing.
+        """
+        rows, cuts = self._draw_targets(lengths) if cuts is None else self._given_targets(cuts)
         length = int(cuts.max().clamp_min(1))
         tokens, mask = self.history_tokens(items[rows, :length], cuts)
         encoded = self.t5.encoder(inputs_embeds=self.embed_history(tokens, mask), attention_mask=mask).last_hidden_state
         return self.training_output(self.writing_loss(encoded, mask, self._sessions(items, lengths, rows, cuts)))
 
     def writing_loss(self, encoded: Tensor, mask: Tensor, items: Tensor) -> Tensor:
-        """Loss of writing identifiers: the sum over levels, the mean over items.
+        """Loss of writing identifiers: the sum over levels, the mean over the items that there are.
 
         Args:
             encoded: The encoder's outputs, ``[n, S, D]``.
             mask: int64 ``[n, S]``, 0 where nobody looks.
-            items: Dense ids of single items, int64 ``[n]``, or of sessions, ``[n, m]``; the places of a shorter one
-                are filled with -1 and add nothing to the mean.
+            items: Dense ids of single items, int64 ``[n]``, or of sessions, ``[n, m]``; -1 fills the places of a
+                shorter one, which are neither routed to experts nor counted in the mean.
         """
         sessions = items.view(len(items), -1)
-        codes = self.item_codes[sessions.clamp(min=0)].long()
+        codes, there = self.item_codes[sessions.clamp(min=0)].long(), sessions >= 0
         # Every item stands behind a start; what the last code of a session leads to is not asked.
-        written = torch.nn.functional.pad(self.code_tokens(codes), (1, 0), value=PADDING).flatten(1)[:, :-1]
-        hidden = self.t5.decoder(
-            inputs_embeds=self.embed_written(written),
-            encoder_hidden_states=encoded,
-            encoder_attention_mask=mask,
-            use_cache=False,
-        ).last_hidden_state
-        codes = codes.masked_fill((sessions < 0).unsqueeze(-1), NO_CODE)
+        written = pad(self.code_tokens(codes), (1, 0), value=PADDING).flatten(1)[:, :-1]
+        with self._only_real_positions(codes, there):
+            hidden = self.t5.decoder(
+                inputs_embeds=self.embed_written(written),
+                encoder_hidden_states=encoded,
+                encoder_attention_mask=mask,
+                use_cache=False,
+            ).last_hidden_state
         losses = [
-            code_loss(self.code_logits(level, hidden[:, level :: self.num_levels + 1].flatten(0, 1)), wanted.flatten())
-            for level, wanted in enumerate(codes.unbind(2))
+            code_loss(self.code_logits(level, hidden[:, level :: self.num_levels + 1][there]), wanted)
+            for level, wanted in enumerate(codes[there].unbind(1))
         ]
         return torch.stack(losses).sum()
 
@@ -138,9 +151,29 @@ class Seq2Seq(GenerativeRecommender):
         """Rows of the T5's table of embeddings; a family may put its own behind those of the codes."""
         return self.first_code + sum(self.level_sizes)
 
-    def count_targets(self, lengths: Tensor) -> int:
-        """How many items, or sessions, the loss of such a batch is the mean over."""
-        return len(lengths) * (1 if self.settings.targets == "last" else self.settings.targets_per_user)
+    def draw_targets(self, lengths: Tensor) -> dict[str, Tensor]:
+        """What must be drawn before a batch of ``lengths [B]`` is counted, by the keywords of :meth:`forward`.
+
+        Returns:
+            ``cuts``, int64 ``[B, targets_per_user]``: where each session begins; nothing where the count is known.
+        """
+        if self.settings.session_size == 1 or self.settings.targets == "last":
+            return {}
+        return {"cuts": self._draw_targets(lengths)[1].view(len(lengths), self.settings.targets_per_user)}
+
+    def count_targets(self, lengths: Tensor, cuts: Tensor | None = None) -> int:
+        """How many items the loss of such a batch is the mean over; those expected where ``cuts`` are to be drawn."""
+        settings, size = self.settings, self.settings.session_size
+        drawn = 1 if settings.targets == "last" else settings.targets_per_user
+        if size == 1:
+            return len(lengths) * drawn
+        if settings.targets == "last":
+            cuts = self._draw_targets(lengths)[1].unsqueeze(1)
+        if cuts is not None:
+            return int((lengths.unsqueeze(1) - cuts).clamp(1, size).sum())
+        places = torch.arange(1, 1 + min(self.max_history, max([1, *(lengths - 1).tolist()])), device=lengths.device)
+        found = (lengths.unsqueeze(1) - places).clamp(0, size)
+        return round(drawn * float((found.sum(1) / (found > 0).sum(1).clamp_min(1)).clamp_min(1).sum()))
 
     def history_tokens(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, int64 ``[B, T * L + 1]``, of histories closed by the end token.
@@ -186,9 +219,11 @@ class Seq2Seq(GenerativeRecommender):
         """Experts are in the decoder, which reads a start and the codes of a target but the last."""
         tokens, mask = self.history_tokens(items, lengths)
         self.writing_loss(self._read_history(tokens, mask), mask, targets)
-        read = positions_read(targets.unsqueeze(1), torch.ones_like(targets), codes=self.num_levels)
-        written, places = (part.view(len(targets), -1)[:, :-1].flatten() for part in read)
-        return written, places
+        codes = self.item_codes[targets].long().unsqueeze(1)
+        real = self._real_positions(codes, torch.ones_like(codes[..., 0], dtype=torch.bool))
+        return positions_read(
+            targets.unsqueeze(1), torch.ones_like(targets), codes=self.num_levels, real=pad(real, (0, 1))
+        )
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``; in a session an item's last one and the next start."""
@@ -196,7 +231,7 @@ class Seq2Seq(GenerativeRecommender):
         tokens = codes + self.first_code + sum(self.level_sizes[:level])
         if self.config.variable_length:
             tokens = tokens.masked_fill(codes == NO_CODE, PADDING)
-        hidden = self._decode_token(context, tokens)
+        hidden = self._decode_token(context, tokens, self.real_codes(codes))
         ends = level == self.num_levels - 1
         return self._decode_token(context, torch.full_like(codes, PADDING)) if ends else hidden
 
@@ -227,7 +262,33 @@ class Seq2Seq(GenerativeRecommender):
         if self.settings.targets == "last":
             return rows, torch.maximum(lengths - self.settings.session_size, (lengths > 1).long())
         rows = rows.repeat_interleave(self.settings.targets_per_user)
-        return rows, draw_cuts(lengths[rows])
+        # No more is read than max_history items; those behind them in a window are what the last of its sessions hold.
+        return rows, draw_cuts(lengths[rows].clamp_max(self.max_history + 1))
+
+    def _given_targets(self, cuts: Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.arange(len(cuts), device=cuts.device)
+        return rows.repeat_interleave(cuts.shape[1]), cuts.flatten()
+
+    def _only_real_positions(self, codes: Tensor, there: Tensor) -> AbstractContextManager[None]:
+        """A context in which the experts of T5's decoder leave out what is not real; see :meth:`_real_positions`."""
+        if not self.settings.experts or (codes.shape[1] == 1 and not self.config.variable_length):
+            return nullcontext()
+        return only_real(expert_layers(self.t5.decoder.modules()), self._real_positions(codes, there))
+
+    def _real_positions(self, codes: Tensor, there: Tensor) -> Tensor:
+        """Which positions of what is written experts take, bool ``[n, m * (L + 1) - 1]``.
+
+        Those that read a start or a code, up to the last one that is asked for a code.
+
+        Args:
+            codes: Of the items of each session, int64 ``[n, m, L]``.
+            there: Whether there is such an item, bool ``[n, m]``.
+        """
+        asked = pad((codes != NO_CODE) & there.unsqueeze(2), (0, 1), value=False).flatten(1)
+        needed = asked.flip(1).cumsum(1).flip(1) > 0
+        read = self.real_codes(codes)
+        real = needed if read is None else needed & pad(read, (1, 0), value=True).flatten(1)
+        return real[:, :-1]
 
     def _sessions(self, items: Tensor, lengths: Tensor, rows: Tensor, cuts: Tensor) -> Tensor:
         """The items from each cut on, int64 ``[n, m]``; -1 behind the end of the history."""
@@ -247,11 +308,11 @@ class Seq2Seq(GenerativeRecommender):
     def _decoder_blocks(self) -> list[Any]:
         return list(self.t5.decoder.block)
 
-    def _decode_token(self, context: Context, tokens: Tensor) -> Tensor:
-        """Move beams by the tokens ``[B, M]``; the context's own positions grow by one."""
-        return self._decode_vector(context, self.t5.shared(tokens))
+    def _decode_token(self, context: Context, tokens: Tensor, real: Tensor | None = None) -> Tensor:
+        """Move beams by the tokens ``[B, M]``, which experts take where bool ``real [B, M]``; ``own`` grows by one."""
+        return self._decode_vector(context, self.t5.shared(tokens), real)
 
-    def _decode_vector(self, context: Context, x: Tensor) -> Tensor:
+    def _decode_vector(self, context: Context, x: Tensor, real: Tensor | None) -> Tensor:
         position = len(context.own[0]) if context.own else 0
         blocks = self._decoder_blocks()
         bias = blocks[0].layer[0].SelfAttention.compute_bias(position + 1, position + 1)[:, :, -1]
@@ -267,6 +328,9 @@ class Seq2Seq(GenerativeRecommender):
             x = x + _attend_history(cross_attention.EncDecAttention, normed, context.history[layer], unseen)
             dense, normed = feed_forward.DenseReluDense, feed_forward.layer_norm(x)
             plain = isinstance(dense, T5DenseActDense) and isinstance(dense.act, nn.ReLU)
+            if isinstance(dense, MixtureOfExperts):
+                x = x + dense(normed, real)
+                continue
             x = x + (dense.wo(dense.wi(normed).relu_()) if plain else dense(normed))
         context.own = grown
         return cast(Tensor, self.t5.decoder.final_layer_norm(x))

@@ -39,6 +39,7 @@ class _Stored(BaseModel):
     num_items: int = Field(ge=1, lt=2**31)
     level_sizes: list[int]
     variable_length: bool = False
+    routes_ended: bool = True
     index_fingerprint: str = ""
     feature_size: int = Field(0, ge=0, lt=2**31)
     num_tokens: int = Field(0, ge=0, lt=2**31)

@@ -16,7 +16,7 @@ from genrec.models import GenerativeRecommender
 from genrec.models.flops import active_parameters, training_flops
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions, open_model
 from genrec.pipeline.steps import TrainingPlan, train_model
-from genrec.training.batches import cut_windows
+from genrec.training.batches import cut_windows, window_size
 
 POINT_FILE = "point.json"
 SCORED_USERS = 256
@@ -47,7 +47,7 @@ def train_point(plan: TrainingPlan, dataset: Dataset, companions: Companions, fo
     model = open_model(folder / "model").model
     if not isinstance(model, GenerativeRecommender):
         raise TypeError(f"{type(model).__name__} writes no identifiers")
-    windows = cut_windows(dataset.train(), model.max_history + 1)
+    windows = cut_windows(dataset.train(), window_size(model))
     history = training["history"]
     point = {
         "made_from": made_from,

@@ -1,9 +1,10 @@
 """Training samples and their order: windows of users' histories in length-bucketed batches.
 
-One sample is one window of a user's training history. A model that reads ``max_history`` items learns from windows of
-``max_history + 1``: the last item is only predicted. Longer histories are cut into consecutive windows that do not
-overlap, counted from the newest item, so every item is a target exactly once; the oldest window is the short one. The
-windows are new offsets over the same items: nothing is copied.
+One sample is one window of a user's training history. A model that reads ``max_history`` items and learns the next one
+gets windows of ``max_history + 1``: the last item is only predicted. One that learns the next m items at once gets
+``max_history + m``, so that the longest history has as many to predict as any other. Longer histories are cut into
+consecutive windows that do not overlap, counted from the newest item, so every item is a target exactly once; the
+oldest window is the short one. The windows are new offsets over the same items: nothing is copied.
 
 The order is a pure function of (seed, epoch). Rows are shuffled, sorted by length within pools of ``POOL`` updates, and
 the updates shuffled again: short histories meet short ones (little padding) and every epoch mixes anew. What one
@@ -19,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from genrec.data.histories import Histories, pad_histories
@@ -26,6 +28,18 @@ from genrec.models.base import BackboneSettings
 from genrec.training.world import World
 
 POOL = 64
+
+
+def window_size(model: nn.Module) -> int:
+    """Items in the longest window that a model learns from: what it reads, and what it learns behind that at once."""
+    settings: Any = getattr(model, "settings", None)
+    return int(cast(Any, model).max_history) + (1 if settings is None else int(settings.targets_at_once))
+
+
+def longer_windows(model: nn.Module) -> dict[str, int]:
+    """What checkpoints say of windows for several targets at once; earlier versions cut them like those for one."""
+    size = window_size(model)
+    return {"items per window": size} if size > int(cast(Any, model).max_history) + 1 else {}
 
 
 def cut_windows(histories: Histories, size: int) -> Histories:

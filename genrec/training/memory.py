@@ -13,7 +13,7 @@ from genrec.training.world import number_of
 
 Batch = dict[str, Tensor]
 # The tensors of a batch that holds users and nothing else.
-PLAIN = {"items", "lengths", "gaps", "user_values"}
+PLAIN = {"items", "lengths", "gaps", "user_values", "cuts"}
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -126,10 +126,18 @@ def cut_rows(batch: Batch, pieces: int) -> list[Batch]:
     ]
 
 
+def draw_targets(network: nn.Module, batch: Batch) -> None:
+    """Add to a batch what the model must draw before its targets can be counted; most models draw nothing."""
+    draw: Any = getattr(network, "draw_targets", None)
+    if draw is not None:
+        batch.update(draw(batch["lengths"]))
+
+
 def count_targets(network: nn.Module, batch: Batch) -> int:
     """How many targets a batch has: as many as items, unless the model counts otherwise."""
     count: Any = getattr(network, "count_targets", None)
-    return int(batch["lengths"].sum()) if count is None else int(count(batch["lengths"]))
+    drawn = {"cuts": batch["cuts"]} if "cuts" in batch else {}
+    return int(batch["lengths"].sum()) if count is None else int(count(batch["lengths"], **drawn))
 
 
 def is_memory_error(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from genrec.data.histories import Histories
 from genrec.errors import DataError, InterruptedRun, NonFiniteLossError
 from genrec.signals import StopNow, StopSignals
 from genrec.terminal.console import Terminal
-from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cut_windows
+from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cut_windows, longer_windows, window_size
 from genrec.training.checkpoints import CheckpointStore
 from genrec.training.experts import check_experts
 from genrec.training.launch import Launch
@@ -199,7 +199,7 @@ def make_loader(model: nn.Module, dataset: TrainingData, config: TrainingConfig,
         DataError: If there is no training history.
         ConfigError: If the histories lack what the model is to read of them.
     """
-    size = int(model.max_history) + 1  # type: ignore[arg-type]
+    size = window_size(model)
     windows = cut_windows(dataset.train(), size)
     if len(windows) == 0:
         raise DataError(
@@ -223,6 +223,7 @@ def _store(
     del settings["training.batch_size"], settings["training.gradient_accumulation_steps"]
     del settings["decoding.batch_size"], settings["decoding.transition_weight"]
     settings["users per update"] = config.batch_size * config.gradient_accumulation_steps
+    settings |= longer_windows(model)
     inputs = {"model": _describe(model), "data set": dataset.fingerprint}
     return CheckpointStore(out, settings, inputs, config.seed)
 
@@ -237,6 +238,9 @@ def _describe(model: nn.Module) -> str:
     config: Any = getattr(model, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
     settings = {key: value for key, value in settings.items() if key not in ("transformers_version", "use_cache")}
+    if settings.get("routes_ended", False):
+        # As in the models of earlier versions, which did not say it.
+        del settings["routes_ended"]
     return fingerprint({"class": type(model).__name__, "shapes": shapes, "tables": tables, "settings": settings})
 
 

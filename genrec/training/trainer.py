@@ -22,7 +22,7 @@ from genrec.models.layers.moe import expert_layers
 from genrec.signals import StopNow
 from genrec.training.batches import WindowDataset
 from genrec.training.finite import Losses, any_rank, non_finite_error, save_diagnosis, users_of_update
-from genrec.training.memory import Batch, Update, count_targets
+from genrec.training.memory import Batch, Update, count_targets, draw_targets
 from genrec.training.run import Run
 from genrec.training.states import capture_random, pack_optimizer, reseed, restore_random, unpack_optimizer
 from genrec.training.wrapping import wrapping_for
@@ -95,7 +95,7 @@ class RecommenderTrainer(Trainer):
         self._autocast = self.wrapping.set_precision(self, run.config.precision)
         self._expert_layers = expert_layers(trained.modules())
         self._update, self._losses = Update(trained, run.state.pieces), Losses()
-        self._update_is_new, self._users_elsewhere = True, 0
+        self._update_is_new, self._users_elsewhere, self._random_is_loaded = True, 0, False
         self._before: tuple[Tensor, int] = (torch.zeros(()), 0)
         self._saved: tuple[int, int] | None = None
         self._logged = (time.monotonic(), run.state.users)
@@ -119,6 +119,8 @@ class RecommenderTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> int | None:
         """Targets of all micro-batches of one update, so that each weighs as much as it has targets."""
+        for batch in batch_samples:
+            draw_targets(self.network, batch)
         if len(batch_samples) == 1 and self.run.world.size == 1:
             return None
         targets, users = sum(map(self._targets, batch_samples)), sum(len(batch["lengths"]) for batch in batch_samples)
@@ -133,6 +135,11 @@ class RecommenderTrainer(Trainer):
         """The micro-batches of the next update."""
         self._update_is_new = True
         self._before = self._tr_loss.clone(), self.run.state.users
+        # Trainer restores the generators after this where a run goes on within an epoch; a batch may draw here.
+        self._load_rng_state(None)
+        self._random_is_loaded = True
+        # Before anything is drawn for it, so that an update that is given up is drawn again.
+        self._update.begin()
         samples: tuple[list[Batch], Any] = super().get_batch_samples(*args, **kwargs)
         return samples
 
@@ -143,7 +150,6 @@ class RecommenderTrainer(Trainer):
         run = self.run
         if self._update_is_new:
             self._update_is_new = False
-            self._update.begin()
         elif self.args.world_size == 1 and run.signals.waited(PATIENCE_AFTER_SIGNAL):
             raise StopNow
         model.train()
@@ -344,7 +350,7 @@ class RecommenderTrainer(Trainer):
         self._load_rng_state(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if self.resumed_step is None:
+        if self.resumed_step is None or self._random_is_loaded:
             return
         rank, rests = self.run.world.rank, self.run.store.state(self.resumed_step)["random"]
         if rank < len(rests):

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer
 
 from genrec.errors import ConfigError
+from genrec.models.layers.moe import equal_masks
 from genrec.training.launch import Launch
 from genrec.training.world import World
 
@@ -253,7 +254,7 @@ def _recomputed_call(block: nn.Module, forward: Callable[..., Any], *args: Any, 
         finally:
             block.train(later)
 
-    return checkpoint(run, *args, use_reentrant=False, **kwargs)
+    return checkpoint(run, *args, use_reentrant=False, context_fn=partial(equal_masks, block), **kwargs)
 
 
 def blocks_of(model: nn.Module) -> Iterator[nn.Module]:

@@ -155,7 +155,9 @@ def test_processes_and_micro_batches_divide_both_kinds_of_rows_and_say_how_much_
     batches = MixedBatches(windows.lengths, 3, accumulation, extra=len(prompts), share=share, seed=0)
 
     def part(rank: int, size: int) -> MixedWindows:
-        return MixedWindows(windows, 4, prompts, lambda lengths: int(lengths.sum()), Processes(rank, size))
+        return MixedWindows(
+            windows, 4, prompts, lambda lengths: int(lengths.sum()), Processes(rank, size), max_history=3
+        )
 
     for _, group in groupby(batches, lambda one: one.rows.tobytes()):
         micro_batches = list(group)

@@ -56,6 +56,20 @@ def test_pieces_add_up_to_the_whole(method: str, windows: int, pairs: int):
         torch.testing.assert_close(gradient_of_pieces, gradient, atol=1e-5, rtol=1e-4)
 
 
+def test_pieces_weigh_their_sessions_by_the_items_that_there_are(monkeypatch: pytest.MonkeyPatch):
+    """Sessions of one to three items; places are not drawn, so that the pieces learn what the whole does."""
+    monkeypatch.setattr("genrec.models.seq2seq.draw_cuts", lambda lengths: lengths // 2)
+    model = make_model("seq2seq", session_size=3, dropout=0.0)
+    learner = PairLearner(model, AlignmentConfig(method="dpo", anchor_weight=0.7), item_weight=0.0)
+    batch = make_batch(6, 4)
+    loss, gradient = gradients(learner, batch, pieces=1)
+    for pieces in (2, 3):
+        loss_of_pieces, gradient_of_pieces = gradients(learner, batch, pieces)
+        assert loss_of_pieces == pytest.approx(loss, abs=1e-5)
+        torch.testing.assert_close(gradient_of_pieces, gradient, atol=1e-5, rtol=1e-4)
+    assert "cuts" not in batch
+
+
 def test_every_piece_has_a_window_and_a_pair():
     learner = PairLearner(make_model(), AlignmentConfig(method="dpo"), item_weight=0.0)
     parts = learner.cut_batch(make_batch(5, 3), 4)

@@ -54,6 +54,20 @@ def recommender(**changes: Any) -> nn.Module:
     return model
 
 
+def sessions() -> nn.Module:
+    """Writes sessions of one to three items; experts are in its decoder."""
+    torch.manual_seed(7)
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "head_size": 8, "feed_forward_size": 16}
+    values = {"session_size": 3, "targets": "last", "max_history": 5, "dropout": 0.0, "experts": 4}
+    codes = np.stack(np.unravel_index(np.arange(NUM_ITEMS), (4, 5)), axis=1).astype(np.int32)
+    index = ItemIndex(codes, (4, 5), [str(item) for item in range(NUM_ITEMS)])
+    config = RecommenderConfig(name="seq2seq", z_loss_weight=0.01, **sizes, **values)
+    model = build_recommender(config, num_items=NUM_ITEMS, index=index)
+    for layer in expert_layers(model.modules()):
+        nn.init.normal_(layer.router)
+    return model
+
+
 def quality(model: nn.Module) -> dict[str, float]:
     """Small experts are good ones; all of them are there."""
     layers = expert_layers(model.modules())
@@ -101,6 +115,10 @@ def two(folder: Path) -> dict[str, Any]:
     found["ddp"] = outcome(lambda: run(folder / "ddp", expert_parallel=1, epochs=1))
     found["again"] = outcome(lambda: run(folder / "again", epochs=1, gradient_checkpointing=True))
     found["bias"] = outcome(lambda: run(folder / "bias", recommender(balance="bias"), epochs=1))
+    found["sessions"] = outcome(lambda: run(folder / "sessions", sessions(), expert_parallel=1, epochs=1))
+    found["sessions-spread"] = outcome(
+        lambda: run(folder / "sessions-spread", sessions(), epochs=1, gradient_checkpointing=True)
+    )
     found["stopped"] = outcome(lambda: run(folder / "stopped", stopping()))
     if World.current().leads:
         shutil.copytree(folder / "stopped", folder / "one-goes-on")

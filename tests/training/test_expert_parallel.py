@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from expert_worker import STOP, recommender, run
+from expert_worker import STOP, recommender, run, sessions
 from process_worker import QUICK
 from safetensors.numpy import load_file
 from safetensors.torch import load_model
@@ -39,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.setattr(name, value)
         run(folder / "one")
         run(folder / "one-bias", recommender(balance="bias"), epochs=1)
+        run(folder / "one-sessions", sessions(), epochs=1)
     return folder
 
 
@@ -61,10 +62,15 @@ def records(folder: Path) -> list[dict[str, Any]]:
         ("again", "one", 9),
         ("ddp", "one", 9),
         ("bias", "one-bias", 9),
+        ("sessions", "one-sessions", 8),
+        ("sessions-spread", "one-sessions", 8),
     ],
 )
 def test_losses_norms_and_loads_are_those_of_one_process(folder: Path, name: str, expected: str, steps: int):
-    """Spread over two, over two of four, with layers that compute again, and where every process has all experts."""
+    """Spread over two, over two of four, with layers that compute again, and where every process has all experts.
+
+    Sessions have one to three items, of which one process has more than the other.
+    """
     found, known = records(folder / name), records(folder / expected)[:steps]
     assert len(found) == steps
     for ours, theirs in zip(found, known, strict=True):

@@ -25,7 +25,9 @@ def state_at(hidden: Tensor, lengths: Tensor) -> Tensor:
     return hidden[torch.arange(len(lengths), device=lengths.device), lengths]
 
 
-def positions_read(items: Tensor, lengths: Tensor, *, codes: int = 1, starts: int = 1) -> tuple[Tensor, Tensor]:
+def positions_read(
+    items: Tensor, lengths: Tensor, *, codes: int = 1, starts: int = 1, real: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """What every real position of such histories reads, row after row.
 
     Args:
@@ -33,13 +35,15 @@ def positions_read(items: Tensor, lengths: Tensor, *, codes: int = 1, starts: in
         lengths: int64 ``[B]``.
         codes: Positions of one item.
         starts: Positions before the first item.
+        real: Those positions, bool ``[B, starts + T * codes]``; all of the items within ``lengths`` by default.
 
     Returns:
         Its item and its place within the item, int64 ``[n]`` each; -1 at starts.
     """
     places = torch.arange(codes, device=items.device).repeat(items.shape[1]).expand(len(items), -1)
     padded = [torch.nn.functional.pad(x, (starts, 0), value=-1) for x in (items.repeat_interleave(codes, 1), places)]
-    real = visible_positions(lengths * codes + starts, padded[0].shape[1])
+    if real is None:
+        real = visible_positions(lengths * codes + starts, padded[0].shape[1])
     return padded[0][real], padded[1][real]
 
 

@@ -5,9 +5,11 @@ scaled to a sum of one (Mixtral, Jiang et al. 2024), so that copies of one dense
 Shared experts (DeepSeekMoE, Dai et al. 2024) serve every position beside them. Positions are sorted by expert, and
 every expert works on one segment: ``grouped_mm`` of torch where the device has it, one product per segment elsewhere.
 
-Positions that are padding are neither routed nor counted. Capacity and the losses of the router act in training only:
-what a model answers does not depend on what else is in the batch. In training the loads, and the losses made of them,
-are those of all processes together.
+Positions that are not real (padding, absent places of a session, codes behind the end of a shorter identifier) are
+neither routed nor counted, and their output is zero. Every caller says which are real: with ``forward``, or with
+:func:`only_real` where a library calls the layer. Capacity and the losses of the router act in training only: what a
+model answers does not depend on what else is in the batch. In training the loads, and the losses made of them, are
+those of all processes together.
 
 Experts can be spread over processes (:meth:`MixtureOfExperts.spread`). DeepSpeed's MoE was tried for it and is another
 layer: its weight of a single choice is no one, it balances first choices of each process only, knows no bias, pads all
@@ -15,7 +17,8 @@ experts to the fullest, and leaves gradients to an engine of its own. So only it
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,6 +89,7 @@ class MixtureOfExperts(nn.Module):
 
     Attributes:
         counted: Whether what is routed counts: not where it only stands in for a batch that a process does not have.
+        real: Which positions are real, bool ``[...]``, where a call does not say it; None takes all.
     """
 
     # The parameters whose first dimension is the experts and which :meth:`spread` divides.
@@ -106,12 +110,13 @@ class MixtureOfExperts(nn.Module):
         self.auxiliary: Tensor | None = None
         self.routing: Routing | None = None
         self.counted = True
+        self.real: Tensor | None = None
         self.group: ProcessGroup | None = None
         self.reset(0.02, 0.02)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies of a model in training do not take the graph of its last step along.
-        return {**self.__dict__, "auxiliary": None}
+        return {**self.__dict__, "auxiliary": None, "real": None}
 
     def reset(self, first_std: float, second_std: float) -> None:
         """Draw all weights anew, with these standard deviations of the experts' first and second matrices."""
@@ -157,6 +162,7 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         """Map ``x [..., D]`` to the same shape; positions where bool ``real [...]`` is False become zeros."""
+        real = self.real if real is None else real
         if real is None:
             return self._mix(x.flatten(0, -2)).view_as(x)
         mixed = self._mix(x[real])
@@ -284,6 +290,30 @@ def balance_loss(scores: Tensor, counts: Tensor) -> Tensor:
 def expert_layers(modules: Iterable[nn.Module]) -> list[MixtureOfExperts]:
     """Those of the modules that are mixtures of experts, in their order."""
     return [module for module in modules if isinstance(module, MixtureOfExperts)]
+
+
+@contextmanager
+def only_real(layers: Iterable[MixtureOfExperts], real: Tensor | None) -> Iterator[None]:
+    """Let layers route real positions only where what calls them passes no mask.
+
+    Args:
+        layers: Each is called with ``x [..., D]`` inside of the context.
+        real: bool ``[...]``; None takes all positions.
+    """
+    layers = list(layers)
+    for layer in layers:
+        layer.real = real
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.real = None
+
+
+def equal_masks(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What a pass enters and what its repetition for the gradient does, so that both route the same positions."""
+    layers = expert_layers(block.modules())
+    return nullcontext(), only_real(layers, layers[0].real if layers else None)
 
 
 def routing_metrics(routings: Iterable[Routing | None]) -> dict[str, Any]:

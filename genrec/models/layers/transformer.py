@@ -133,9 +133,17 @@ class Block(nn.Module):
         return [rotate(query, rotation), rotate(key, rotation), value]
 
     def step(
-        self, x: Tensor, projected: list[Tensor], history: KeyValue, visible: Tensor, own: list[KeyValue]
+        self,
+        x: Tensor,
+        projected: list[Tensor],
+        history: KeyValue,
+        visible: Tensor,
+        own: list[KeyValue],
+        real: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Move beams ``x [B, M, D]``, ``projected`` by :meth:`project`, one position on.
+
+        Experts leave out beams where bool ``real [B, M]`` is False.
 
         Returns:
             The output and the beams' own keys and values.
@@ -143,7 +151,7 @@ class Block(nn.Module):
         query, key, value = projected
         own = [*own, KeyValue(key, value)]
         mixed = attend_shared(query, history, visible, own, query.shape[-1] ** -0.5)
-        return self._feed_forward(x + self.dropout(self.attention_out(mixed))), own
+        return self._feed_forward(x + self.dropout(self.attention_out(mixed)), real), own
 
     def _project(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
@@ -216,7 +224,13 @@ class CausalTransformer(nn.Module):
         return self.norm(x), cache
 
     def step(
-        self, x: Tensor, positions: Tensor, history: list[KeyValue], visible: Tensor, own: list[list[KeyValue]] | None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        history: list[KeyValue],
+        visible: Tensor,
+        own: list[list[KeyValue]] | None,
+        real: Tensor | None = None,
     ) -> tuple[Tensor, list[list[KeyValue]]]:
         """Move beams one position on.
 
@@ -226,13 +240,14 @@ class CausalTransformer(nn.Module):
             history: Keys and values shared by a user's beams, per layer.
             visible: bool ``[B, T]`` over the history's positions.
             own: Keys and values of the beams' earlier positions, per layer; None at the first.
+            real: Inputs that experts take, bool ``[B, M]``; all by default.
 
         Returns:
             Output ``[B, M, D]`` and the beams' own keys and values, the new position included.
         """
         rotation = rotary_angles(positions[:, None, None], self.head_size)
         x = self.dropout(x)
-        return self._step(x, self._first.project(x, rotation), rotation, history, visible, own)
+        return self._step(x, self._first.project(x, rotation), rotation, history, visible, own, real)
 
     def step_in_book(
         self,
@@ -270,11 +285,12 @@ class CausalTransformer(nn.Module):
         history: list[KeyValue],
         visible: Tensor,
         own: list[list[KeyValue]] | None,
+        real: Tensor | None = None,
     ) -> tuple[Tensor, list[list[KeyValue]]]:
         grown = []
         for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
             if layer:
                 projected = block.project(x, rotation)
-            x, own_of_layer = block.step(x, projected, history[layer], visible, own[layer] if own else [])
+            x, own_of_layer = block.step(x, projected, history[layer], visible, own[layer] if own else [], real)
             grown.append(own_of_layer)
         return self.norm(x), grown
