@@ -63,7 +63,7 @@ class CFRegularisedTokenizer(ResidualVAETokenizer):
         self.sources = Sources(0, 0)
 
     def _check_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> None:
-        self.sources = Sources.of(features, self.settings.collaborative, self.name)
+        self.sources = Sources.of(features, dataset.train_popularity(), self.settings.collaborative, self.name)
         super()._check_catalogue(dataset, features)
 
     def inputs(self, values: np.ndarray) -> np.ndarray:
