@@ -101,9 +101,9 @@ def test_diversity_weighs_as_much_beside_the_pull_of_code_vectors_at_any_number_
     quantiser = make_quantiser((6, 6), 64, settings, True)
     extra = LetterLoss(torch.randn(64, 8), (6, 6), settings)
     learner = ResidualLearner(Autoencoder(8, (24,), 8), quantiser, extra)
-    latents = torch.randn(64, 8)
     with torch.no_grad():
-        quantiser.train()(latents)
+        quantiser.train()(torch.randn(64, 8))
+    latents = torch.randn(64, 8)
     learner.network.encode = lambda _: latents
     learner.reconstruction = lambda *_: torch.zeros(())
     # Groups of two: what is drawn is the other one, so nothing is left to chance.

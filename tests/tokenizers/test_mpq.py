@@ -93,10 +93,9 @@ def test_learned_codebooks_have_the_papers_gradients():
     settings = ExpertSettings(**{**SMALL, "dead_code_threshold": 0.0}, ema=False, commitment=0.25)
     quantisers = make_quantisers((6, 6, 6), 64, settings)
     learner = ExpertLearner(Experts(8, settings), quantisers, settings)
-    views = torch.randn(64, 3, 8)
     with torch.no_grad():
-        learner.train()._quantise(views)
-    views.requires_grad_()
+        learner.train()._quantise(torch.randn(64, 3, 8))
+    views = torch.randn(64, 3, 8, requires_grad=True)
     learner._quantise(views)[1].backward()
     for expert, layer in enumerate(quantisers):
         seen, book = views.detach()[:, expert], layer.codebook.detach()

@@ -178,11 +178,12 @@ def test_learned_code_vectors_and_the_encoder_have_the_papers_gradients(commitme
     settings = ResidualVAESettings(**{**SMALL, "dead_code_threshold": 0.0}, ema=False, commitment=commitment)
     quantiser = make_quantiser((6, 4), 64, settings, True)
     network = Autoencoder(8, (24,), 8)
-    vectors, latents = torch.randn(64, 8), torch.randn(64, 8)
+    # Other latents than those that the codebooks are made of: there each code vector is where it wants to be.
+    vectors, first, latents = torch.randn(3, 64, 8).unbind()
     learner = ResidualLearner(network, quantiser)
     with torch.no_grad():
-        quantiser.train()(latents)
-    latents.requires_grad_()
+        quantiser.train()(first)
+    latents = latents.clone().requires_grad_()
     network.encode = lambda _: latents
     learner.reconstruction = lambda *_: torch.zeros(())
     learner.loss(vectors, torch.arange(64)).backward()
