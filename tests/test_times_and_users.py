@@ -265,4 +265,4 @@ def test_a_scorer_or_a_collaborative_model_that_reads_more_is_refused(tmp_path):
     texts = ItemTexts(["a"] * 40, ["a"] * 40)
     features = np.zeros((40, 8), dtype=np.float32)
     with pytest.raises(ConfigError, match="trained with use_times"):
-        build_recommender(config, num_items=40, features=features, texts=texts)
+        build_recommender(config, num_items=40, features=features, texts=texts, popularity=np.ones(40, dtype=np.int64))

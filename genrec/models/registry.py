@@ -78,6 +78,7 @@ def build_recommender(
     features: np.ndarray | None = None,
     tokens: np.ndarray | None = None,
     texts: ItemTexts | None = None,
+    popularity: np.ndarray | None = None,
 ) -> RecommenderModel:
     """Make an untrained recommender; its weights are drawn from torch's global generator.
 
@@ -88,6 +89,7 @@ def build_recommender(
         features: float32 ``[N, F]``; needed where the settings use features.
         tokens: Continuous tokens, float32 ``[N, Q, C]``; needed by families of set identifiers.
         texts: Titles and texts of the N items; needed where the settings use texts.
+        popularity: Training interactions of the N items, int ``[N]``; needed where the settings use them.
 
     Raises:
         ConfigError: If something that the family needs is missing or does not fit.
@@ -103,6 +105,9 @@ def build_recommender(
     uses_texts = bool(getattr(settings, "use_texts", False))
     if uses_texts:
         check_texts(config.name, texts, num_items)
+    uses_popularity = bool(getattr(settings, "use_popularity", False))
+    if uses_popularity:
+        _check_popularity(config.name, popularity, num_items)
     return family.build(
         GenrecConfig(
             family=config.name,
@@ -120,6 +125,7 @@ def build_recommender(
             features=features if uses_features else None,
             tokens=tokens if family.reads_tokens else None,
             texts=texts if uses_texts else None,
+            popularity=popularity if uses_popularity else None,
         ),
     )
 
@@ -198,6 +204,16 @@ def _check_features(name: str, features: np.ndarray | None, num_items: int) -> N
         raise ArtifactError(
             f"the features describe {features.shape[0]} items, the data set has {num_items}",
             fix="run the features stage again on this data set",
+        )
+
+
+def _check_popularity(name: str, popularity: np.ndarray | None, num_items: int) -> None:
+    if popularity is None or len(popularity) != num_items:
+        given = "none are given" if popularity is None else f"those of {len(popularity)} are given"
+        raise ConfigError(
+            f"the recommender {name!r} reads how often each of {num_items} items was taken in training, and {given}",
+            expected="a count for every item",
+            fix="give popularity=dataset.train_popularity()",
         )
 
 
