@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, pad
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from genrec.config import RecommenderConfig
+from genrec.data.histories import Histories
 from genrec.models import ItemTexts, RecommenderModel, build_recommender
 from genrec.models.allmrec import SENTENCES
 from genrec.models.layers.words import encode_texts, train_words
@@ -107,8 +108,8 @@ def build_aligner(num_items: int, **settings: object) -> RecommenderModel:
         name="allmrec", **{"collaborative": tiny_sasrec(num_items), "latent_size": 16, **settings}
     )
     torch.manual_seed(2)
-    popularity = np.arange(num_items)[::-1] // 2
-    return build_recommender(config, num_items=num_items, features=features_of(num_items), popularity=popularity)
+    histories = Histories.from_lists([list(range(num_items - 3)), [0, num_items - 3]])
+    return build_recommender(config, num_items=num_items, features=features_of(num_items), histories=histories)
 
 
 @cache

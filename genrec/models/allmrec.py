@@ -91,7 +91,7 @@ class AllmRecSettings(BackboneSettings):
         return self.stage == "align"
 
     @property
-    def use_popularity(self) -> bool:
+    def use_histories(self) -> bool:
         """The first stage notes which items have a training interaction, and the second has it from there."""
         return self.stage == "align"
 
@@ -359,14 +359,14 @@ def _first_stage(config: GenrecConfig, settings: AllmRecSettings, materials: Mat
     kept = ("family", "settings", "num_items", "feature_size")
     config.collaborative = {name: getattr(source.config, name) for name in kept}
     config.settings = {**(config.settings or {}), **sizes}
-    if materials.features is None or materials.popularity is None:
+    if materials.features is None or materials.histories is None:
         raise TypeError("the first stage reads item vectors and which items were taken")
     config.feature_size = materials.features.shape[1]
     model = AllmRec(config)
     model.collaborative.load_state_dict(source.state_dict())
     model.features.copy_(torch.tensor(materials.features))
     # From the data and not from the batches that pass: each of several processes sees only some of these.
-    model.seen.copy_(torch.tensor(materials.popularity > 0))
+    model.seen[torch.tensor(materials.histories.items, dtype=torch.int64)] = True
     return model
 
 

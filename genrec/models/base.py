@@ -68,14 +68,14 @@ class Materials:
         features: float32 ``[N, F]``, where the settings say ``use_features``.
         tokens: Continuous tokens, float32 ``[N, Q, C]``, where the family says ``reads_tokens``.
         texts: Where the settings say ``use_texts``.
-        popularity: Training interactions of every item, int ``[N]``, where the settings say ``use_popularity``.
+        histories: Of the training part, where the settings say ``use_histories``.
     """
 
     codes: np.ndarray | None = None
     features: np.ndarray | None = None
     tokens: np.ndarray | None = None
     texts: ItemTexts | None = None
-    popularity: np.ndarray | None = None
+    histories: Histories | None = None
 
 
 class BackboneSettings(ExpertSettings):

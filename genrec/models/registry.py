@@ -11,6 +11,7 @@ import numpy as np
 
 from genrec.artifacts.reading import reading
 from genrec.config import RecommenderConfig, parse_settings
+from genrec.data.histories import Histories
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemTexts, Materials, RecommenderModel
 from genrec.models.stored import CONFIG_FILE, read_config, restore_model
@@ -56,7 +57,8 @@ def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
     """Validate a recipe's recommender section against its family.
 
     Raises:
-        ConfigError: If the family does not exist, or a setting does not, or experts are asked for and it has none.
+        ConfigError: If the family does not exist, or a setting does not, or experts are asked for and it has none, or
+            nothing reads a setting that is given a value of its own.
     """
     family = recommender_class(config.name)
     settings = parse_settings(family.Settings, config.settings, where="recommender")
@@ -67,6 +69,15 @@ def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
             expected="0, or a family with experts: depth, parallel, decoder, seq2seq, sasrec",
             fix="set recommender.experts=0, or choose such a family",
         )
+    for name, needed in settings.unread.items():
+        value, default = getattr(settings, name), family.Settings.model_fields[name].default
+        if value != default:
+            raise ConfigError(
+                f"{name} = {value!r} is read by nothing here",
+                where=f"recommender.{name}",
+                expected=f"{name} together with {needed}" if not needed.startswith("no ") else needed,
+                fix=f"remove recommender.{name}, or change what it depends on",
+            )
     return settings
 
 
@@ -78,7 +89,7 @@ def build_recommender(
     features: np.ndarray | None = None,
     tokens: np.ndarray | None = None,
     texts: ItemTexts | None = None,
-    popularity: np.ndarray | None = None,
+    histories: Histories | None = None,
 ) -> RecommenderModel:
     """Make an untrained recommender; its weights are drawn from torch's global generator.
 
@@ -89,7 +100,7 @@ def build_recommender(
         features: float32 ``[N, F]``; needed where the settings use features.
         tokens: Continuous tokens, float32 ``[N, Q, C]``; needed by families of set identifiers.
         texts: Titles and texts of the N items; needed where the settings use texts.
-        popularity: Training interactions of the N items, int ``[N]``; needed where the settings use them.
+        histories: Of the training part; needed where the settings use them.
 
     Raises:
         ConfigError: If something that the family needs is missing or does not fit.
@@ -105,9 +116,13 @@ def build_recommender(
     uses_texts = bool(getattr(settings, "use_texts", False))
     if uses_texts:
         check_texts(config.name, texts, num_items)
-    uses_popularity = bool(getattr(settings, "use_popularity", False))
-    if uses_popularity:
-        _check_popularity(config.name, popularity, num_items)
+    uses_histories = bool(getattr(settings, "use_histories", False))
+    if uses_histories and histories is None:
+        raise ConfigError(
+            f"the recommender {config.name!r} reads who took which items in training, and no histories are given",
+            expected="the histories of the training part",
+            fix="give histories=dataset.train()",
+        )
     return family.build(
         GenrecConfig(
             family=config.name,
@@ -125,7 +140,7 @@ def build_recommender(
             features=features if uses_features else None,
             tokens=tokens if family.reads_tokens else None,
             texts=texts if uses_texts else None,
-            popularity=popularity if uses_popularity else None,
+            histories=histories if uses_histories else None,
         ),
     )
 
@@ -204,16 +219,6 @@ def _check_features(name: str, features: np.ndarray | None, num_items: int) -> N
         raise ArtifactError(
             f"the features describe {features.shape[0]} items, the data set has {num_items}",
             fix="run the features stage again on this data set",
-        )
-
-
-def _check_popularity(name: str, popularity: np.ndarray | None, num_items: int) -> None:
-    if popularity is None or len(popularity) != num_items:
-        given = "none are given" if popularity is None else f"those of {len(popularity)} are given"
-        raise ConfigError(
-            f"the recommender {name!r} reads how often each of {num_items} items was taken in training, and {given}",
-            expected="a count for every item",
-            fix="give popularity=dataset.train_popularity()",
         )
 
 

@@ -309,7 +309,7 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
         features=values,
         tokens=tokens,
         texts=texts,
-        popularity=dataset.train_popularity(),
+        histories=dataset.train(),
     )
     model = to_device(model, None)
     if index is not None and isinstance(model, GenerativeRecommender) and not model.supports_parallel:

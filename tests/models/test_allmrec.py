@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from genrec.cli import main
 from genrec.config import DecodingConfig, RecommenderConfig
-from genrec.data import Dataset
+from genrec.data import Dataset, Histories
 from genrec.decoding import recommend
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import ItemTexts, build_recommender, load_recommender
@@ -30,6 +30,7 @@ from genrec.models.allmrec import NAMELESS, SENTENCES
 from genrec.pipeline.steps import _check_trained_on
 
 N = 12
+HISTORIES = Histories.from_lists([[0, 1], [2, 4]])
 ITEMS, LENGTHS = torch.tensor([[0, 3, 4, 7], [2, 1, 0, 0], [5, 0, 0, 0]]), torch.tensor([4, 2, 0])
 
 
@@ -301,9 +302,7 @@ def test_what_does_not_fit_is_said(settings, message):
     folders = {"ALIGNED": tiny_aligned(N), "SASREC": tiny_sasrec(N), "LANGUAGE": tiny_language(trained=False)}
     config = RecommenderConfig(name="allmrec", **{key: folders.get(value, value) for key, value in settings.items()})
     with pytest.raises(ConfigError, match=message):
-        build_recommender(
-            config, num_items=N, features=features_of(N), texts=titles_of(N), popularity=np.ones(N, dtype=np.int64)
-        )
+        build_recommender(config, num_items=N, features=features_of(N), texts=titles_of(N), histories=HISTORIES)
 
 
 def test_a_second_stage_is_nothing_to_build_on(tmp_path):
@@ -324,13 +323,13 @@ def test_words_without_an_end_are_refused(tmp_path):
 def test_a_sasrec_of_another_catalogue_is_refused():
     config = RecommenderConfig(name="allmrec", collaborative=tiny_sasrec(N))
     with pytest.raises(ArtifactError, match="knows 12 items, the data set has 5"):
-        build_recommender(config, num_items=5, features=features_of(5), popularity=np.ones(5, dtype=np.int64))
+        build_recommender(config, num_items=5, features=features_of(5), histories=HISTORIES)
 
 
 def test_texts_and_vectors_are_needed():
     with pytest.raises(ConfigError, match="'allmrec' uses item features and none were given"):
         build_recommender(RecommenderConfig(name="allmrec", collaborative=tiny_sasrec(N)), num_items=N)
-    with pytest.raises(ConfigError, match="how often each of 12 items was taken in training, and none are given"):
+    with pytest.raises(ConfigError, match="who took which items in training, and no histories are given"):
         build_recommender(
             RecommenderConfig(name="allmrec", collaborative=tiny_sasrec(N)), num_items=N, features=features_of(N)
         )
