@@ -205,6 +205,8 @@ def quantiser_options(
         "rotation_trick": settings.rotation_trick,
         "learnable_codebook": learned_codebooks,
         "ema_update": not learned_codebooks,
+        # One process fits while the others wait: the library would have them take part.
+        "sync_codebook": False,
     }
 
 

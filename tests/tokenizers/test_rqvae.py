@@ -214,3 +214,19 @@ def test_moving_averages_leave_the_librarys_term_alone():
         learner.quantiser.load_state_dict(state)
         quantised, _, terms = learner.quantiser(learner.network.encode(vectors))
         assert float(loss) == pytest.approx(float(learner.network.error(vectors, quantised) + terms.sum()), rel=1e-6)
+
+
+def test_one_process_learns_codebooks_while_others_wait(monkeypatch):
+    """Where there are other processes the library sums over all of them, by calls that they would never make."""
+    from vector_quantize_pytorch import vector_quantize_pytorch as library
+
+    called = []
+    monkeypatch.setattr(library, "is_distributed", lambda: True)
+    monkeypatch.setattr(library.distributed, "get_world_size", lambda *_: 2)
+    for name in ("all_reduce", "all_gather", "broadcast"):
+        monkeypatch.setattr(library.distributed, name, lambda *_, name=name, **__: called.append(name))
+    quantiser = make_quantiser((6, 4), 64, ResidualVAESettings(**SMALL))
+    with torch.no_grad():
+        for _ in range(2):
+            quantiser.train()(torch.randn(64, 8))
+    assert called == []
