@@ -53,9 +53,7 @@ class ExpertSettings(Section):
     def unread(self) -> dict[str, str]:
         """Settings that nothing reads while the others are as they are, each with what it would need."""
         if not self.experts:
-            names = ("experts_per_token", "shared_experts", "expert_every", "expert_dropout", "balance")
-            names += ("balance_weight", "bias_step", "z_loss_weight", "capacity_factor")
-            return dict.fromkeys(names, "experts")
+            return dict.fromkeys([name for name in ExpertSettings.model_fields if name != "experts"], "experts")
         needed = {"balance_weight": "aux", "bias_step": "bias"}
         return {name: f"balance: {balance}" for name, balance in needed.items() if self.balance != balance}
 
