@@ -4,6 +4,7 @@ A new family is one file and one line here.
 """
 
 import difflib
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
                 f"{name} = {value!r} is read by nothing here",
                 where=f"recommender.{name}",
                 expected=f"{name} together with {needed}" if not needed.startswith("no ") else needed,
-                fix=f"remove recommender.{name}, or change what it depends on",
+                fix=f"set recommender.{name}={json.dumps(default)}, or change what it depends on",
             )
     return settings
 

@@ -117,9 +117,9 @@ def test_a_setting_that_nothing_reads_is_refused(family, settings, needed):
     parse_recommender(RecommenderConfig(name=family, **settings, **needed))
     with pytest.raises(ConfigError, match=f"{name} = .* is read by nothing here") as caught:
         parse_recommender(RecommenderConfig(name=family, **settings, **off))
-    assert f"recommender.{name}" in str(caught.value)
-    assert caught.value.exit_code == 2
     default = recommender_class(family).Settings.model_fields[name].default
+    assert f"set recommender.{name}={json.dumps(default)}" in str(caught.value)
+    assert caught.value.exit_code == 2
     parse_recommender(RecommenderConfig(name=family, **{**settings, name: default}, **off))
 
 

@@ -63,10 +63,10 @@ class Sources:
                 fix=f"make the features with {HOW_TO_MAKE}",
             )
         start = sum(int(part["width"]) for part in parts[:number])
-        found = cls(start, start + int(parts[number]["width"]))
+        sources = cls(start, start + int(parts[number]["width"]))
         if names[number] in COLLABORATIVE_ENCODERS:
-            found._check_zeros(features, popularity, names[number])
-        return found
+            sources._check_zeros(features, popularity, names[number])
+        return sources
 
     @property
     def width(self) -> int:
