@@ -13,7 +13,7 @@ from genrec import Recommender
 from genrec.alignment.choice import check_recipe
 from genrec.cli import main
 from genrec.config import AlignmentConfig, DataConfig, RecommenderConfig, TrainingConfig, load_recipe
-from genrec.data import Dataset, make_dataset, prepare_dataset
+from genrec.data import Dataset, Histories, make_dataset, prepare_dataset
 from genrec.errors import ConfigError
 from genrec.generation import GenerationRequest, Job
 from genrec.models import build_recommender
@@ -263,6 +263,6 @@ def test_a_scorer_or_a_collaborative_model_that_reads_more_is_refused(tmp_path):
     from genrec.models import ItemTexts
 
     texts = ItemTexts(["a"] * 40, ["a"] * 40)
-    features = np.zeros((40, 8), dtype=np.float32)
+    features, histories = np.zeros((40, 8), dtype=np.float32), Histories.from_lists([[0, 1]])
     with pytest.raises(ConfigError, match="trained with use_times"):
-        build_recommender(config, num_items=40, features=features, texts=texts)
+        build_recommender(config, num_items=40, features=features, texts=texts, histories=histories)

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, pad
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from genrec.config import RecommenderConfig
+from genrec.data.histories import Histories
 from genrec.models import ItemTexts, RecommenderModel, build_recommender
 from genrec.models.allmrec import SENTENCES
 from genrec.models.layers.words import encode_texts, train_words
@@ -107,15 +108,15 @@ def build_aligner(num_items: int, **settings: object) -> RecommenderModel:
         name="allmrec", **{"collaborative": tiny_sasrec(num_items), "latent_size": 16, **settings}
     )
     torch.manual_seed(2)
-    return build_recommender(config, num_items=num_items, features=features_of(num_items))
+    histories = Histories.from_lists([list(range(num_items - 3)), [0, num_items - 3]])
+    return build_recommender(config, num_items=num_items, features=features_of(num_items), histories=histories)
 
 
 @cache
 def tiny_aligned(num_items: int) -> str:
-    """A folder of the first stage, which has seen all items but the last two."""
+    """A folder of the first stage, where all items but the last two have training interactions."""
     folder = home() / f"aligned-{num_items}"
     model = build_aligner(num_items)
-    model.seen[:-2] = True
     model.save_pretrained(folder)
     return str(folder)
 

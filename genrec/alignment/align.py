@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from genrec.alignment.batches import PairRows, PromptRows
+from genrec.alignment.batches import PairRows, PromptRows, mixed_loader
 from genrec.alignment.choice import Material, build_reward, check_recipe, gather, load_reference
 from genrec.alignment.guards import Guards, Measured, Watch, score_candidates
 from genrec.alignment.learners import GroupLearner, Learner, PairLearner

@@ -178,6 +178,7 @@ def check_rows(
     where: str,
     constant_rows: bool = True,
     constant_columns: bool = True,
+    unknown: np.ndarray | None = None,
 ) -> None:
     """Refuse vectors that would poison every distance: not finite, of a length that float32 has no square of, or
     carrying nothing.
@@ -188,6 +189,7 @@ def check_rows(
         where: What made the vectors, for the message.
         constant_rows: Refuse rows whose numbers are all the same.
         constant_columns: Refuse columns whose numbers are all the same.
+        unknown: bool ``[N]``, rows that may be constant because nothing is known of the item; none if None.
 
     Raises:
         DataError: Naming the first rows or columns at fault.
@@ -212,7 +214,8 @@ def check_rows(
                 fix="remove these columns, or set drop_constant_columns: true for the encoder matrix",
             )
     if constant_rows and values.shape[1] > 1:
-        same = np.flatnonzero((values == values[:, :1]).all(axis=1))
+        constant = (values == values[:, :1]).all(axis=1)
+        same = np.flatnonzero(constant if unknown is None else constant & ~unknown)
         if len(same):
             _refuse(
                 same, item_ids, "a vector has the same number in every column", where, "a vector that says something"

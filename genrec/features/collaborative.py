@@ -1,4 +1,8 @@
-"""What all encoders share that learn item vectors from the graph of users and items."""
+"""What all encoders share that learn item vectors from interactions.
+
+A collaborative vector says what users did. Where no user did anything there is nothing to say, and the vector is zeros:
+encoders, fused tokenizers and ``genrec add-items`` all take zeros for that, and zeros stay zeros under any scaling.
+"""
 
 import logging
 from abc import abstractmethod
@@ -31,7 +35,7 @@ class CollaborativeSettings(Section):
 class CollaborativeEncoder(FeatureEncoder):
     """Sees the training part of the interactions only and has no vectors for new items.
 
-    Items without a training interaction get the mean vector of the others: their own would be noise.
+    Items without a training interaction have zeros, see :func:`zero_unknown`.
 
     Args:
         settings: The family's validated settings.
@@ -61,23 +65,15 @@ class CollaborativeEncoder(FeatureEncoder):
         """
         where = f"features {self.name}"
         edges = training_edges(dataset, where)
-        values = self.embed(edges, dataset.num_users, dataset.num_items)
-        isolated = np.bincount(edges[1], minlength=len(values)) == 0
-        if isolated.any():
-            logger.warning(
-                "%s: %d of %d items are without a training interaction, such as %r: they get the mean of the others",
-                *(self.name, int(isolated.sum()), len(values), dataset.item_ids[int(isolated.argmax())]),
-            )
-            values = values.copy()
-            values[isolated] = values[~isolated].mean(axis=0)
+        values, unknown = zero_unknown(self.embed(edges, dataset.num_users, dataset.num_items), dataset, self.name)
         if self.settings.normalise:
             values = unit_rows(values)
-        check_rows(values, dataset.item_ids, where=where)
+        check_rows(values, dataset.item_ids, where=where, unknown=unknown)
         described = {
             "encoder": self.name,
             "edges": int(edges.shape[1]),
             "width": values.shape[1],
-            "counts": {"items_without_interactions": int(isolated.sum())},
+            "counts": {"items_without_interactions": int(unknown.sum())},
         }
         return ItemFeatures(values, dataset.item_ids, described)
 
@@ -100,6 +96,26 @@ class CollaborativeEncoder(FeatureEncoder):
 
     def restore(self, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Nothing to take back."""
+
+
+def zero_unknown(values: np.ndarray, dataset: "Dataset", name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Put zeros in the rows of items without a training interaction, and say how many there are.
+
+    Args:
+        values: float32 ``[N, D]``.
+        dataset: The items and their interactions.
+        name: The encoder, for the message.
+
+    Returns:
+        float32 ``[N, D]``, and bool ``[N]``, True where there are zeros for lack of interactions.
+    """
+    unknown = dataset.train_popularity() == 0
+    if unknown.any():
+        logger.warning(
+            "%s: %d of %d items are without a training interaction, such as %r: their vectors are zeros",
+            *(name, int(unknown.sum()), len(values), dataset.item_ids[int(unknown.argmax())]),
+        )
+    return np.where(unknown[:, None], np.float32(0), values), unknown
 
 
 def training_edges(dataset: "Dataset", where: str) -> np.ndarray:

@@ -1,7 +1,9 @@
 """The item vectors of a trained sequential baseline: what a SASRec learned of the order of purchases.
 
 Source: the collaborative token of SETRec (2502.10833) and the teacher of A-LLMRec (2404.11343) are such vectors. Reads
-the weights from the model's folder, so nothing of the model is built.
+the weights from the model's folder, so nothing of the model is built. Items without a training interaction have zeros,
+as everywhere (:mod:`genrec.features.collaborative`): the model's own rows are where they started, or what it made of
+other features.
 """
 
 from pathlib import Path
@@ -17,6 +19,7 @@ from genrec.config import Section
 from genrec.data.parquet import read_parquet
 from genrec.errors import ArtifactError, DataError, first_rows
 from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, load_arrays, unit_rows
+from genrec.features.collaborative import zero_unknown
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -46,6 +49,11 @@ class SASRecEncoder(FeatureEncoder):
     settings: SASRecFeatureSettings
     encodes_new_items: ClassVar[bool] = False
 
+    def __init__(self, settings: SASRecFeatureSettings) -> None:
+        super().__init__(settings)
+        # External ids of the items without a training interaction.
+        self.unknown: list[str] = []
+
     def fit(self, dataset: "Dataset") -> ItemFeatures:
         """Read the table.
 
@@ -61,9 +69,15 @@ class SASRecEncoder(FeatureEncoder):
                 expected=f"the data set {dataset.fingerprint[:16]}..., prepared with the same settings and split",
                 fix="train sasrec on this data set: interactions held out here may have been training there",
             )
-        values = self._rows(dataset.item_ids)
-        check_rows(values, dataset.item_ids, where=f"features sasrec {folder}")
-        described = {"encoder": self.name, "model": manifest.fingerprint, "width": values.shape[1]}
+        values, unknown = zero_unknown(self._rows(dataset.item_ids), dataset, self.name)
+        self.unknown = [dataset.item_ids[item] for item in np.flatnonzero(unknown)]
+        check_rows(values, dataset.item_ids, where=f"features sasrec {folder}", unknown=unknown)
+        described = {
+            "encoder": self.name,
+            "model": manifest.fingerprint,
+            "width": values.shape[1],
+            "counts": {"items_without_interactions": len(self.unknown)},
+        }
         return ItemFeatures(values, dataset.item_ids, described)
 
     def transform(self, items: pl.DataFrame) -> np.ndarray:
@@ -73,18 +87,20 @@ class SASRecEncoder(FeatureEncoder):
             DataError: If the model does not know an item.
         """
         _read_model(Path(self.settings.path))
-        return self._rows(items["item_id"].cast(pl.String).to_list())
+        wanted = items["item_id"].cast(pl.String)
+        return np.where(wanted.is_in(self.unknown).to_numpy()[:, None], np.float32(0), self._rows(wanted.to_list()))
 
     def outside_paths(self) -> list[str]:
         """The folder of the trained model."""
         return [self.settings.path]
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Nothing beyond the settings: the model is named, not copied."""
-        return {}, {}
+        """The items without a training interaction; the model is named, not copied."""
+        return {"without_interactions": self.unknown}, {}
 
     def restore(self, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Nothing to take back."""
+        """Take back what :meth:`state` gave; folders of earlier versions name no such items."""
+        self.unknown = list(values.get("without_interactions", []))
 
     def _rows(self, wanted: list[str]) -> np.ndarray:
         folder = Path(self.settings.path)

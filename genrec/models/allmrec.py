@@ -49,7 +49,7 @@ SENTENCES = {
 NAMELESS = "an item without a name"
 # Titles that go through the language model side by side, and users times positions, when lists are made.
 TITLES_AT_ONCE, POSITIONS_AT_ONCE = 64, 8192
-SIZES = ("hidden_size", "num_layers", "num_heads", "feed_forward_size")
+SIZES = ("hidden_size", "num_layers", "num_heads", "feed_forward_size", "max_history")
 BEFORE = {
     "collaborative": (
         "sasrec",
@@ -67,7 +67,7 @@ BEFORE = {
 
 
 class AllmRecSettings(BackboneSettings):
-    """Settings of the family; the sizes are those of the SASRec and need not be said."""
+    """Settings of the family; the sizes, and how many items are read, are those of the SASRec and need not be said."""
 
     dropout: Rate = Field(0.0, description="prompt: on soft tokens")
     stage: Literal["align", "prompt"] = Field("align", description="which of the two stages is trained")
@@ -88,6 +88,11 @@ class AllmRecSettings(BackboneSettings):
     @property
     def use_features(self) -> bool:
         """The first stage reads text vectors, and the second has them from it."""
+        return self.stage == "align"
+
+    @property
+    def use_histories(self) -> bool:
+        """The first stage notes which items have a training interaction, and the second has it from there."""
         return self.stage == "align"
 
     @property
@@ -233,8 +238,6 @@ class AllmRec(ItemScorer):
         weights, rows = self.settings, visible_positions(lengths, items.shape[1]).nonzero()[:, 0]
         with torch.no_grad():
             states, targets = gather_targets(self.collaborative.read(items[:, :-1], lengths), items, lengths)
-        if self.training:
-            self.seen[targets] = True
         others, found = first_usable(*draw_unknown(items[rows], lengths[rows], self.config.num_items))
         both = torch.stack([targets, others])
         wanted, texts = self.vectors(both), self.features[both]
@@ -356,12 +359,14 @@ def _first_stage(config: GenrecConfig, settings: AllmRecSettings, materials: Mat
     kept = ("family", "settings", "num_items", "feature_size")
     config.collaborative = {name: getattr(source.config, name) for name in kept}
     config.settings = {**(config.settings or {}), **sizes}
-    if materials.features is None:
-        raise TypeError("the first stage reads item vectors")
+    if materials.features is None or materials.histories is None:
+        raise TypeError("the first stage reads item vectors and which items were taken")
     config.feature_size = materials.features.shape[1]
     model = AllmRec(config)
     model.collaborative.load_state_dict(source.state_dict())
     model.features.copy_(torch.tensor(materials.features))
+    # From the data and not from the batches that pass: each of several processes sees only some of these.
+    model.seen[torch.tensor(materials.histories.items, dtype=torch.int64)] = True
     return model
 
 

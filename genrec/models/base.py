@@ -4,7 +4,7 @@ A batch holds dense item ids and lengths, right-padded. The model owns the code 
 its own device, so one prepared data set serves every tokenizer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -71,12 +71,14 @@ class Materials:
         features: float32 ``[N, F]``, where the settings say ``use_features``.
         tokens: Continuous tokens, float32 ``[N, Q, C]``, where the family says ``reads_tokens``.
         texts: Where the settings say ``use_texts``.
+        histories: Of the training part, where the settings say ``use_histories``.
     """
 
     codes: np.ndarray | None = None
     features: np.ndarray | None = None
     tokens: np.ndarray | None = None
     texts: ItemTexts | None = None
+    histories: Histories | None = None
 
 
 class BackboneSettings(ExpertSettings):
@@ -272,6 +274,17 @@ class RecommenderModel(PreTrainedModel):
     def training_metrics(self) -> dict[str, Any]:
         """What the training log tells beside the loss: the loads of experts, where there are any."""
         return routing_metrics(layer.routing for layer in expert_layers(self.modules()))
+
+    def finish_training(self, measure: Callable[[], float]) -> list[str]:
+        """Choose the settings that are chosen on validation when the weights are final; most families have none.
+
+        Args:
+            measure: The selecting metric of the validation users, for the model as it is at the moment.
+
+        Returns:
+            What was chosen, one sentence each.
+        """
+        return []
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

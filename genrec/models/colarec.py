@@ -8,8 +8,9 @@ together by BPR, those of items that share all codes but the last by a contrast.
 
 Where the authors' code goes astray this follows the method: the level of a code is given and not guessed from the
 length of the cache, logits are not rescaled, a level has as many codes as the identifiers need, and the last position
-is the last real one. The user drawn for item indexing is the item's collaborative vector, the sum of all of its users:
-a model here has no table of users.
+is the last real one. A model here has no table of users: the user drawn for item indexing is the mean of the
+collaborative vectors of some of its other items. The item's own vector is what its identifier was clustered from, and
+would give the answer away.
 """
 
 from typing import ClassVar, NamedTuple, cast
@@ -26,6 +27,7 @@ from genrec.models.layers.hashed_words import hash_words
 from genrec.models.layers.history import visible_positions
 from genrec.models.layers.items import ItemEmbedding
 from genrec.models.layers.negatives import draw_unknown, first_usable
+from genrec.models.layers.users import ItemUsers
 from genrec.models.seq2seq import PADDING, Seq2Seq, Seq2SeqSettings
 
 
@@ -33,7 +35,7 @@ class ColaRecSettings(Seq2SeqSettings):
     """Settings of the family."""
 
     use_texts: bool = Field(True, description="read the first words of each item")
-    use_features: bool = Field(True, description="read collaborative item vectors in item indexing")
+    use_features: bool = Field(True, description="read a user of the item in item indexing, by collaborative vectors")
     item_words: Few = Field(12, description="words read of an item")
     word_buckets: Codes = Field(16_384, description="rows of the table of words, which words may share")
     history_size: HistoryLength = Field(10, description="items that a user is in training; later all are read")
@@ -41,6 +43,17 @@ class ColaRecSettings(Seq2SeqSettings):
     indexing_weight: Weight = Field(0.08, description="of writing an item's own identifier")
     bpr_weight: Weight = Field(1.0, description="of users nearer to their items than to others")
     contrast_weight: Weight = Field(0.1, description="of items nearer to their siblings than to others")
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """With what texts need."""
+        names = () if self.use_texts else ("item_words", "word_buckets")
+        return super().unread | dict.fromkeys(names, "use_texts: true")
+
+    @property
+    def use_histories(self) -> bool:
+        """Where users are read, who took which item."""
+        return self.use_features
 
 
 class ColaRec(Seq2Seq):
@@ -67,14 +80,18 @@ class ColaRec(Seq2Seq):
         )
         words = torch.zeros(config.num_items, settings.item_words, dtype=torch.int32) if settings.use_texts else None
         self.register_buffer("words", words)
+        # Only training reads it.
+        self.users: ItemUsers | None = None
         self._siblings: Siblings | None = None
         self.post_init()
 
     @classmethod
     def build(cls, config: GenrecConfig, materials: Materials) -> RecommenderModel:
-        """An untrained model with the catalogue's codes, collaborative vectors and words."""
-        model = super().build(config, materials)
-        if materials.texts is not None and isinstance(model, ColaRec) and model.words is not None:
+        """An untrained model with the catalogue's codes, collaborative vectors and words, and the items' users."""
+        model = cast(ColaRec, super().build(config, materials))
+        if materials.histories is not None:
+            model.users = ItemUsers(materials.histories, config.num_items)
+        if materials.texts is not None and model.words is not None:
             settings = model.settings
             words = hash_words(materials.texts.texts, settings.item_words, settings.word_buckets)
             model.words.copy_(torch.from_numpy(words))
@@ -140,13 +157,19 @@ class ColaRec(Seq2Seq):
         return self._encode(self.embed_history(tokens, mask), mask), mask
 
     def _read_items(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's outputs ``[n, S, D]`` for item indexing of ``items [n]``, and the mask."""
+        """The encoder's outputs ``[n, S, D]`` for item indexing of ``items [n]``, and the mask.
+
+        Behind the content stands a user of the item; masked where it has none, or only the item, and after training.
+        """
         tokens, mask = self._prompted(self._first_word - 1, *self._content(items))
         vectors = self.embed_history(tokens, mask)
         if self.items.projection is not None and self.items.features is not None:
-            collaborative = self.items.projection(self.items.features[items])
-            vectors = torch.cat([vectors, collaborative.unsqueeze(1)], dim=1)
-            mask = torch.cat([mask, mask[:, :1]], dim=1)
+            others, known = items.unsqueeze(1), torch.zeros_like(items, dtype=torch.bool).unsqueeze(1)
+            if self.users is not None:
+                others, known = self.users.draw(items, self.settings.history_size)
+            taste = (self.items.features[others] * known.unsqueeze(-1)).sum(1) / known.sum(1, keepdim=True).clamp_min(1)
+            vectors = torch.cat([vectors, self.items.projection(taste).unsqueeze(1)], dim=1)
+            mask = torch.cat([mask, known.any(1, keepdim=True).long()], dim=1)
         return self._encode(vectors, mask), mask
 
     def _encode(self, vectors: Tensor, mask: Tensor) -> Tensor:

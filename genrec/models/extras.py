@@ -36,6 +36,11 @@ class ExtraSettings(BackboneSettings):
     )
 
     @property
+    def unread(self) -> dict[str, str]:
+        """With the columns of users that are not read."""
+        return super().unread | ({} if self.use_user_features else {"user_columns": "use_user_features: true"})
+
+    @property
     def extra_inputs(self) -> tuple[str, ...]:
         """Names of the settings that are on."""
         return tuple(name for name in ("use_times", "use_user_features") if getattr(self, name))

@@ -25,6 +25,12 @@ class ItemBackboneSettings(ExtraSettings):
     item_loss: Weight = Field(0.0, description="weight of a softmax over item vectors beside the codes' loss")
     item_negatives: CountOrZero = Field(0, description="items that a batch shares in the item loss; 0 takes all items")
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """With what features and the item loss need."""
+        unread = super().unread | ({} if self.use_features else {"feature_dropout": "use_features: true"})
+        return unread | ({} if self.item_loss else {"item_negatives": "item_loss above 0"})
+
     @model_validator(mode="after")
     def _items_have_vectors(self) -> "ItemBackboneSettings":
         if self.item_loss and not (self.use_ids or self.use_features):

@@ -92,6 +92,24 @@ class LLMSettings(BackboneSettings):
         return self
 
     @property
+    def unread(self) -> dict[str, str]:
+        """With what a backbone brings along, and what LoRA and the tasks on texts need."""
+        unread = super().unread
+        if self.backbone is not None:
+            unread |= dict.fromkeys(
+                ("feed_forward_size", "vocabulary_size"), "no backbone, which has a size of its own"
+            )
+        if not self.lora_rank:
+            unread["lora_alpha"] = "lora_rank above 0"
+        if not (self.text_weight and self.text_tasks):
+            unread["text_rows"] = "text_weight above 0 and some text_tasks"
+        if not self.text_weight:
+            unread["text_tasks"] = "text_weight above 0"
+        if not self.use_texts:
+            unread["text_length"] = "text_weight above 0, or new_rows: texts"
+        return unread
+
+    @property
     def writes_words(self) -> bool:
         """Whether any task asks for words."""
         return bool(self.text_weight and set(self.text_tasks) - {"text-to-item"})

@@ -53,6 +53,12 @@ class RecGPTSettings(BackboneSettings):
     item_negatives: CountOrZero = Field(0, description="items that a batch shares in the item loss; 0 takes all items")
     kernels: Few = Field(3, description="sharpnesses of neighbourhoods, where there is an item loss")
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """With what neighbourhoods need."""
+        names = () if self.item_loss else ("item_negatives", "kernels")
+        return super().unread | dict.fromkeys(names, "item_loss above 0")
+
     @model_validator(mode="after")
     def _items_have_vectors(self) -> "RecGPTSettings":
         if self.item_loss and not self.use_features:

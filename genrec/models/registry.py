@@ -4,6 +4,7 @@ A new family is one file and one line here.
 """
 
 import difflib
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from genrec.artifacts.reading import reading
 from genrec.config import RecommenderConfig, parse_settings
+from genrec.data.histories import Histories
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, ItemTexts, Materials, RecommenderModel
 from genrec.models.stored import CONFIG_FILE, read_config, restore_model
@@ -56,7 +58,8 @@ def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
     """Validate a recipe's recommender section against its family.
 
     Raises:
-        ConfigError: If the family does not exist, or a setting does not, or experts are asked for and it has none.
+        ConfigError: If the family does not exist, or a setting does not, or experts are asked for and it has none, or
+            nothing reads a setting that is given a value of its own.
     """
     family = recommender_class(config.name)
     settings = parse_settings(family.Settings, config.settings, where="recommender")
@@ -67,6 +70,15 @@ def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
             expected="0, or a family with experts: depth, parallel, decoder, seq2seq, sasrec",
             fix="set recommender.experts=0, or choose such a family",
         )
+    for name, needed in settings.unread.items():
+        value, default = getattr(settings, name), family.Settings.model_fields[name].default
+        if value != default:
+            raise ConfigError(
+                f"{name} = {value!r} is read by nothing here",
+                where=f"recommender.{name}",
+                expected=f"{name} together with {needed}" if not needed.startswith("no ") else needed,
+                fix=f"set recommender.{name}={json.dumps(default)}, or change what it depends on",
+            )
     return settings
 
 
@@ -78,6 +90,7 @@ def build_recommender(
     features: np.ndarray | None = None,
     tokens: np.ndarray | None = None,
     texts: ItemTexts | None = None,
+    histories: Histories | None = None,
 ) -> RecommenderModel:
     """Make an untrained recommender; its weights are drawn from torch's global generator.
 
@@ -88,6 +101,7 @@ def build_recommender(
         features: float32 ``[N, F]``; needed where the settings use features.
         tokens: Continuous tokens, float32 ``[N, Q, C]``; needed by families of set identifiers.
         texts: Titles and texts of the N items; needed where the settings use texts.
+        histories: Of the training part; needed where the settings use them.
 
     Raises:
         ConfigError: If something that the family needs is missing or does not fit.
@@ -103,6 +117,13 @@ def build_recommender(
     uses_texts = bool(getattr(settings, "use_texts", False))
     if uses_texts:
         check_texts(config.name, texts, num_items)
+    uses_histories = bool(getattr(settings, "use_histories", False))
+    if uses_histories and histories is None:
+        raise ConfigError(
+            f"the recommender {config.name!r} reads who took which items in training, and no histories are given",
+            expected="the histories of the training part",
+            fix="give histories=dataset.train()",
+        )
     variable_length = bool(family.needs_identifiers and index and index.variable_length)
     return family.build(
         GenrecConfig(
@@ -122,6 +143,7 @@ def build_recommender(
             features=features if uses_features else None,
             tokens=tokens if family.reads_tokens else None,
             texts=texts if uses_texts else None,
+            histories=histories if uses_histories else None,
         ),
     )
 

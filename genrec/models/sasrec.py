@@ -26,6 +26,11 @@ class SASRecSettings(ExtraSettings):
     use_features: bool = Field(False, description="add projected item features to the item vectors")
     feature_dropout: Rate = 0.0
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """With what features need."""
+        return super().unread | ({} if self.use_features else {"feature_dropout": "use_features: true"})
+
     @model_validator(mode="after")
     def _items_have_vectors(self) -> "SASRecSettings":
         if not (self.use_ids or self.use_features):

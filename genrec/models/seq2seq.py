@@ -54,6 +54,11 @@ class Seq2SeqSettings(BackboneSettings):
         return self
 
     @property
+    def unread(self) -> dict[str, str]:
+        """With what drawn targets need."""
+        return super().unread | ({"targets_per_user": "targets: uniform"} if self.targets == "last" else {})
+
+    @property
     def longest_session(self) -> int:
         """As many items as the model learned to write."""
         return self.session_size

@@ -10,7 +10,7 @@ same pass, so a user costs one forward pass. The T5 reads a history both ways an
 together with the recommender).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -25,12 +25,18 @@ from genrec.models.layers.negatives import shared_candidates
 from genrec.models.layers.set_t5 import SetT5
 from genrec.tokenizers.base import Kind
 
+# What b is while it has not been chosen, and what it is chosen from.
+UNCHOSEN_WEIGHT = 0.5
+WEIGHTS = tuple(step / 10 for step in range(11))
+
 
 class SETRecSettings(BackboneSettings):
     """Settings of the family."""
 
-    semantic_weight: Share = Field(
-        0.5, description="b: items are ranked by (1 - b) of the collaborative and b of the semantic tokens"
+    semantic_weight: Share | None = Field(
+        None,
+        description="b: items are ranked by (1 - b) of the collaborative and b of the semantic tokens; "
+        "chosen on validation at the end of training if null",
     )
     negatives: CountOrZero = Field(0, description="items that a batch shares in each softmax; 0 takes all items")
     backbone: Literal["causal", "t5"] = Field("causal", description="a decoder-only or an encoder-decoder model")
@@ -67,7 +73,7 @@ class SETRec(ItemScorer):
             self.t5 = SetT5(width, settings.num_layers, settings.num_heads, inner, settings.dropout)
         else:
             self.transformer = settings.transformer()
-        self.semantic_weight = settings.semantic_weight
+        self.semantic_weight = UNCHOSEN_WEIGHT if settings.semantic_weight is None else settings.semantic_weight
         self.post_init()
 
     def take_tokens(self, tokens: Tensor) -> None:
@@ -114,6 +120,30 @@ class SETRec(ItemScorer):
         states = self.read(self.embed(self.tokens[items]), lengths.unsqueeze(1))[:, 0]
         logits = torch.einsum("bqd,nqd->bqn", states, self.embed(self.tokens))
         return logits.log_softmax(dim=-1, dtype=torch.float32)
+
+    def finish_training(self, measure: Callable[[], float]) -> list[str]:
+        """Choose b where the recipe leaves it open (the authors' code chooses it on test)."""
+        if self.settings.semantic_weight is not None:
+            return []
+        weight, value = self.choose_semantic_weight(measure)
+        self.settings = self.settings.model_copy(update={"semantic_weight": weight})
+        self.config.settings = {**(self.config.settings or {}), "semantic_weight": weight}
+        return [f"semantic_weight {weight:g} was chosen on validation, where the metric is {value:.4f} with it"]
+
+    def choose_semantic_weight(self, measure: Callable[[], float]) -> tuple[float, float]:
+        """Set b to the best of :data:`WEIGHTS`, the smallest of equally good ones.
+
+        Args:
+            measure: How good the lists of validation users are with b as it is at the moment; never of test users.
+
+        Returns:
+            b and its measure.
+        """
+        found = {}
+        for self.semantic_weight in WEIGHTS:
+            found[self.semantic_weight] = measure()
+        self.semantic_weight = max(found, key=lambda weight: found[weight])
+        return self.semantic_weight, found[self.semantic_weight]
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Project ``[..., Q, C]`` to ``[..., Q, D]``: the collaborative token first, then the semantic ones."""
@@ -162,26 +192,3 @@ def set_mask(positions: Tensor, written: int) -> Tensor:
     place = torch.arange(positions.shape[1], device=positions.device)
     before = positions.unsqueeze(1) < positions.unsqueeze(2)
     return (before & (place < written)) | (place.unsqueeze(1) == place)
-
-
-@torch.no_grad()
-def best_semantic_weight(
-    model: SETRec, items: Tensor, lengths: Tensor, targets: Tensor, *, k: int = 10, grid: Sequence[float] = ()
-) -> float:
-    """The weight b of the semantic tokens with the best recall@k; the caller gives validation users, never test ones.
-
-    Args:
-        model: In eval mode.
-        items: Histories, int64 ``[B, T]``.
-        lengths: Items per user, int64 ``[B]``.
-        targets: The held-out item of each user, int64 ``[B]``.
-        k: Length of the lists.
-        grid: Weights to try; 0 to 1 in tenths by default. The first of equally good ones is taken.
-    """
-    values = model.token_log_probabilities(items, lengths)
-    collaborative, semantic = values[:, 0], values[:, 1:].sum(1)
-    recalls = {}
-    for weight in grid or [step / 10 for step in range(11)]:
-        lists = ((1 - weight) * collaborative + weight * semantic).topk(min(k, values.shape[2])).indices
-        recalls[weight] = float((lists == targets.unsqueeze(1)).any(1).double().mean())
-    return max(recalls, key=lambda weight: recalls[weight])

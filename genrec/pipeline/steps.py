@@ -316,7 +316,13 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
         _check_trained_on(Path(source), dataset)
     torch.manual_seed(plan.training.seed)
     model = build_recommender(
-        config, num_items=dataset.num_items, index=index, features=values, tokens=tokens, texts=texts
+        config,
+        num_items=dataset.num_items,
+        index=index,
+        features=values,
+        tokens=tokens,
+        texts=texts,
+        histories=dataset.train(),
     )
     model = to_device(model, None)
     if index is not None and isinstance(model, GenerativeRecommender) and not model.supports_parallel:

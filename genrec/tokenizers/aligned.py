@@ -57,7 +57,7 @@ class AlignedTokenizer(ResidualKMeansTokenizer):
         self.adapter: Adapter | None = None
 
     def _check_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> None:
-        self.sources = Sources.of(features, self.settings.collaborative, self.name)
+        self.sources = Sources.of(features, dataset.train_popularity(), self.settings.collaborative, self.name)
         super()._check_catalogue(dataset, features)
 
     def _fit(self, dataset: "Dataset", features: ItemFeatures) -> None:

@@ -2,8 +2,9 @@
 
 Source: Wang et al., Learnable Item Tokenization for Generative Recommendation (LETTER), CIKM 2024, arXiv 2405.07314,
 sections 3.2.1 to 3.2.3: the loss of an RQ-VAE, an InfoNCE of quantised vectors and collaborative ones (weight 0.02),
-and the diversity of code vectors (weight 1e-4). Where the code space has another width than the collaborative vectors,
-a linear map stands between them; the collaborative vectors are centred and of length 1.
+and at every level the diversity of code vectors (weight 1e-4, where their pull towards what they name has weight 1).
+Where the code space has another width than the collaborative vectors, a linear map stands between them; the
+collaborative vectors are centred and of length 1.
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -63,7 +64,7 @@ class CFRegularisedTokenizer(ResidualVAETokenizer):
         self.sources = Sources(0, 0)
 
     def _check_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> None:
-        self.sources = Sources.of(features, self.settings.collaborative, self.name)
+        self.sources = Sources.of(features, dataset.train_popularity(), self.settings.collaborative, self.name)
         super()._check_catalogue(dataset, features)
 
     def inputs(self, values: np.ndarray) -> np.ndarray:
@@ -124,7 +125,7 @@ class LetterLoss(ExtraLoss):
             diversity_loss(codebook, batch.codes[:, level], self.groups[level, : len(codebook)])
             for level, codebook in enumerate(batch.codebooks)
         ]
-        return loss + self.settings.diversity_weight * torch.stack(terms).mean()
+        return loss + self.settings.diversity_weight * torch.stack(terms).sum()
 
     def _regroup(self, codebooks: list[Tensor]) -> None:
         for level, codebook in enumerate(codebooks):

@@ -25,7 +25,7 @@ from genrec.tokenizers.parts.autoencoder import (
 )
 from genrec.tokenizers.parts.learning import INITIAL_ROWS, Checkpoint, Learner, learn
 from genrec.tokenizers.parts.residual import nearest_codes, squared_distances
-from genrec.tokenizers.rqvae import QuantiserSettings, quantiser_options
+from genrec.tokenizers.rqvae import QuantiserSettings, quantisation_loss, quantiser_options
 
 if TYPE_CHECKING:
     from genrec.data import Dataset
@@ -164,8 +164,13 @@ class ExpertLearner(Learner):
         return [np.ascontiguousarray(layer.codebook.detach().numpy()) for layer in layers]
 
     def _quantise(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        results = [quantiser(views[:, expert]) for expert, quantiser in enumerate(self.quantisers)]
-        return torch.stack([result[0] for result in results], dim=1), torch.stack([r[2].sum() for r in results]).sum()
+        """Quantised views ``[n, L, C]``, and the sum over the experts of what ties them to their codes."""
+        parts, pulls = [], []
+        for view, quantiser in zip(views.unbind(1), self.quantisers, strict=True):
+            quantised, codes, commitment = quantiser(view)
+            parts.append(quantised)
+            pulls.append(quantisation_loss(quantiser, view, codes, commitment.sum()))
+        return torch.stack(parts, dim=1), torch.stack(pulls).sum()
 
 
 def overlap(views: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Source: Rajput et al., Recommender Systems with Generative Retrieval (TIGER), NeurIPS 2023, section 3.1; Zeghidour et
 al., SoundStream, 2021, for the residual quantiser. The quantiser is vector-quantize-pytorch's, with its defaults that
-collapse (no restart of dead codes, commitment weight 1, random first codebooks) replaced by settings that do not.
+collapse (no restart of dead codes, commitment weight 1, random first codebooks) replaced by settings that do not. Its
+loss is not taken where codebooks are learned: it weighs code vectors and encoder alike, see :func:`quantisation_loss`.
 """
 
 from abc import ABC, abstractmethod
@@ -133,10 +134,14 @@ class ResidualLearner(Learner):
         self.quantiser(self.network.encode(vectors[:INITIAL_ROWS]))
 
     def loss(self, vectors: Tensor, rows: Tensor) -> Tensor:
-        """Reconstruction error, pull towards the codes, and the further term."""
+        """Reconstruction error, the sum over levels of :func:`quantisation_loss`, and the further term."""
         latents = self.network.encode(vectors)
         quantised, codes, commitment = self.quantiser(latents)
-        loss = self.reconstruction(vectors, latents, quantised, codes) + commitment.sum()
+        pulls, residual = [], latents
+        for layer, chosen, pull in zip(self.quantiser.layers, codes.unbind(1), commitment.unbind(), strict=True):
+            pulls.append(quantisation_loss(layer, residual, chosen, pull))
+            residual = residual - layer.codebook[chosen].detach()
+        loss = self.reconstruction(vectors, latents, quantised, codes) + torch.stack(pulls).sum()
         if self.extra is None:
             return loss
         return loss + self.extra(QuantisedBatch(rows, quantised, codes, self.codebooks()))
@@ -200,7 +205,29 @@ def quantiser_options(
         "rotation_trick": settings.rotation_trick,
         "learnable_codebook": learned_codebooks,
         "ema_update": not learned_codebooks,
+        # One process fits while the others wait: the library would have them take part.
+        "sync_codebook": False,
     }
+
+
+def quantisation_loss(layer: Any, vectors: Tensor, codes: Tensor, commitment: Tensor) -> Tensor:
+    """The terms of one level that tie code vectors and encoder together.
+
+    ``|sg[r] - e|^2 + b |r - sg[e]|^2`` with b the setting ``commitment`` (TIGER, section 3.1), as means over the
+    numbers. Moving averages take the place of the first term.
+
+    Args:
+        layer: A ``VectorQuantize``.
+        vectors: r, float32 ``[B, C]``, what the level quantises.
+        codes: int64 ``[B]``.
+        commitment: The library's own term. With learned codebooks it is ``b |r - e|^2``, which moves code vectors b
+            times as fast as they should.
+    """
+    if not layer.learnable_codebook:
+        return commitment
+    chosen = layer.codebook[codes]
+    pull = nn.functional.mse_loss(vectors, chosen.detach())
+    return nn.functional.mse_loss(chosen, vectors.detach()) + layer.commitment_weight * pull
 
 
 def assign_uniformly(layer: Any, epsilon: float) -> None:

@@ -65,7 +65,7 @@ class SetTokenizer(ItemTokenizer):
         self.catalogue_tokens = np.zeros((0, 0, 0), dtype=np.float32)
 
     def _check_catalogue(self, dataset: "Dataset", features: ItemFeatures) -> None:
-        self.sources = Sources.of(features, self.settings.collaborative, self.name)
+        self.sources = Sources.of(features, dataset.train_popularity(), self.settings.collaborative, self.name)
         super()._check_catalogue(dataset, features)
 
     def _fit(self, dataset: "Dataset", features: ItemFeatures) -> None:

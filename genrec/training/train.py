@@ -317,6 +317,10 @@ def _result(model: nn.Module, run: Run, step: int, notes: list[str]) -> Training
     kept = state.best_step if state.best_step is not None else step
     run.store.load_weights(kept, model)
     model.eval()
+    finish = getattr(model, "finish_training", None)
+    chosen = [] if finish is None else finish(partial(_measure_finished, model, run))
+    for note in chosen:
+        run.display.say(note)
     return TrainingResult(
         best_metric=state.best_metric,
         best_step=state.best_step,
@@ -325,5 +329,17 @@ def _result(model: nn.Module, run: Run, step: int, notes: list[str]) -> Training
         seconds=state.seconds,
         stopped=run.stop_reason(step) or "epochs",
         history=state.history,
-        notes=notes,
+        notes=[*notes, *chosen],
     )
+
+
+def _measure_finished(model: nn.Module, run: Run) -> float:
+    """The selecting metric of validation users with the final weights."""
+    metrics = run.measure(model)
+    if metrics is None:
+        raise InterruptedRun(
+            run.signals.number or 0,
+            f"training was stopped by {run.signals.name} after its last step and is saved",
+            fix="run the same command again to continue from there",
+        )
+    return metrics[run.config.metric]

@@ -24,19 +24,18 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-import torch
 from shelf import RESULT_FILE, Inputs, average, spread, tokenizer_recipe
 
 from genrec.artifacts import MANIFEST, open_work_folder, read_json, write_file, write_json
 from genrec.artifacts.results import work_folder
 from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, TrainingConfig
 from genrec.data import Dataset
-from genrec.data.histories import pad_histories
 from genrec.decoding import generate_lists
 from genrec.evaluation.protocol import Result, score_lists
-from genrec.models.setrec import SETRec, best_semantic_weight
+from genrec.models.setrec import SETRec
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions, TrainedModel, open_model
 from genrec.pipeline.steps import TrainingPlan, protocol_of, tokenize_items, train_model
+from genrec.training.validation import DecodingValidation
 
 SIZES = {"hidden_size": 64, "num_layers": 2, "num_heads": 2}
 T5 = {"head_size": 32, "feed_forward_size": 256, "dropout": 0.1}
@@ -167,12 +166,12 @@ def measured(folder: Path, dataset: Dataset) -> dict[str, Any]:
     popularity = dataset.train_popularity()
     chosen: dict[str, Any] = {}
     if isinstance(model, SETRec):
-        model.semantic_weight = chosen["semantic_weight"] = weight_on_validation(model, dataset, popularity >= 0)
+        chosen["semantic_weight"] = weight_on_validation(model, trained.decoding, dataset, popularity >= 0)
     result, speed = measured_lists(trained, dataset)
     cold = result.slices["item_popularity"].get("cold")
     if isinstance(model, SETRec) and cold:
         chosen["cold_recall@10 at this weight"] = cold.metrics["recall@10"]
-        model.semantic_weight = chosen["cold_semantic_weight"] = weight_on_validation(model, dataset, popularity == 0)
+        chosen["cold_semantic_weight"] = weight_on_validation(model, trained.decoding, dataset, popularity == 0)
         cold = measured_lists(trained, dataset)[0].slices["item_popularity"]["cold"]
     return {
         **{name: result.evaluation.metrics[name] for name in METRICS},
@@ -195,12 +194,12 @@ def measured_lists(trained: TrainedModel, dataset: Dataset) -> tuple[Result, flo
     return score_lists(trained.model.config.family, lists, dataset, protocol, config), len(lists) / seconds
 
 
-@torch.no_grad()
-def weight_on_validation(model: SETRec, dataset: Dataset, wanted: np.ndarray) -> float:
-    """The weight of the semantic tokens that is best for users drawn from the validation part.
+def weight_on_validation(model: SETRec, decoding: DecodingConfig, dataset: Dataset, wanted: np.ndarray) -> float:
+    """Give the semantic tokens the weight of the best recall@10 for users drawn from the validation part.
 
     Args:
         model: In eval mode.
+        decoding: How lists are written.
         dataset: The data.
         wanted: bool ``[N]``; only users count whose target is True here. Where nobody has one, the weight stays.
     """
@@ -209,8 +208,8 @@ def weight_on_validation(model: SETRec, dataset: Dataset, wanted: np.ndarray) ->
     rows = np.array([row for row in rows if wanted[targets[row][0]]][:VALIDATION_USERS])
     if not len(rows):
         return model.semantic_weight
-    items, lengths = map(torch.from_numpy, pad_histories(histories, rows, model.max_history))
-    return best_semantic_weight(model, items, lengths, torch.tensor([int(targets[row][0]) for row in rows]))
+    validation = DecodingValidation(histories.select(rows), targets.select(rows), decoding, dataset.num_items, [10])
+    return model.choose_semantic_weight(lambda: validation(model)["recall@10"])[0]
 
 
 def write_tables(out: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from tiny_allmrec import second_stage
 
 from genrec.config import DecodingConfig, RecommenderConfig
+from genrec.data import Histories
 from genrec.decoding import recommend
 from genrec.models import GenerativeRecommender, ItemScorer, ItemTexts, build_recommender, load_recommender
 from genrec.models.allmrec import AllmRec
@@ -40,6 +41,7 @@ EXTRAS = {f"{name} with extras": name for name in ("depth", "parallel", "decoder
 WITH_EXTRAS = {"use_times": True, "use_user_features": True}
 TITLES = [f"{('red', 'blue', 'green')[item % 3]} thing number {item}" for item in range(NUM_ITEMS)]
 TEXTS = ItemTexts(TITLES, [f"{title}, made by {item % 5}" for item, title in enumerate(TITLES)])
+HISTORIES = Histories.from_lists([[item, (3 * item + 1) % NUM_ITEMS, (7 * item + 5) % NUM_ITEMS] for item in range(30)])
 # Families that learn some items of a history per step instead of all.
 DRAWING = {name for name in FAMILIES if "targets" in recommender_class(name).Settings.model_fields}
 DRAWING = DRAWING - {"setrec"} | {"setrec on T5"}
@@ -69,7 +71,8 @@ def make_model(family: str, seed: int = 0, **settings):
     config = RecommenderConfig(name=name, **{**SMALL, **EXTRA.get(family, {}), **form, **built_on, **settings})
     index = make_index(recommender_class(name).identifier_kind)
     tokens = np.random.default_rng(6).standard_normal((NUM_ITEMS, 3, 8)).astype(np.float32)
-    return build_recommender(config, num_items=NUM_ITEMS, index=index, features=features, tokens=tokens, texts=TEXTS)
+    materials = {"index": index, "features": features, "tokens": tokens, "texts": TEXTS, "histories": HISTORIES}
+    return build_recommender(config, num_items=NUM_ITEMS, **materials)
 
 
 def extras_of(model, items: torch.Tensor) -> dict[str, torch.Tensor]:

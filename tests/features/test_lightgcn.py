@@ -1,12 +1,10 @@
 """LightGCN against a dense numpy reference of the propagation, and that it learns."""
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
-from genrec.config import DataConfig
-from genrec.data import Histories, make_dataset
+from genrec.data import Histories
 from genrec.errors import DataError
 from genrec.features.lightgcn import (
     LightGCNEncoder,
@@ -131,17 +129,6 @@ def test_vectors_tell_what_is_bought_together(tiny_dataset):
     same = genre[:, None] == genre[None]
     likeness = unit @ unit.T
     assert likeness[same].mean() > likeness[~same].mean() + 0.3
-
-
-def test_items_without_training_interactions_get_the_mean(tiny_items, tiny_interactions, tmp_path):
-    kept = tiny_interactions.filter(~pl.col("item_id").is_in(["i03", "i17"]))
-    dataset = make_dataset(kept, tiny_items, DataConfig(k_core=0), tmp_path / "dataset")
-    assert dataset.num_items == 40, "items that nobody touched stay in the catalogue"
-    values = LightGCNEncoder(LightGCNSettings(dim=8, epochs=2)).fit(dataset).values
-    cold = dataset.train_popularity() == 0
-    assert cold.sum() >= 2
-    np.testing.assert_allclose(values[cold], np.tile(values[~cold].mean(axis=0), (cold.sum(), 1)), atol=1e-6)
-    assert np.isfinite(values).all()
 
 
 def test_the_same_bytes_twice_and_others_with_another_seed(tiny_dataset):

@@ -3,12 +3,9 @@
 import math
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
-from genrec.config import DataConfig
-from genrec.data import make_dataset
 from genrec.errors import DataError
 from genrec.features.collaborative import training_edges
 from genrec.features.ultragcn import (
@@ -132,14 +129,6 @@ def test_vectors_tell_what_is_bought_together(tiny_dataset):
     genre = np.arange(40) // 10
     same, likeness = genre[:, None] == genre[None], unit @ unit.T
     assert likeness[same].mean() > likeness[~same].mean() + 0.2
-
-
-def test_items_without_training_interactions_get_the_mean(tiny_items, tiny_interactions, tmp_path):
-    kept = tiny_interactions.filter(~pl.col("item_id").is_in(["i03", "i17"]))
-    dataset = make_dataset(kept, tiny_items, DataConfig(k_core=0), tmp_path / "dataset")
-    values = UltraGCNEncoder(UltraGCNSettings(dim=8, epochs=2)).fit(dataset).values
-    cold = dataset.train_popularity() == 0
-    np.testing.assert_allclose(values[cold], np.tile(values[~cold].mean(axis=0), (cold.sum(), 1)), atol=1e-6)
 
 
 def test_the_same_bytes_twice_and_others_with_another_seed(tiny_dataset):

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from genrec.cli import main
 from genrec.config import DecodingConfig, RecommenderConfig
+from genrec.data import Dataset, Histories
 from genrec.decoding import recommend
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import ItemTexts, build_recommender, load_recommender
@@ -29,6 +30,7 @@ from genrec.models.allmrec import NAMELESS, SENTENCES
 from genrec.pipeline.steps import _check_trained_on
 
 N = 12
+HISTORIES = Histories.from_lists([[0, 1], [2, 4]])
 ITEMS, LENGTHS = torch.tensor([[0, 3, 4, 7], [2, 1, 0, 0], [5, 0, 0, 0]]), torch.tensor([4, 2, 0])
 
 
@@ -159,13 +161,25 @@ def test_cold_items_are_known_by_their_text_and_warm_ones_by_their_vector():
     assert (after != moved).any(1).tolist() == [True] * 10 + [False] * 2
 
 
-def test_training_finds_out_which_items_are_warm():
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_meets_half_of_the_histories_knows_all_warm_items(rank):
     model = build_aligner(N).train()
-    model(ITEMS, torch.tensor([4, 2, 1]))
-    assert model.seen.nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 7]
-    model.eval()
-    model(torch.tensor([[8, 9]]), torch.tensor([2]))
-    assert model.seen.sum() == 7
+    model(ITEMS[rank:2:2], torch.tensor([4, 2])[rank:2:2])
+    assert model.seen.tolist() == [True] * 10 + [False] * 2
+
+
+def test_histories_are_as_long_as_those_of_the_sasrec(tmp_path):
+    torch.manual_seed(1)
+    short = build_recommender(
+        RecommenderConfig(name="sasrec", hidden_size=32, num_layers=1, max_history=7), num_items=N
+    )
+    short.save_pretrained(tmp_path / "short")
+    aligned = build_aligner(N, collaborative=str(tmp_path / "short"))
+    assert aligned.max_history == aligned.settings.max_history == 7
+    aligned.save_pretrained(tmp_path / "aligned")
+    assert prompted(aligned=str(tmp_path / "aligned")).max_history == 7
+    with pytest.raises(ConfigError, match="max_history 9 does not fit"):
+        build_aligner(N, collaborative=str(tmp_path / "short"), max_history=9)
 
 
 @pytest.mark.parametrize("stage", ["align", "prompt"])
@@ -288,7 +302,7 @@ def test_what_does_not_fit_is_said(settings, message):
     folders = {"ALIGNED": tiny_aligned(N), "SASREC": tiny_sasrec(N), "LANGUAGE": tiny_language(trained=False)}
     config = RecommenderConfig(name="allmrec", **{key: folders.get(value, value) for key, value in settings.items()})
     with pytest.raises(ConfigError, match=message):
-        build_recommender(config, num_items=N, features=features_of(N), texts=titles_of(N))
+        build_recommender(config, num_items=N, features=features_of(N), texts=titles_of(N), histories=HISTORIES)
 
 
 def test_a_second_stage_is_nothing_to_build_on(tmp_path):
@@ -309,12 +323,16 @@ def test_words_without_an_end_are_refused(tmp_path):
 def test_a_sasrec_of_another_catalogue_is_refused():
     config = RecommenderConfig(name="allmrec", collaborative=tiny_sasrec(N))
     with pytest.raises(ArtifactError, match="knows 12 items, the data set has 5"):
-        build_recommender(config, num_items=5, features=features_of(5))
+        build_recommender(config, num_items=5, features=features_of(5), histories=HISTORIES)
 
 
 def test_texts_and_vectors_are_needed():
     with pytest.raises(ConfigError, match="'allmrec' uses item features and none were given"):
         build_recommender(RecommenderConfig(name="allmrec", collaborative=tiny_sasrec(N)), num_items=N)
+    with pytest.raises(ConfigError, match="who took which items in training, and no histories are given"):
+        build_recommender(
+            RecommenderConfig(name="allmrec", collaborative=tiny_sasrec(N)), num_items=N, features=features_of(N)
+        )
     with pytest.raises(ConfigError, match="'allmrec' reads the texts of items and there are none"):
         build_recommender(RecommenderConfig(name="allmrec", **second_stage(N, trained=False)), num_items=N)
 
@@ -340,6 +358,8 @@ def test_three_runs_lead_to_a_measured_model(tiny_dataset, tmp_path):
     assert run("cf", "{name: sasrec, hidden_size: 16, num_layers: 1, num_heads: 1}", "--until", "model") == 0
     first = f"{{name: allmrec, latent_size: 8, collaborative: {tmp_path}/cf/model}}"
     assert run("aligned", first, "--until", "model") == 0
+    taken = Dataset.load(tmp_path / "aligned" / "dataset").train_popularity() > 0
+    assert load_recommender(tmp_path / "aligned" / "model").seen.tolist() == taken.tolist()
     second = f"aligned: {tmp_path}/aligned/model, backbone: {tiny_language(trained=False)}"
     second += ", prompt_items: 2, title_words: 4, candidates: 3"
     assert run("prompted", f"{{name: allmrec, stage: prompt, {second}}}", "--until", "evaluation") == 0

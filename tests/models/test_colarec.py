@@ -11,14 +11,18 @@ from torch.nn.functional import cross_entropy
 
 from genrec.cli import main
 from genrec.config import RecommenderConfig
+from genrec.data import Histories
 from genrec.errors import ConfigError
-from genrec.models import ItemTexts, build_recommender
+from genrec.models import ItemTexts, build_recommender, load_recommender
 from genrec.models.colarec import find_siblings, last_state, ranking_loss
 from genrec.models.layers.hashed_words import hash_words
+from genrec.models.layers.users import ItemUsers
 from genrec.tokenizers.index import ItemIndex
 
 NUM_ITEMS, SIZES = 30, (3, 3, 50)
 SMALL = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "head_size": 8, "feed_forward_size": 32}
+# Item 4 has one user, who also took 9 and 11; item 9 has two; from item 25 on nobody took any.
+HISTORIES = Histories.from_lists([[4, 9, 11, 4], [9, 12], [13], [*range(14, 25)]])
 TEXTS = ItemTexts(["thing"] * NUM_ITEMS, [f"Thing no. {item} of maker{item % 4}" for item in range(NUM_ITEMS)])
 
 
@@ -31,9 +35,11 @@ def make_index(codes=None, sizes=SIZES) -> ItemIndex:
 
 def make_model(index=None, features=True, texts=TEXTS, **settings):
     torch.manual_seed(0)
-    config = RecommenderConfig(name="colarec", **{**SMALL, "item_words": 4, "word_buckets": 97, **settings})
+    words = {} if texts is None else {"item_words": 4, "word_buckets": 97}
+    config = RecommenderConfig(name="colarec", **{**SMALL, **words, **settings})
     values = np.random.default_rng(5).standard_normal((NUM_ITEMS, 6)).astype(np.float32) if features else None
-    return build_recommender(config, num_items=NUM_ITEMS, index=index or make_index(), features=values, texts=texts)
+    materials = {"index": index or make_index(), "features": values, "texts": texts, "histories": HISTORIES}
+    return build_recommender(config, num_items=NUM_ITEMS, **materials)
 
 
 @pytest.fixture
@@ -67,19 +73,70 @@ def test_users_are_read_by_the_words_and_ids_of_their_items_only(users):
 
 
 @torch.no_grad()
-def test_items_are_read_by_their_own_words_id_and_collaborative_vector():
+def test_items_are_read_by_their_own_words_and_id_and_by_what_else_a_user_of_theirs_took():
+    """Not by the vector that their identifier was clustered from."""
     model = make_model().eval()
-    items = torch.tensor([4, 9])
+    items = torch.tensor([4, 12])
     before = last_state(*model._read_items(items))
-    for table in (model.words, model.items.ids.weight, model.items.features):
+    for table in (model.words, model.items.ids.weight):
+        kept = table.clone()
         table[4, 1] += 1
         moved = (last_state(*model._read_items(items)) != before).any(1)
         assert moved.tolist() == [True, False]
-        table[4, 1] -= 1
+        table.copy_(kept)
+    kept = model.items.features.clone()
+    for other, read_by in ((4, []), (9, [4, 12]), (11, [4]), (12, []), (20, [])):
+        model.items.features[other] += 1
+        moved = (last_state(*model._read_items(items)) != before).any(1)
+        assert items[moved].tolist() == read_by
+        model.items.features.copy_(kept)
     tokens, mask = model.history_tokens(items[:1, None], torch.tensor([1]))
     assert not torch.equal(tokens[0, :1], model._read_items(items)[0][0, :1])
     user = last_state(model._encode(model.embed_history(tokens, mask), mask), mask)
     assert not torch.allclose(user[0], before[0])
+
+
+@torch.no_grad()
+def test_no_item_is_read_by_the_vector_that_its_identifier_was_clustered_from():
+    model = make_model(history_size=30).eval()
+    before, kept = (
+        [model._read_items(torch.tensor([item]))[0] for item in range(NUM_ITEMS)],
+        model.items.features.clone(),
+    )
+    for item in range(NUM_ITEMS):
+        model.items.features[item] += 1
+        after = model._read_items(torch.tensor([item]))[0]
+        assert torch.equal(after, before[item])
+        model.items.features.copy_(kept)
+
+
+@torch.no_grad()
+def test_an_item_without_other_items_of_a_user_is_read_by_its_content():
+    """One that nobody took, and one whose only user took nothing else."""
+    model = make_model().eval()
+    _, mask = model._read_items(torch.tensor([27, 13, 4]))
+    assert mask[:, -1].tolist() == [0, 0, 1]
+    assert model.train()(torch.tensor([[27, 13]]), torch.tensor([2])).loss.isfinite()
+
+
+def test_the_user_of_an_item_and_its_other_items_are_drawn_evenly():
+    drawn = ItemUsers(HISTORIES, NUM_ITEMS).train()
+    others, real = drawn.draw(torch.full((12_000,), 9), 1)
+    counts = Counter(others[real].tolist())
+    # The first user, half of the time, took 4 twice, 9 and 11; the second 9 and 12.
+    expected = {4: 12_000 * 0.5 * 0.5, 11: 12_000 * 0.5 * 0.25, 12: 12_000 * 0.5 * 0.5}
+    assert counts.keys() == expected.keys()
+    assert all(abs(counts[item] - mean) < 5 * mean**0.5 for item, mean in expected.items())
+    assert not drawn.draw(torch.tensor([27]), 4)[1].any()
+
+
+def test_the_users_are_not_saved(tmp_path):
+    make_model().save_pretrained(tmp_path)
+    loaded = load_recommender(tmp_path)
+    assert loaded.users is None
+    assert not any(name.startswith("users") for name in make_model().state_dict())
+    with torch.no_grad():
+        assert loaded(torch.tensor([[4, 9]]), torch.tensor([2])).loss.isfinite()
 
 
 @torch.no_grad()
@@ -212,7 +269,7 @@ def test_the_loss_is_the_papers_sum(users, monkeypatch):
     states = {}
     for name, one in (("+", targets), ("-", negatives), ("s", siblings)):
         encoded, own_mask = model._read_items(one)
-        states[name] = encoded[:, -1]
+        states[name] = last_state(encoded, own_mask)
         total = total + (cross_entropies(encoded, own_mask, one) if name != "s" else 0)
     h = user[torch.arange(2), mask.cumsum(1).argmax(1)]
     bpr = -torch.sigmoid((h * states["+"]).sum(1) - (h * states["-"]).sum(1)).log().mean()

@@ -277,7 +277,7 @@ def test_texts_are_needed_where_they_are_used():
         make_model(ItemTexts([""] * NUM_ITEMS, [""] * NUM_ITEMS))
     with pytest.raises(ArtifactError, match="texts of 1 items, the data set has 30"):
         make_model(ItemTexts(["red"], ["red"]))
-    assert make_model(None, text_weight=0.0, new_rows="random").item_words is None
+    assert make_model(None, text_weight=0.0, new_rows="random", text_length=48).item_words is None
 
 
 @pytest.mark.parametrize("kind", ["bert", "mamba"])

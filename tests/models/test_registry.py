@@ -8,6 +8,7 @@ import pytest
 from genrec.config import RecommenderConfig
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import build_recommender, load_recommender
+from genrec.models.registry import FAMILIES, parse_recommender, recommender_class
 from genrec.tokenizers.index import ItemIndex
 
 
@@ -79,3 +80,50 @@ def test_truncated_weights_are_named(tmp_path):
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(ArtifactError, match="weights cannot be loaded"):
         load_recommender(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "needed"),
+    [
+        ("llm", {"vocabulary_size": 300}, {"backbone": None}),
+        ("llm", {"feed_forward_size": 64}, {"backbone": None}),
+        ("llm", {"lora_alpha": 4.0}, {"lora_rank": 2}),
+        ("llm", {"text_rows": 3}, {"text_weight": 0.5}),
+        ("llm", {"text_length": 9}, {"text_weight": 0.5, "new_rows": "random"}),
+        ("depth", {"item_negatives": 64}, {"item_loss": 1.0}),
+        ("parallel", {"feature_dropout": 0.2}, {"use_features": True}),
+        ("decoder", {"user_columns": ["age"]}, {"use_user_features": True}),
+        ("sasrec", {"feature_dropout": 0.2}, {"use_features": True}),
+        ("recgpt", {"kernels": 2}, {"item_loss": 1.0}),
+        ("seq2seq", {"targets_per_user": 2}, {"targets": "uniform"}),
+        ("colarec", {"word_buckets": 500}, {"use_texts": True}),
+        ("depth", {"experts_per_token": 1}, {"experts": 4}),
+        ("sasrec", {"bias_step": 0.1, "experts": 4}, {"balance": "bias"}),
+        ("sasrec", {"balance_weight": 0.2, "experts": 4}, {"balance": "aux"}),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(family, settings, needed):
+    """Each is accepted with what it needs, and refused, or left at its default, without."""
+    without = {
+        "backbone": "facebook/opt-125m",
+        "text_weight": 0.0,
+        "targets": "last",
+        "balance": "none",
+        "new_rows": "random",
+    }
+    off = {name: without.get(name, 0 if isinstance(value, (int, float)) else value) for name, value in needed.items()}
+    off |= {name: False for name, value in needed.items() if value is True}
+    name = next(iter(settings))
+    parse_recommender(RecommenderConfig(name=family, **settings, **needed))
+    with pytest.raises(ConfigError, match=f"{name} = .* is read by nothing here") as caught:
+        parse_recommender(RecommenderConfig(name=family, **settings, **off))
+    default = recommender_class(family).Settings.model_fields[name].default
+    assert f"set recommender.{name}={json.dumps(default)}" in str(caught.value)
+    assert caught.value.exit_code == 2
+    parse_recommender(RecommenderConfig(name=family, **{**settings, name: default}, **off))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_may_be_unread_is_a_setting(family):
+    settings = recommender_class(family).Settings()
+    assert settings.unread.keys() <= type(settings).model_fields.keys()

@@ -1,19 +1,23 @@
 """Set identifiers: no order among tokens, masks by perturbation, scores against a sum written by hand."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from tiny_run import tiny_home
+from tiny_run import tiny_home, write_tables
 
 from genrec.cli import main
-from genrec.config import DecodingConfig, RecommenderConfig
+from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig
+from genrec.data import Dataset
 from genrec.decoding import recommend
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models import build_recommender
+from genrec.models import build_recommender, load_recommender
 from genrec.models.layers.set_t5 import SetT5
-from genrec.models.setrec import best_semantic_weight, set_mask
+from genrec.models.setrec import set_mask
 from genrec.pipeline.steps import load_tokens
 from genrec.tokenizers.index import ItemIndex
+from genrec.training import decoding_validation
 
 NUM_ITEMS, SLOTS = 12, 4
 TOKENS = np.random.default_rng(0).standard_normal((NUM_ITEMS, SLOTS, 6)).astype(np.float32)
@@ -144,14 +148,50 @@ def test_the_score_is_the_weighted_sum_of_its_tokens(weight):
     assert torch.equal(lists.items, scores.topk(3).indices)
 
 
-def test_the_weight_is_chosen_by_recall():
+def test_the_weight_is_chosen_on_validation_and_kept(tmp_path):
     model = build()
-    with torch.no_grad():
-        values = model.token_log_probabilities(ITEMS, LENGTHS)
-    collaborative, semantic = values[:, 0].argmax(-1), values[:, 1:].sum(1).argmax(-1)
-    assert not torch.equal(collaborative, semantic)
-    assert best_semantic_weight(model, ITEMS, LENGTHS, collaborative, k=1, grid=[0.0, 1.0]) == 0.0
-    assert best_semantic_weight(model, ITEMS, LENGTHS, semantic, k=1, grid=[0.0, 1.0]) == 1.0
+    values = model.token_log_probabilities(ITEMS, LENGTHS).detach()
+    recalls = {}
+    targets = values[:, 1:].sum(1).argmax(-1)
+    assert not torch.equal(values[:, 0].argmax(-1), targets)
+
+    def measure() -> float:
+        found = float((model.score_items(ITEMS, LENGTHS).argmax(-1) == targets).double().mean())
+        recalls[round(model.semantic_weight, 1)] = found
+        return found
+
+    notes = model.finish_training(measure)
+    assert sorted(recalls) == [step / 10 for step in range(11)]
+    best = min(weight for weight, recall in recalls.items() if recall == max(recalls.values()))
+    assert recalls[0.0] < recalls[best] == 1
+    assert model.semantic_weight == best
+    assert notes == [f"semantic_weight {best:g} was chosen on validation, where the metric is 1.0000 with it"]
+    model.save_pretrained(tmp_path)
+    assert load_recommender(tmp_path).semantic_weight == best
+    assert not build(semantic_weight=0.3).finish_training(lambda: 1 / 0), "what the recipe says is left as it is"
+
+
+CHOOSING = """
+data: {path: DATA, k_core: 0}
+features: {encoder: concat, parts: [{encoder: lexical, dim: 8, min_items: 1}, {encoder: fastrp, dim: 8}]}
+tokenizer: {name: set, num_levels: 3, codebook_size: 4, hidden_sizes: [8], epochs: 1, collisions: bucket}
+recommender: {name: setrec, hidden_size: 16, num_layers: 1}
+training: {epochs: 2, batch_size: 32}
+"""
+
+
+def test_training_leaves_the_weight_of_the_best_validation(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(CHOOSING.replace("DATA", str(write_tables(tmp_path / "data"))), encoding="utf-8")
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run"), "--until", "model"]) == 0
+    model, dataset = load_recommender(tmp_path / "run" / "model"), Dataset.load(tmp_path / "run" / "dataset")
+    validation = decoding_validation(dataset, TrainingConfig(eval_users=None), DecodingConfig())
+    chosen, found = model.settings.semantic_weight, {}
+    for model.semantic_weight in [step / 10 for step in range(11)]:
+        found[model.semantic_weight] = validation(model)["ndcg@10"]
+    assert chosen == max(found, key=found.get)
+    training = json.loads((tmp_path / "run" / "model" / "training.json").read_text(encoding="utf-8"))
+    assert f"semantic_weight {chosen:g} was chosen on validation" in training["notes"][-1]
 
 
 def test_a_missing_collaborative_token_says_nothing():

@@ -17,8 +17,9 @@ from genrec.tokenizers.cf_regularised import (
     LetterLoss,
     diversity_loss,
 )
+from genrec.tokenizers.parts.autoencoder import Autoencoder
 from genrec.tokenizers.parts.contrastive import info_nce
-from genrec.tokenizers.rqvae import QuantisedBatch
+from genrec.tokenizers.rqvae import QuantisedBatch, ResidualLearner, make_quantiser
 
 NETWORK = {"hidden_sizes": (24,), "latent_size": 8, "batch_size": 40}
 SMALL = {"codebook_size": 6, "num_levels": 2, "num_groups": 3, **NETWORK}
@@ -90,6 +91,37 @@ def test_the_terms_have_their_weights_and_diversity_moves_code_vectors():
     both(batch).backward()
     assert all(book.grad.any() for book in books)
     assert torch.bincount(both.groups[0], minlength=3).tolist() == [2, 2, 2], "groups are of equal size"
+
+
+def test_diversity_weighs_as_much_beside_the_pull_of_code_vectors_at_any_number_of_levels():
+    """The gradient of a code vector: 1 times its pull, and ``diversity_weight`` times the diversity of its level."""
+    torch.manual_seed(0)
+    chosen = {**SMALL, "num_groups": 3, "dead_code_threshold": 0.0}
+    settings = CFRegularisedSettings(**chosen, collaborative_weight=0.0, diversity_weight=0.5)
+    quantiser = make_quantiser((6, 6), 64, settings, True)
+    extra = LetterLoss(torch.randn(64, 8), (6, 6), settings)
+    learner = ResidualLearner(Autoencoder(8, (24,), 8), quantiser, extra)
+    with torch.no_grad():
+        quantiser.train()(torch.randn(64, 8))
+    latents = torch.randn(64, 8)
+    learner.network.encode = lambda _: latents
+    learner.reconstruction = lambda *_: torch.zeros(())
+    # Groups of two: what is drawn is the other one, so nothing is left to chance.
+    learner.loss(torch.randn(64, 8), torch.arange(64)).backward()
+    residual = latents
+    for level, layer in enumerate(quantiser.layers):
+        book = layer.codebook.detach().requires_grad_()
+        codes = torch.cdist(residual, book.detach()).argmin(dim=1)
+        pull = (book[codes] - residual).square().mean()
+        scores = (book @ book.T).masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf).log_softmax(dim=1)
+        groups = extra.groups[level]
+        partner = torch.tensor(
+            [next(other for other in range(6) if other != code and groups[other] == groups[code]) for code in range(6)]
+        )
+        spread = -scores[codes, partner[codes]].mean()
+        (pull + 0.5 * spread).backward()
+        torch.testing.assert_close(layer._codebook.embed.grad[0], book.grad, atol=1e-6, rtol=1e-4)
+        residual = residual - book.detach()[codes]
 
 
 def test_another_width_is_bridged_by_a_linear_map():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from genrec.tokenizers import mpq
-from genrec.tokenizers.mpq import ExpertSettings, ExpertTokenizer, make_quantisers, overlap
+from genrec.tokenizers.mpq import ExpertLearner, Experts, ExpertSettings, ExpertTokenizer, make_quantisers, overlap
 
 SMALL = {"num_levels": 3, "codebook_size": 6, "hidden_sizes": (24,), "latent_size": 8, "epochs": 5, "batch_size": 16}
 
@@ -85,3 +85,22 @@ def test_there_is_no_reconstruction_from_codes_alone(tiny_dataset, tiny_features
     codes = tokenizer.encode(tiny_features.values)
     assert tokenizer.reconstruct(codes) is None
     assert tokenizer.residual_energy(tiny_features.values, codes) is None
+
+
+def test_learned_codebooks_have_the_papers_gradients():
+    """|sg[v] - e|^2 + b |v - sg[e]|^2 for every expert."""
+    torch.manual_seed(0)
+    settings = ExpertSettings(**{**SMALL, "dead_code_threshold": 0.0}, ema=False, commitment=0.25)
+    quantisers = make_quantisers((6, 6, 6), 64, settings)
+    learner = ExpertLearner(Experts(8, settings), quantisers, settings)
+    with torch.no_grad():
+        learner.train()._quantise(torch.randn(64, 3, 8))
+    views = torch.randn(64, 3, 8, requires_grad=True)
+    learner._quantise(views)[1].backward()
+    for expert, layer in enumerate(quantisers):
+        seen, book = views.detach()[:, expert], layer.codebook.detach()
+        codes = torch.cdist(seen, book).argmin(dim=1)
+        step = 2 * (book[codes] - seen) / (64 * 8)
+        expected = torch.zeros(6, 8).index_add_(0, codes, step)
+        torch.testing.assert_close(layer._codebook.embed.grad[0], expected, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(views.grad[:, expert], -0.25 * step, atol=1e-6, rtol=1e-4)

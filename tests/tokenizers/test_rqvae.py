@@ -7,6 +7,7 @@ import torch
 from genrec.tokenizers import rqvae
 from genrec.tokenizers.parts.autoencoder import Autoencoder, perceptron
 from genrec.tokenizers.rqvae import (
+    ResidualLearner,
     ResidualVAESettings,
     ResidualVAETokenizer,
     assign_uniformly,
@@ -168,3 +169,64 @@ def test_a_uniform_last_level_is_an_option(tiny_dataset, tiny_features):
     books = [tokenizer.codebooks[-1] for tokenizer in (plain, uniform, softer)]
     assert not np.array_equal(books[0], books[1])
     assert not np.array_equal(books[1], books[2])
+
+
+@pytest.mark.parametrize("commitment", [0.25, 0.0])
+def test_learned_code_vectors_and_the_encoder_have_the_papers_gradients(commitment):
+    """sum over levels of |sg[r] - e|^2 + b |r - sg[e]|^2: weight 1 for code vectors, b for what is encoded."""
+    torch.manual_seed(0)
+    settings = ResidualVAESettings(**{**SMALL, "dead_code_threshold": 0.0}, ema=False, commitment=commitment)
+    quantiser = make_quantiser((6, 4), 64, settings, True)
+    network = Autoencoder(8, (24,), 8)
+    # Other latents than those that the codebooks are made of: there each code vector is where it wants to be.
+    vectors, first, latents = torch.randn(3, 64, 8).unbind()
+    learner = ResidualLearner(network, quantiser)
+    with torch.no_grad():
+        quantiser.train()(first)
+    latents = latents.clone().requires_grad_()
+    network.encode = lambda _: latents
+    learner.reconstruction = lambda *_: torch.zeros(())
+    learner.loss(vectors, torch.arange(64)).backward()
+    residual, pull = latents.detach(), torch.zeros(64, 8)
+    for layer, size in zip(quantiser.layers, (6, 4), strict=True):
+        book = layer.codebook.detach()
+        codes = torch.cdist(residual, book).argmin(dim=1)
+        expected = torch.zeros(size, 8)
+        for row, code in enumerate(codes.tolist()):
+            expected[code] += 2 * (book[code] - residual[row]) / (64 * 8)
+        torch.testing.assert_close(layer._codebook.embed.grad[0], expected, atol=1e-6, rtol=1e-4)
+        pull += commitment * 2 * (residual - book[codes]) / (64 * 8)
+        residual = residual - book[codes]
+    torch.testing.assert_close(
+        latents.grad if latents.grad is not None else torch.zeros(64, 8), pull, atol=1e-6, rtol=1e-4
+    )
+
+
+def test_moving_averages_leave_the_librarys_term_alone():
+    torch.manual_seed(0)
+    settings = ResidualVAESettings(**SMALL)
+    learner = ResidualLearner(Autoencoder(8, (24,), 8), make_quantiser((6, 4), 64, settings))
+    vectors = torch.randn(64, 8)
+    with torch.no_grad():
+        learner.quantiser.train()(learner.network.encode(vectors))
+        state = {name: value.clone() for name, value in learner.quantiser.state_dict().items()}
+        loss = learner.loss(vectors, torch.arange(64))
+        learner.quantiser.load_state_dict(state)
+        quantised, _, terms = learner.quantiser(learner.network.encode(vectors))
+        assert float(loss) == pytest.approx(float(learner.network.error(vectors, quantised) + terms.sum()), rel=1e-6)
+
+
+def test_one_process_learns_codebooks_while_others_wait(monkeypatch):
+    """Where there are other processes the library sums over all of them, by calls that they would never make."""
+    from vector_quantize_pytorch import vector_quantize_pytorch as library
+
+    called = []
+    monkeypatch.setattr(library, "is_distributed", lambda: True)
+    monkeypatch.setattr(library.distributed, "get_world_size", lambda *_: 2)
+    for name in ("all_reduce", "all_gather", "broadcast"):
+        monkeypatch.setattr(library.distributed, name, lambda *_, name=name, **__: called.append(name))
+    quantiser = make_quantiser((6, 4), 64, ResidualVAESettings(**SMALL))
+    with torch.no_grad():
+        for _ in range(2):
+            quantiser.train()(torch.randn(64, 8))
+    assert called == []

@@ -52,6 +52,14 @@ class ExpertSettings(Section):
         None, description="positions per expert in training, as a multiple of equal loads; null drops none"
     )
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Settings that nothing reads while the others are as they are, each with what it would need."""
+        if not self.experts:
+            return dict.fromkeys([name for name in ExpertSettings.model_fields if name != "experts"], "experts")
+        needed = {"balance_weight": "aux", "bias_step": "bias"}
+        return {name: f"balance: {balance}" for name, balance in needed.items() if self.balance != balance}
+
     @model_validator(mode="after")
     def _experts_are_enough(self) -> "ExpertSettings":
         if self.experts and self.experts_per_token > self.experts:

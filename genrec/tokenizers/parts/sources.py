@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from genrec.config.ranges import FewOrNone
-from genrec.errors import ConfigError
+from genrec.errors import ArtifactError, ConfigError, first_rows
 from genrec.features.base import ItemFeatures
 from genrec.tokenizers.base import TokenizerSettings
 
@@ -33,16 +33,19 @@ class Sources:
     stop: int
 
     @classmethod
-    def of(cls, features: ItemFeatures, wanted: str | int | None, tokenizer: str) -> "Sources":
+    def of(cls, features: ItemFeatures, popularity: np.ndarray, wanted: str | int | None, tokenizer: str) -> "Sources":
         """Find the collaborative part among those that the features were put together from.
 
         Args:
             features: Made by the encoder ``concat``.
+            popularity: Training interactions of every item, int ``[N]``.
             wanted: Encoder or number of the part; the first one that reads interactions if None.
             tokenizer: Who asks, for the message.
 
         Raises:
             ConfigError: If there is no such part, or nothing beside it.
+            ArtifactError: If an encoder of ours gave items without interactions anything but zeros, as earlier versions
+                did.
         """
         parts: list[dict[str, Any]] = features.description.get("parts", [])
         names = [str(part["encoder"]) for part in parts]
@@ -60,7 +63,10 @@ class Sources:
                 fix=f"make the features with {HOW_TO_MAKE}",
             )
         start = sum(int(part["width"]) for part in parts[:number])
-        return cls(start, start + int(parts[number]["width"]))
+        sources = cls(start, start + int(parts[number]["width"]))
+        if names[number] in COLLABORATIVE_ENCODERS:
+            sources._check_zeros(features, popularity, names[number])
+        return sources
 
     @property
     def width(self) -> int:
@@ -80,6 +86,19 @@ class Sources:
     def collaborative(self, values: np.ndarray) -> np.ndarray:
         """Those columns of ``values [n, D]``, ``[n, stop - start]``; zeros where nothing is known of an item."""
         return np.ascontiguousarray(values[:, self.start : self.stop])
+
+    def _check_zeros(self, features: ItemFeatures, popularity: np.ndarray, encoder: str) -> None:
+        unknown = np.flatnonzero(popularity == 0)
+        wrong = unknown[self.collaborative(features.values[unknown]).any(axis=1)]
+        if len(wrong):
+            raise ArtifactError(
+                f"{len(wrong)} items without a training interaction have a vector by {encoder}, such as "
+                f"{features.item_ids[int(wrong[0])]!r}",
+                where=f"features, {first_rows(wrong.tolist())}",
+                expected="zeros, which say that nothing is known of an item",
+                fix="make the features again (genrec embed, or genrec run --force features): earlier versions put the "
+                "mean vector there",
+            )
 
     def semantic(self, values: np.ndarray) -> np.ndarray:
         """The other columns of ``values [n, D]``."""
