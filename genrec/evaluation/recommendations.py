@@ -154,7 +154,7 @@ def write_measured(path: Path, result: Result, dataset: "Dataset", description: 
     assert result.recommended is not None
     listed = result.recommended
     # A row without rank and item says that a list is empty.
-    empty = (listed < 0).all(axis=1)
+    empty = np.all(listed < 0, axis=1)
     row, place = np.nonzero((listed >= 0) | (empty[:, None] & (np.arange(listed.shape[1]) == 0)))
     missing = empty[row]
     columns = {

@@ -18,7 +18,7 @@ _UNSAFE = re.compile(r"[\s%\x00-\x20\x7f-\xa0]")
 
 
 def trec_id(text: str) -> str:
-    """An id without white space, one to one: ``%`` and white space are written as the hex codes of their UTF-8 bytes."""
+    """An id without white space, one to one: ``%`` and white space become the hex codes of their bytes in UTF-8."""
     return _UNSAFE.sub(lambda found: quote(found[0], safe=""), text)
 
 
