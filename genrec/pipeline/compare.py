@@ -20,6 +20,7 @@ from genrec.artifacts import (
     write_artifact,
     write_file,
 )
+from genrec.artifacts.targets import WORK_MARKER
 from genrec.data import Dataset
 from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.comparison import Comparison, System, compare_systems
@@ -28,6 +29,7 @@ from genrec.evaluation.metrics import METRICS
 from genrec.evaluation.trec import QRELS, write_qrels, write_run
 from genrec.pipeline.ledger import LEDGER_FILE
 from genrec.pipeline.measured import GROUPS, ListFile, Measured, RunFolder
+from genrec.pipeline.work import CONFIG_FILE
 from genrec.reports.comparison import comparison_as_text
 
 DEFAULT_METRICS = ("recall@10", "ndcg@10")
@@ -183,7 +185,7 @@ def _opened(text: str) -> tuple[str | None, RunFolder | ListFile]:
     name, path = _split(text)
     if not path.exists():
         raise ArtifactError(f"there is no {path}", expected="a run, or a file of lists", fix="check the path")
-    if (path / LEDGER_FILE).is_file():
+    if any((path / part).exists() for part in (LEDGER_FILE, CONFIG_FILE, WORK_MARKER)):
         return name, RunFolder(path)
     fix = "genrec evaluate --model MODEL --dataset DATASET --save-lists FILE.parquet, and compare FILE.parquet"
     if (path / MANIFEST).is_file():

@@ -204,6 +204,18 @@ def test_lists_that_are_too_short_are_refused(runs, capsys):
     assert "weak-1 has no ndcg@20: its lists have 10 items" in message
 
 
+@pytest.mark.parametrize("left", [("config.yaml", "stages.json"), ("config.yaml",), (".genrec",)])
+def test_a_run_that_is_not_finished_is_refused_as_one(left, runs, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in left:
+        shutil.copy(runs / "weak-1" / name, run / name)
+    code, message = refused(capsys, run)
+    assert code == 4
+    assert str(run) in message
+    assert "has no metrics.json" in message or "there is no recipe" in message
+
+
 @pytest.mark.parametrize("name", ["lists.safetensors", "metrics.json"])
 def test_changed_files_are_refused(name, runs, tmp_path, capsys):
     run = copy_run(tmp_path / "run")
