@@ -1,6 +1,7 @@
 """How often `genrec compare` calls two groups of runs of one recipe different systems: it should be 5% or less.
 
     python scripts/benchmarks/compare_calibration.py runs/beauty-*        # at least six seeds of one recipe
+    python scripts/benchmarks/compare_calibration.py                      # made-up ranks whose seeds differ much
 
 In every trial, two groups of runs are drawn from the given ones and as many users as there are, with replacement. Any
 claim about systems is false, since the recipe is the same. Beside it: how often a paired permutation test over users
@@ -26,6 +27,13 @@ def per_user(folders: list[Path], metric: str) -> np.ndarray:
     """The per-user values of every run, float64 ``[runs, U]``."""
     compared = compare(ComparisonRequest(sources=[f"one={folder}" for folder in folders], metrics=[metric]))
     return np.stack([run.result.evaluation.per_user[metric] for run in compared.groups["one"]])
+
+
+def made_up(generator: np.random.Generator, runs: int = 60, users: int = 400) -> np.ndarray:
+    """Reciprocal ranks of runs of one recipe: users differ, seeds differ, and so does each user's luck."""
+    ability, shift = generator.normal(2, 1.2, users), generator.normal(0, 0.4, (runs, 1))
+    places = np.exp(ability + shift + generator.normal(0, 0.7, (runs, users)))
+    return np.where(places < 10, 1 / np.ceil(places), 0.0)
 
 
 def claims(values: np.ndarray, runs: int, trials: int, generator: np.random.Generator) -> dict[str, int]:
@@ -68,15 +76,16 @@ def excludes_zero(one: np.ndarray, two: np.ndarray, generator: np.random.Generat
 def main() -> None:
     """Print the share of false claims with its 95% binomial interval."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folders", nargs="+", type=Path, help="runs of one recipe with different seeds")
+    parser.add_argument("folders", nargs="*", type=Path, help="runs of one recipe with different seeds")
     parser.add_argument("--metric", default="ndcg@10")
     parser.add_argument("--runs", type=int, default=3, help="runs of each group")
     parser.add_argument("--trials", type=int, default=1000)
     arguments = parser.parse_args()
-    values = per_user(arguments.folders, arguments.metric)
+    generator = np.random.default_rng(0)
+    values = per_user(arguments.folders, arguments.metric) if arguments.folders else made_up(generator)
     if len(values) < 2 * arguments.runs:
         parser.error(f"{len(values)} runs are too few for two groups of {arguments.runs}")
-    found = claims(values, arguments.runs, arguments.trials, np.random.default_rng(0))
+    found = claims(values, arguments.runs, arguments.trials, generator)
     mean, deviation = values.mean(), values.mean(axis=1).std(ddof=1)
     print(f"{len(values)} runs, {values.shape[1]} users, {arguments.metric} {mean:.4f} ± {deviation:.4f} over seeds")
     for name, count in found.items():
