@@ -29,6 +29,7 @@ VERBS = (
     "prepare",
     "embed",
     "tokenize",
+    "compare",
     "compare-tokenizers",
     "train",
     "align",

@@ -15,7 +15,7 @@ from typing import Any
 from genrec.artifacts.files import fingerprint, plain_json, write_json
 
 MARK = "generated-by-genrec"
-_STAMP = re.compile(rf"\n(?:<!-- |# ){MARK} sha256=([0-9a-f]{{64}})(?: -->)?\n\Z")
+_STAMP = re.compile(rf"\n(?:<!-- |# |% ){MARK} sha256=([0-9a-f]{{64}})(?: -->)?\n\Z")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_BYTES = 4096
 _LONGEST_HEADER = 1 << 24
@@ -34,8 +34,8 @@ def stamped(text: str, comment: str = "<!-- {} -->") -> str:
     """A text with a last comment that holds the mark and the hash of what is above it.
 
     Args:
-        text: Markdown, HTML, or YAML.
-        comment: How a comment is written; ``# {}`` in YAML.
+        text: Markdown, HTML, YAML or LaTeX.
+        comment: How a comment is written; ``# {}`` in YAML, ``% {}`` in LaTeX.
     """
     return f"{text.rstrip()}\n\n{comment.format(f'{MARK} sha256={_digest(text)}')}\n"
 

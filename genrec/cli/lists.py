@@ -117,16 +117,28 @@ def evaluate(
     zero_shot: Annotated[
         bool, typer.Option("--zero-shot", help="The model never saw these items: its own tokenizer names them.")
     ] = False,
+    save_lists: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.parquet", help="With --model: keep the measured lists, for `genrec compare`."),
+    ] = None,
     overrides: Overrides = None,
     device: Device = None,
 ) -> None:
     """Measure a model, or a file of lists, on held-out items."""
     from genrec.config import load_recipe
     from genrec.inspection import results_as_text
-    from genrec.pipeline.steps import measure
+    from genrec.pipeline.measure import measure
 
     config = load_recipe(None, [f"evaluation.{text}" for text in overrides or ()]).evaluation
     values = measure(
-        dataset, split.value, config, out, model=model, lists=recommendations, device=device, zero_shot=zero_shot
+        dataset,
+        split.value,
+        config,
+        out,
+        model=model,
+        lists=recommendations,
+        device=device,
+        zero_shot=zero_shot,
+        save_lists=save_lists,
     )
     show(f"{results_as_text(values)}{out}")

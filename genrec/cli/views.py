@@ -30,6 +30,52 @@ def compare_item_tokenizers(
     show(json.dumps(comparison.as_json(), indent=2) if as_json else comparison_as_text(comparison))
 
 
+@verb("compare", writes=True)
+def compare(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Runs or files of lists, or NAME=RUN.", show_default=False),
+    ],
+    dataset: Annotated[Path | None, typer.Option(help="For files of lists without a run: their data set.")] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also a baseline or variant of the runs; baselines, variants: all of them."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(metavar="NAME@K", help="recall@10 and ndcg@10 by default.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Compare the others with this system only.")
+    ] = None,
+    without_seed: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="This system has no seed: one file of lists is all.")
+    ] = None,
+    as_latex: Annotated[bool, typer.Option("--latex", help="LaTeX (booktabs).")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Markdown.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV in full precision.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON in full precision.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table instead of printing it.")] = None,
+    trec: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write all lists as TREC run files.")] = None,
+) -> None:
+    """Put systems into one table: means, deviations over seeds, intervals, and which differences are more than chance.
+
+    Runs of one recipe that differ in their seeds are one system, and so are those of one NAME.
+    """
+    from genrec.pipeline.compare import DEFAULT_METRICS, ComparisonRequest, compare_to
+
+    styles = {"latex": as_latex, "markdown": as_markdown, "csv": as_csv, "json": as_json}
+    request = ComparisonRequest(
+        sources=sources,
+        dataset=dataset,
+        include=include or (),
+        without_seed=without_seed or (),
+        metrics=metric or DEFAULT_METRICS,
+        reference=reference,
+    )
+    text = compare_to(request, [style for style, wanted in styles.items() if wanted], out=out, trec=trec)
+    show(text if out is None else str(out))
+
+
 @verb("inspect")
 def inspect(
     path: Annotated[Path, typer.Argument(help="Any folder or file that genrec wrote.", show_default=False)],

@@ -15,6 +15,7 @@ from genrec.data.histories import Histories
 from genrec.errors import ConfigError, DataError, first_rows
 
 DEFAULT_KS: tuple[int, ...] = EvaluationConfig().ks
+METRICS = ("recall", "ndcg", "mrr", "coverage", "gini", "popularity_rank")
 BLOCK_ROWS = 65_536
 UNLISTED = 1 << 40
 

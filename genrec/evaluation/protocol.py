@@ -105,6 +105,7 @@ class Result:
         samples: Bootstrap resamples.
         settings: What the system ran with, where that is worth knowing.
         notes: What a reader must know.
+        recommended: int [R, K], the lists that were measured, as given to :func:`score_lists`.
     """
 
     system: str
@@ -115,6 +116,7 @@ class Result:
     samples: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    recommended: np.ndarray | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The result as it stands in ``metrics.json``."""
@@ -173,7 +175,8 @@ def score_lists(
     if repeated:
         lost = f"{repeated} held-out items are in their user's history: out of reach with seen items left out"
         notes = (*notes, lost)
-    return Result(system, evaluation, confidence, slices, protocol, samples, settings or {}, tuple(notes))
+    settings, notes = settings or {}, tuple(notes)
+    return Result(system, evaluation, confidence, slices, protocol, samples, settings, notes, np.asarray(recommended))
 
 
 def metrics_json(result: Result, baselines: Sequence[Result] = (), variants: Sequence[Result] = ()) -> dict[str, Any]:

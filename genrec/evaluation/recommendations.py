@@ -1,13 +1,18 @@
 """Scoring a file of recommendations that any system may have written."""
 
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from genrec.artifacts import MARK, write_file
 from genrec.config import EvaluationConfig
 from genrec.data.histories import Histories
 from genrec.data.ids import check_id_types
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 COLUMNS = ("user_id", "rank", "item_id")
 MOST_RANKS = 2**31 - 1
+# Key of the Parquet metadata in which measured lists say what made them.
+DESCRIPTION = b"genrec"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +140,41 @@ def read_recommendations(path: Path, dataset: "Dataset", part: Part) -> ReadList
     if len(others):
         notes.append(f"{len(others)} users of the file have nothing held out in the {part} part: ignored")
     return ReadLists(recommended, tuple(notes))
+
+
+def write_measured(path: Path, result: Result, dataset: "Dataset", description: Mapping[str, Any]) -> None:
+    """Write the lists that a result was measured on, as a file that :func:`read_recommendations` reads.
+
+    Args:
+        path: Parquet file to write.
+        result: From :func:`genrec.evaluation.protocol.score_lists`, on ``dataset``.
+        dataset: For the external ids.
+        description: What made the lists, JSON-able; kept in the file's metadata.
+    """
+    assert result.recommended is not None
+    listed = result.recommended
+    # A row without rank and item says that a list is empty.
+    empty = np.all(listed < 0, axis=1)
+    row, place = np.nonzero((listed >= 0) | (empty[:, None] & (np.arange(listed.shape[1]) == 0)))
+    missing = empty[row]
+    columns = {
+        "user_id": pa.array(dataset.user_ids, pa.string()).take(pa.array(result.evaluation.users[row])),
+        "rank": pa.array((place + 1).astype(np.int32), mask=missing),
+        "item_id": pa.array(dataset.item_ids, pa.string()).take(pa.array(listed[row, place], mask=missing)),
+    }
+    metadata = {b"generator": MARK.encode(), DESCRIPTION: json.dumps(description).encode()}
+    with write_file(path) as temporary:
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary)
+
+
+def measured_description(path: Path) -> dict[str, Any] | None:
+    """What :func:`write_measured` wrote down of the lists in a file; None for any other file."""
+    try:
+        found = (pq.read_schema(path).metadata or {}).get(DESCRIPTION)
+        values = None if found is None else json.loads(found)
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _listed_pairs(recommended: np.ndarray, histories: Histories, num_items: int) -> int:

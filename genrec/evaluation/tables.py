@@ -17,6 +17,15 @@ RANKED = ("recall", "ndcg", "mrr")
 DEFAULT_METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "mrr@10", "coverage@10")
 SYSTEMS = {"popularity": "Popularity", "itemknn": "Item-kNN", "transition": "Transitions", "sasrec": "SASRec"}
 DAGGER = "†"
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    DAGGER: r"\dag{}",
+}
 NAMES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "coverage": "Coverage", "gini": "Gini"}
 
 
@@ -151,7 +160,7 @@ def to_csv(table: ResultsTable) -> str:
     parts = ("", "_sd", "_low", "_high")
     writer.writerow(["system", "runs", *(metric + part for metric in table.metrics for part in parts)])
     for row in table.rows:
-        cells: list[Any] = [row.system, row.runs]
+        cells: list[Any] = [escape_csv(row.system), row.runs]
         for metric in table.metrics:
             interval = row.interval.get(metric, ("", ""))
             cells += [row.mean.get(metric, ""), row.deviation.get(metric, ""), *interval]
@@ -233,9 +242,16 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text that stays text in LaTeX."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", DAGGER: r"\dag{}"}
-    return re.sub(r"[\\&%$#_{}~^†]", lambda match: special.get(match[0], "\\" + match[0]), text)
+    """Text that stays text in LaTeX, on one line."""
+    return re.sub(
+        r"[\\&%$#_{}~^†<>|]", lambda match: LATEX.get(match[0], "\\" + match[0]), visible(" ".join(text.split()))
+    )
+
+
+def escape_csv(text: str) -> str:
+    """Text that stays text in a spreadsheet: one that would begin a formula there begins with an apostrophe."""
+    text = visible(" ".join(text.split()))
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _marked(table: ResultsTable, row: Row, metric: str, cell: str, marks: tuple[str, str], place: int = 0) -> str:

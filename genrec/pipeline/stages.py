@@ -1,7 +1,7 @@
 """What the stages of a run are: what each reads, what decides its result, what it leaves."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -54,6 +54,7 @@ from genrec.pipeline.work import (
     RECOMMENDATIONS_FILE,
     REPORT_FILE,
     SETTINGS_FILE,
+    VARIANT_LISTS_FILE,
     Work,
     adds_transitions,
     aligns,
@@ -162,8 +163,7 @@ def make_baselines(work: Work) -> str:
             fitted = fit_baseline(name, work.dataset, exclude_seen=exclude_seen)
             settings[name] = fitted.settings
             lists[name], _ = fitted.recommend(histories, top_k=work.list_length, exclude_seen=exclude_seen)
-    with write_file(work.folder / BASELINE_LISTS_FILE) as path:
-        save_file({name: np.ascontiguousarray(values) for name, values in lists.items()}, path, {"generator": MARK})
+    _save_lists(work.folder / BASELINE_LISTS_FILE, lists)
     write_result(work.folder / SETTINGS_FILE, settings)
     return ", ".join(names)
 
@@ -175,12 +175,15 @@ def make_evaluation(work: Work) -> str:
     lists, scores = generate_lists(
         work.trained.model, histories, decoding=recipe.decoding, top_k=work.list_length, progress=True
     )
-    with write_file(work.folder / LISTS_FILE) as path:
-        save_file({"items": lists, "scores": scores}, path, {"generator": MARK})
+    _save_lists(work.folder / LISTS_FILE, {"items": lists, "scores": scores})
     protocol = protocol_of(work.folder / work.model_name, work.trained, dataset, "test", recipe.decoding)
     settings = work.plan.settings["recommender"]
     result = score_lists(recipe.recommender.name, lists, dataset, protocol, recipe.evaluation, settings=settings)
-    write_result(work.folder / METRICS_FILE, metrics_json(result, _baseline_results(work), _variants(work)))
+    variants = _variants(work)
+    if variants:
+        named = {variant.system: variant.recommended for variant in variants if variant.recommended is not None}
+        _save_lists(work.folder / VARIANT_LISTS_FILE, named)
+    write_result(work.folder / METRICS_FILE, metrics_json(result, _baseline_results(work), variants))
     shown = [name for name in ("recall@10", "ndcg@10") if name in result.evaluation.metrics]
     return ", ".join(f"{name} {result.evaluation.metrics[name]:.4f}" for name in shown) or "measured"
 
@@ -283,6 +286,13 @@ def _learned_baseline(work: Work) -> TrainedModel:
     return open_model(folder)
 
 
+def _save_lists(path: Path, lists: Mapping[str, np.ndarray]) -> None:
+    with write_file(path) as temporary:
+        save_file(
+            {name: np.ascontiguousarray(values) for name, values in lists.items()}, temporary, {"generator": MARK}
+        )
+
+
 def _variants(work: Work) -> list[Result]:
     """The same model before it was aligned, and by each part of its score alone."""
     recipe, results = work.recipe, []
@@ -320,6 +330,11 @@ def _baseline_results(work: Work) -> list[Result]:
             protocol = protocol_of(folder, open_model(folder, verify=False), dataset, "test", work.learned_decoding)
         results.append(score_lists(name, lists[name], dataset, protocol, recipe.evaluation, settings=settings[name]))
     return results
+
+
+def has_variants(recipe: Recipe) -> bool:
+    """Whether a run also measures variants of its recommender (:func:`_variants`)."""
+    return aligns(recipe) or bool(recipe.decoding.item_weight)
 
 
 def _read_by(recipe: Recipe, config: RecommenderConfig) -> list[str]:
@@ -412,7 +427,7 @@ STAGES: tuple[Stage, ...] = (
             work.recipe.evaluation.model_dump(mode="json", include={"ks", "baselines", "bootstrap_samples"}),
             _search_settings(work),
         ],
-        outputs=lambda work: [METRICS_FILE, LISTS_FILE],
+        outputs=lambda work: [METRICS_FILE, LISTS_FILE, *([VARIANT_LISTS_FILE] if has_variants(work.recipe) else [])],
         after=lambda recipe: ["dataset", "model", "aligned", "transitions", "baselines"],
     ),
     Stage(

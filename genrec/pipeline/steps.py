@@ -17,11 +17,9 @@ from genrec.artifacts import (
     read_json,
     read_manifest,
     remove_work_folder,
-    reserve_file,
     reserve_folder,
     verify_artifact,
 )
-from genrec.artifacts.marks import write_result
 from genrec.artifacts.reading import computing, reading
 from genrec.artifacts.targets import check_folder_target, check_work_folder, paths_named
 from genrec.config import (
@@ -36,8 +34,7 @@ from genrec.data import Dataset
 from genrec.decoding import generate_lists, session_size_of, use_index
 from genrec.decoding.transitions import without_transitions
 from genrec.errors import ArtifactError, ConfigError
-from genrec.evaluation.protocol import Part, Protocol, Result, metrics_json, score_lists
-from genrec.evaluation.recommendations import score_recommendations
+from genrec.evaluation.protocol import Part, Protocol, Result, score_lists
 from genrec.features import ItemFeatures, build_features
 from genrec.features.build import build_features_together
 from genrec.models import (
@@ -369,11 +366,11 @@ def protocol_of(
         collision_rate=rate,
         selection=f"best {config['training']['metric']} on validation",
         seeds=(config["training"]["seed"],),
-        stopped=_stopped_early(folder, config["training"]),
+        stopped=stopped_early(folder, config["training"]),
     )
 
 
-def _stopped_early(folder: Path, training: Mapping[str, Any]) -> str | None:
+def stopped_early(folder: Path, training: Mapping[str, Any]) -> str | None:
     """Where the clock ended a training, in words; None if it reached the end of its budget or did not improve."""
     with reading(folder / TRAINING_FILE):
         result = read_json(folder / TRAINING_FILE)
@@ -420,50 +417,6 @@ def measure_model(
         protocol = protocol.model_copy(update={"collision_rate": count_collisions(codes)["collision_rate"]})
     settings = trained.manifest.config["recommender"]
     return score_lists(settings["name"], lists, dataset, protocol, config, settings=settings)
-
-
-def measure(
-    dataset: Path,
-    part: Part,
-    config: EvaluationConfig,
-    out: Path,
-    *,
-    model: Path | None = None,
-    lists: Path | None = None,
-    device: str | None = None,
-    zero_shot: bool = False,
-) -> dict[str, Any]:
-    """Measure a model folder or a file of lists, and write ``metrics.json``.
-
-    Args:
-        dataset: A prepared data set.
-        part: Which held-out items.
-        config: Which ks, how many bootstrap samples.
-        out: The JSON file.
-        model: A model folder, or
-        lists: a file of recommendations by any system.
-        device: Where the model runs.
-        zero_shot: See :func:`measure_model`.
-
-    Returns:
-        What was written.
-
-    Raises:
-        ConfigError: If not exactly one of ``model`` and ``lists`` is given, or the model cannot take another catalogue.
-    """
-    if zero_shot and model is None:
-        raise ConfigError("--zero-shot is for --model", expected="a model folder", fix="leave out --zero-shot")
-    if (model is None) == (lists is None):
-        raise ConfigError("one of --model and --recommendations is needed", expected="exactly one of them")
-    with reserve_file(out, reads=[dataset, model, lists]) as place:
-        prepared = Dataset.load(dataset, verify=True)
-        if model is not None:
-            result = measure_model(model, prepared, part, config, device, zero_shot=zero_shot)
-        else:
-            result = score_recommendations(Path(str(lists)), prepared, part, config)
-        values = metrics_json(result)
-        write_result(place, values)
-    return values
 
 
 def _given(folder: Path | None, name: str, what: str, option: str, command: str) -> Path:

@@ -23,6 +23,7 @@ from genrec.pipeline.steps import LOG_FILE, TrainingPlan, train_model
 
 METRICS_FILE = "metrics.json"
 LISTS_FILE = "lists.safetensors"
+VARIANT_LISTS_FILE = "variants.safetensors"
 BASELINE_LISTS_FILE = "baselines/lists.safetensors"
 SETTINGS_FILE = "baselines/settings.json"
 RECOMMENDATIONS_FILE = "recommendations.parquet"
