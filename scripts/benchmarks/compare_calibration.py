@@ -48,7 +48,7 @@ def claims(values: np.ndarray, runs: int, trials: int, generator: np.random.Gene
     found = {"genrec compare": 0, "users alone, one run each": 0, "hierarchical bootstrap": 0}
     for _ in range(trials):
         drawn = generator.permutation(len(values))[: 2 * runs]
-        users = generator.choice(values.shape[1], values.shape[1])
+        users = np.asarray(generator.integers(values.shape[1], size=values.shape[1]))
         one, two = (values[part][:, users] for part in (drawn[:runs], drawn[runs:]))
         systems = [
             System(name, tuple(Evaluation(users, {"x": row}, {}) for row in group))
