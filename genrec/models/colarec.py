@@ -101,7 +101,7 @@ class ColaRec(Seq2Seq):
         """Codes, the prompts of the two tasks, words; items have a table of their own."""
         return self._first_word + (self.settings.word_buckets if self.settings.use_texts else 0)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
+    def forward(self, items: Tensor, lengths: Tensor, cuts: Tensor | None = None) -> TrainingOutput:
         """The weighted losses of both tasks and both comparisons for drawn items of each history.
 
         In training a user is a set: some other items of the history in any order. Otherwise it is all items that are
@@ -110,7 +110,7 @@ class ColaRec(Seq2Seq):
         weights = self.settings
         # What is drawn for each place must not depend on how many of them are padding.
         items = items[:, : int(lengths.max())]
-        rows, cuts = self._draw_targets(lengths)
+        rows, cuts = self._draw_targets(lengths) if cuts is None else self._given_targets(cuts)
         items, lengths, targets = items[rows], lengths[rows], items[rows, cuts]
         users, mask = self._read_users(*self._other_items(items, lengths, targets))
         loss = weights.generation_weight * self.writing_loss(users, mask, targets)

@@ -334,7 +334,7 @@ def _baseline_results(work: Work) -> list[Result]:
 
 def has_variants(recipe: Recipe) -> bool:
     """Whether a run also measures variants of its recommender (:func:`_variants`)."""
-    return aligns(recipe) or bool(recipe.decoding.item_weight)
+    return aligns(recipe) or adds_transitions(recipe) or bool(recipe.decoding.item_weight)
 
 
 def _read_by(recipe: Recipe, config: RecommenderConfig) -> list[str]:
