@@ -67,9 +67,9 @@ class TrainingLoop:
         self.recoverable = RecoverableStep(self.strategy.trained, run.state.pieces)
         self.experts = expert_layers(self.strategy.trained.modules())
         self.losses: list[Tensor] = []
-        self.grad_norm, self.learning_rate = torch.zeros(()), 0.0
+        self.grad_norm, self.learning_rate = torch.zeros(()), config.learning_rate
         self.control = TrainerControl()
-        self.state = TrainerState(self.epoch_of(resumed or 0), resumed or 0, run.total_steps, args.logging_steps)
+        self.state = TrainerState(self.epoch_of(resumed or 0), resumed or 0, run.total_steps)
         self.state.num_train_epochs, self.state.is_world_process_zero = config.epochs, run.world.is_main
         self.log, self.validation = LogCallback(self), ValidationCallback(self)
         self.checkpoint = CheckpointCallback(self)
@@ -126,7 +126,7 @@ class TrainingLoop:
         self.notify("on_pre_optimizer_step")
         self.strategy.optimizer.step()
         self.notify("on_optimizer_step")
-        self.learning_rate = self.scheduler.get_last_lr()[0]
+        self.learning_rate = float(self.scheduler.get_last_lr()[0])
         self.scheduler.step()
         self.strategy.model.zero_grad()
         self.run.state.users += users
