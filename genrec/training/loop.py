@@ -96,6 +96,7 @@ class TrainingLoop:
                     break
             done = 0
             self.notify("on_epoch_end")
+        self.checkpoint.save()
         self.notify("on_train_end")
 
     def updates(self, epoch: int, done: int) -> Iterator[list[Batch]]:
