@@ -85,7 +85,7 @@ def _align_model(
     result = align_recommender(
         trained.model, dataset, config, trained.decoding, iterations, inputs=inputs, console=console
     )
-    last = iterations / f"iteration-{len(result.rounds)}"
+    last = iterations / f"iteration-{len(result.iterations)}"
     examples = [
         {**told, "before": old["list"], "after": told.pop("list")}
         for old, told in zip(before, example_lists(trained.model, trained, dataset), strict=True)
@@ -130,7 +130,7 @@ def save_aligned(
         _copy_parts(source, folder.path)
         with quietly():
             trained.model.save_pretrained(folder.path)
-        rounds = [asdict(part) for part in result.rounds]
+        rounds = [asdict(part) for part in result.iterations]
         values = {"start": result.start, "best": result.best, "reward_quality": result.reward_quality, "rounds": rounds}
         write_json(folder.path / ALIGNMENT_FILE, values)
         write_json(folder.path / EXAMPLES_FILE, examples)
@@ -138,7 +138,7 @@ def save_aligned(
         for name in (PAIRS_FILE, LOG_FILE):
             if (last / name).is_file():
                 copy_plain(last / name, folder.path / name)
-        folder.counts = manifest.counts | {"alignment_steps": sum(part.steps for part in result.rounds)}
+        folder.counts = manifest.counts | {"alignment_steps": sum(part.steps for part in result.iterations)}
 
 
 def example_lists(model: RecommenderModel, trained: TrainedModel, dataset: Dataset) -> list[dict[str, Any]]:

@@ -129,7 +129,7 @@ def make_aligned(work: Work) -> str:
     """Move the recommender to what users prefer."""
     config, folder = work.recipe.alignment, work.folder / "aligned"
     result = align_model(work.folder / "model", work.dataset, config, folder, console=work.console)
-    steps = sum(part.steps for part in result.rounds)
+    steps = sum(part.steps for part in result.iterations)
     moved = f"{config.metric} {result.start[config.metric]:.4f} -> {result.best[config.metric]:.4f} on validation"
     return f"{config.method}, {steps} steps, {moved}"
 

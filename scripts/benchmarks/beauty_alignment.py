@@ -150,7 +150,7 @@ def align_once(setup: Setup, setting: str, seed: int) -> None:
         logger.warning(f"{setting}, seed {seed}: {error.what}")
         result["refused"] = error.what
     else:
-        rounds = found.rounds
+        rounds = found.iterations
         result |= {
             "before": {name: found.start[name] for name in WATCHED if name in found.start},
             "after": {name: found.best[name] for name in WATCHED if name in found.best},

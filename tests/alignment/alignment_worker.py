@@ -75,7 +75,7 @@ def outcome(work: Callable[[], AlignmentResult]) -> dict[str, Any]:
         result = work()
     except GenrecError as error:
         return {"error": type(error).__name__, "what": error.what, "fix": error.fix}
-    return {"start": result.start, "best": result.best, "steps": [part.steps for part in result.rounds]}
+    return {"start": result.start, "best": result.best, "steps": [part.steps for part in result.iterations]}
 
 
 def main(folder: Path) -> None:

@@ -55,7 +55,7 @@ def main(seeds: int, users: int = 160) -> None:
                     inputs={},
                     console=Console(quiet=True),
                 )
-                way = " ".join(f"{part.best['reward@10']:.3f}" for part in result.rounds)
+                way = " ".join(f"{part.best['reward@10']:.3f}" for part in result.iterations)
                 coverage = result.best["coverage@10"] / result.start["coverage@10"]
                 found.setdefault(name, []).append((world.true_reward(model), result.best["kl"], coverage, way))
                 print(seed, name, f"{found[name][-1]} {time.monotonic() - began:.0f} s", flush=True)

@@ -71,15 +71,15 @@ def equal(first, second) -> bool:
 def test_true_reward_rises_in_each_of_three_iterations(run, world, supervised, tmp_path):
     pairs = {**SELF_PLAY, "per_user": 4}
     model, result = run(preference_weight=10.0, learning_rate=1.5e-3, iterations=3, pairs=pairs)
-    assert [part.improved for part in result.rounds] == [True] * 3
-    rewards = [result.start["reward@10"], *(part.best["reward@10"] for part in result.rounds)]
+    assert [part.improved for part in result.iterations] == [True] * 3
+    rewards = [result.start["reward@10"], *(part.best["reward@10"] for part in result.iterations)]
     assert all(later > earlier + 0.002 for earlier, later in pairwise(rewards))
     assert world.true_reward(model) > world.true_reward(supervised) + 0.06
     folders = sorted(path.name for path in (tmp_path / "run").glob("iteration-*"))
     assert folders == ["iteration-1", "iteration-2", "iteration-3"]
     for number in (2, 3):
         # The reference of a round is the model of the round before: nothing has moved when it begins.
-        assert result.rounds[number - 1].start["kl"] == pytest.approx(0, abs=1e-5)
+        assert result.iterations[number - 1].start["kl"] == pytest.approx(0, abs=1e-5)
 
 
 def test_group_policy_optimization_beats_the_supervised_model(run, world, supervised):
@@ -94,7 +94,7 @@ def test_every_method_learns_what_is_liked(method, run):
     changes = {"ipo": {"beta": 1.0}, "simpo": {"beta": 2.0}}.get(method, {})
     weight = {"ipo": 1.0, "simpo": 1.0}.get(method, 10.0)
     _, result = run(method=method, preference_weight=weight, epochs=1, pairs=SELF_PLAY, **changes)
-    after = result.rounds[0].history[0]["validation"]
+    after = result.iterations[0].history[0]["validation"]
     assert after["reward@10"] > result.start["reward@10"] + 0.015
     assert after["pair_accuracy"] > result.start["pair_accuracy"]
 
@@ -108,14 +108,14 @@ def test_explicit_feedback_orders_pairs_of_users_that_taught_nothing(run):
 def test_hard_negatives_of_implicit_feedback(run, tmp_path):
     _, result = run(metric="ndcg@10", rewards={}, epochs=1, pairs={"source": "implicit", "per_user": 2})
     assert "reward@10" not in result.start
-    assert result.rounds[0].history[0]["validation"]["margin"] > 0
+    assert result.iterations[0].history[0]["validation"]["margin"] > 0
     assert (tmp_path / "run" / "iteration-1" / "preferences.parquet").is_file()
 
 
 def test_a_guard_stops_and_leaves_the_model_as_it_was(run, supervised, caplog):
     changes = {"stop_fall": 0.0, "anchor_weight": 0.0, "preference_weight": 300.0, "learning_rate": 0.05}
     model, result = run(pairs=SELF_PLAY, **changes)
-    (only,) = result.rounds
+    (only,) = result.iterations
     assert only.stopped == "guard"
     assert only.reason.startswith(("ndcg@10 fell to", "the model collapses"))
     assert "alignment was stopped at step 5" in caplog.text
@@ -131,26 +131,26 @@ def test_a_guard_stops_and_leaves_the_model_as_it_was(run, supervised, caplog):
 def test_an_interrupted_alignment_continues_bit_by_bit(changes, run, monkeypatch, tmp_path):
     changes |= {"epochs": 2, "batch_size": 80, "eval_users": 40}
     whole, _ = run("whole", **changes)
-    part, calls = align.Monitor.measure_shard, []
+    measure_shard, calls = align.Monitor.measure_shard, []
 
     def interrupted(self, model):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return part(self, model)
+        return measure_shard(self, model)
 
-    monkeypatch.setattr(align.Monitor, "part", interrupted)
+    monkeypatch.setattr(align.Monitor, "measure_shard", interrupted)
     with pytest.raises((KeyboardInterrupt, InterruptedRun)):
         run("cut", **changes)
     assert list((tmp_path / "cut" / "iteration-1.checkpoints").glob("checkpoint-*"))
-    monkeypatch.setattr(align.Monitor, "part", part)
+    monkeypatch.setattr(align.Monitor, "measure_shard", measure_shard)
     again, result = run("cut", **changes)
     assert equal(whole, again)
     assert not list((tmp_path / "cut").glob("*.checkpoints"))
-    monkeypatch.setattr(align, "gather", lambda *_: pytest.fail("a finished iteration is not done again"))
+    monkeypatch.setattr(align, "prepare_material", lambda *_: pytest.fail("a finished iteration is not done again"))
     finished, repeated = run("cut", **changes)
     assert equal(whole, finished)
-    assert [part.steps for part in repeated.rounds] == [part.steps for part in result.rounds]
+    assert [part.steps for part in repeated.iterations] == [part.steps for part in result.iterations]
 
 
 def test_an_iteration_says_what_it_was_made_from(run, world, tmp_path):

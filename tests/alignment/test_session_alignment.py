@@ -146,7 +146,7 @@ def test_groups_of_lists_teach_lists_by_their_own_reward(world, supervised, tmp_
     result = align_recommender(
         model, world.dataset, config, SESSIONS, tmp_path / "run", inputs={}, console=Console(quiet=True)
     )
-    assert result.rounds[0].history[-1]["validation"]["reward@10"] > result.start["reward@10"] + 0.01
+    assert result.iterations[0].history[-1]["validation"]["reward@10"] > result.start["reward@10"] + 0.01
     # The groups are lists of three; only the guards look at ten items.
     assert {shape[1] for shape in asked} == {3, 10}
 
@@ -167,7 +167,7 @@ def test_lists_become_better_by_comparing_lists(method, world, supervised, tmp_p
         inputs={},
         console=Console(quiet=True),
     )
-    after = result.rounds[0].history[-1]["validation"]
+    after = result.iterations[0].history[-1]["validation"]
     assert after["reward@10"] > result.start["reward@10"] + 0.01
     assert after["pair_accuracy"] > result.start["pair_accuracy"]
     kept = Preferences.load(tmp_path / "run" / "iteration-1" / "preferences.parquet", world.dataset.item_ids)
