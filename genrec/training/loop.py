@@ -54,7 +54,7 @@ class TrainingLoop:
         resumed: int | None = None,
     ) -> None:
         self.network, self.run, self.args, self.resumed = model, run, args, resumed
-        config = run.config
+        config, step = run.config, resumed or 0
         self.strategy = build_strategy(model, run.launch, run.world, config.expert_parallel)
         set_seed(config.seed)
         if run.world.rank:
@@ -69,7 +69,7 @@ class TrainingLoop:
         self.losses: list[Tensor] = []
         self.grad_norm, self.learning_rate = torch.zeros(()), config.learning_rate
         self.control = TrainerControl()
-        self.state = TrainerState(self.epoch_of(resumed or 0), resumed or 0, run.total_steps)
+        self.state = TrainerState(global_step=step, epoch=self.epoch_of(step), max_steps=run.total_steps)
         self.state.num_train_epochs, self.state.is_world_process_zero = config.epochs, run.world.is_main
         self.log, self.validation = LogCallback(self), ValidationCallback(self)
         self.checkpoint = CheckpointCallback(self)
