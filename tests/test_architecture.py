@@ -1,6 +1,7 @@
 """The plan of the house, enforced: who may import whom, and what nothing may be called."""
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -8,6 +9,8 @@ import sys
 from graphlib import CycleError, TopologicalSorter
 from importlib import metadata
 from pathlib import Path
+from types import FunctionType, ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
@@ -212,3 +215,41 @@ def test_no_pickle_and_no_unsafe_loading():
         if pattern.search(path.read_text(encoding="utf-8"))
     ]
     assert wrong == []
+
+
+def overridden_private_methods(module: ModuleType) -> list[str]:
+    """Private methods of other libraries that a class of a module replaces."""
+    found = []
+    for kind in vars(module).values():
+        if not isinstance(kind, type) or kind.__module__ != module.__name__:
+            continue
+        bases = [base for base in kind.__mro__ if not base.__module__.startswith(("genrec.", "builtins", "tests"))]
+        methods = [name for name, value in vars(kind).items() if isinstance(value, FunctionType)]
+        private = [name for name in methods if name.startswith("_") and not name.endswith("_")]
+        found += [f"{kind.__qualname__}.{name}" for name in private if any(name in vars(base) for base in bases)]
+    return found
+
+
+def test_no_private_method_of_another_library_is_overridden():
+    names = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in SOURCES]
+    modules = [importlib.import_module(name.removesuffix(".__init__")) for name in names if "__main__" not in name]
+    found = {method for module in modules for method in overridden_private_methods(module)}
+    # transformers documents this one as how a model of one's own is initialized.
+    assert {method for method in found if not method.endswith("._init_weights")} == set()
+
+
+def test_the_override_checker_sees_an_override():
+    class Replaced(json.JSONDecoder):
+        def _scan_once(self) -> None: ...
+
+    class Loud(json.JSONEncoder):
+        def default(self, o: object) -> None: ...
+
+    class Replacing(ElementTree.XMLPullParser):
+        def _close_and_return_root(self) -> None: ...
+
+    module = ModuleType("genrec.sample")
+    for kind in (Replaced, Loud, Replacing):
+        kind.__module__ = module.__name__
+        setattr(module, kind.__name__, kind)
+    assert [method.split(".")[-1] for method in overridden_private_methods(module)] == ["_close_and_return_root"]

@@ -92,7 +92,7 @@ class AlignmentResult:
     """What an alignment came to; the model holds the last improved weights.
 
     Attributes:
-        rounds: One per iteration that was begun.
+        iterations: One per iteration that was begun.
         reward_quality: Held-out AUC and calibration of a learned reward; empty without one.
     """
 

@@ -1,4 +1,4 @@
-"""Training: exact-resume loop over `transformers.Trainer`, length-bucketed batches, validation by real decoding."""
+"""Training: a loop on `accelerate` that resumes exactly, length-bucketed batches, validation by real decoding."""
 
 from genrec.training.dry_run import Estimate, dry_run
 from genrec.training.train import TrainingResult, train_recommender

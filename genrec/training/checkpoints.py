@@ -1,8 +1,8 @@
 """The private checkpoints of one run: written whole or not at all, proved by hashes, the newest good one found again.
 
 Layout of ``checkpoint-STEP/``: ``model.safetensors``, ``optimizer.safetensors``, ``random.safetensors``, ``state.json``
-(what of the optimizer, scheduler and generators is no tensor, and the run's own state), ``trainer_state.json``
-(transformers), ``manifest.json``. The folder of the best step is kept as long as a kept checkpoint refers to it.
+(what of the optimizer, scheduler and generators is no tensor, and the run's own state), ``manifest.json``. The folder
+of the best step is kept as long as a kept checkpoint refers to it.
 """
 
 import re
@@ -23,7 +23,6 @@ from genrec.errors import ArtifactError, ConfigError
 
 STAGE = "checkpoint"
 STATE_FILE = "state.json"
-TRAINER_FILE = "trainer_state.json"
 MODEL_FILE = "model.safetensors"
 KEPT = 2
 # Keys that may differ between the runs that write and continue a checkpoint: they choose no number of the training.
@@ -65,7 +64,7 @@ class CheckpointStore:
         return sorted(int(match[1]) for match in found if match)
 
     def save(
-        self, step: int, model: nn.Module, tensors: Mapping[str, dict[str, Tensor]], state: dict[str, Any], trainer: str
+        self, step: int, model: nn.Module, tensors: Mapping[str, dict[str, Tensor]], state: dict[str, Any]
     ) -> None:
         """Write the checkpoint of ``step``; where it verifies, delete those that nothing needs any more.
 
@@ -74,7 +73,6 @@ class CheckpointStore:
             model: Its parameters and buffers are saved; shared ones once.
             tensors: Further tensor files by name, without the suffix.
             state: For ``state.json``; holds ``run.best_step``.
-            trainer: The text of ``trainer_state.json``.
 
         Raises:
             ArtifactError: If the disk is full or not writable, or what was written reads back otherwise; the older
@@ -88,7 +86,6 @@ class CheckpointStore:
             for name, content in tensors.items():
                 save_file(content, folder.path / f"{name}.safetensors")
             write_json(folder.path / STATE_FILE, state)
-            (folder.path / TRAINER_FILE).write_text(trainer, encoding="utf-8")
             folder.counts["step"] = step
         verify_artifact(self.path(step), STAGE)
         self._prune()

@@ -24,16 +24,15 @@ from genrec.training.batches import EpochBatches, EpochLoader, WindowDataset, cu
 from genrec.training.checkpoints import CheckpointStore
 from genrec.training.gradient_checkpointing import recomputed
 from genrec.training.log import Display, MetricsLog
+from genrec.training.loop import TrainingLoop
 from genrec.training.memory import is_memory_error, memory_error
+from genrec.training.optimizer import SCHEDULERS
 from genrec.training.run import Run, StopReason, Validation
-from genrec.training.serialization import reseed
 from genrec.training.strategies.expert_parallel import check_experts
-from genrec.training.trainer import RecommenderTrainer
 from genrec.training.validation import ValidationData, decoding_validation
 
 LOGS_PER_EPOCH = 10
 MAX_STEPS_BETWEEN_LOGS = 100
-SCHEDULERS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
 class TrainingData(ValidationData, Protocol):
@@ -161,29 +160,24 @@ def _train(model: nn.Module, run: Run, resumed: int | None, out: Path) -> int:
         run.store.load_weights(resumed, model)
     callbacks = _tracking(run.log.path.parent, resumed) if run.world.is_main else []
     with run.launch.told_to_accelerate():
-        trainer = RecommenderTrainer(model, _arguments(run, out), run, callbacks)
-    if run.world.rank:
-        # Trainer gave every process the same generators, and so the same dropout.
-        reseed(run.config.seed, run.world.rank, 0)
-    trainer.resumed_step = resumed
-    trainer.args.eval_on_start = resumed is not None and run.validation_due(resumed)
+        loop = TrainingLoop(model, run, _arguments(run, out), callbacks, resumed)
     run.display.begin(epochs=run.config.epochs, total=run.total_steps, step=resumed or 0)
     try:
-        with recomputed(trainer.wrapping.trained, run.config.gradient_checkpointing):
-            trainer.train(resume_from_checkpoint=str(run.store.path(resumed)) if resumed is not None else None)
+        with recomputed(loop.strategy.trained, run.config.gradient_checkpointing):
+            loop.train()
     except (StopNow, NonFiniteLossError) as error:
-        trainer.give_up_update()
+        loop.give_up_update()
         if isinstance(error, NonFiniteLossError):
             raise
     except (RuntimeError, MemoryError) as error:
         if not is_memory_error(error):
             raise
-        step, size = trainer.state.global_step + 1, run.config.batch_size
+        step, size = loop.state.global_step + 1, run.config.batch_size
         raise memory_error(run.section, size, step, validating=not model.training) from error
     finally:
         run.display.end()
         run.state.seconds = run.seconds
-    return trainer.state.global_step
+    return loop.state.global_step
 
 
 def make_loader(model: nn.Module, dataset: TrainingData, config: TrainingConfig, world: World) -> EpochLoader:
@@ -266,9 +260,10 @@ def _find_newest(run: Run) -> tuple[int | None, list[str]]:
 
 
 def _arguments(run: Run, out: Path) -> TrainingArguments:
+    """What callbacks are given; making it also lets accelerate choose the device."""
     config = run.config
     steps = run.loader.batches.updates
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(out),
         per_device_train_batch_size=config.batch_size // run.world.size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -280,7 +275,6 @@ def _arguments(run: Run, out: Path) -> TrainingArguments:
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         logging_steps=max(1, min(MAX_STEPS_BETWEEN_LOGS, steps // LOGS_PER_EPOCH)),
-        logging_nan_inf_filter=False,
         eval_strategy="no",
         save_strategy="no",
         report_to="none",
@@ -288,19 +282,14 @@ def _arguments(run: Run, out: Path) -> TrainingArguments:
         remove_unused_columns=False,
         **_device_arguments(run.launch),
     )
-    # Several visible GPUs would mean nn.DataParallel; one process uses one.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
 
 
 def _device_arguments(launch: Launch) -> dict[str, Any]:
     if launch.alone:
         return {}
-    # Each forward pass would send all tables of items; what moves while training is kept equal where it moves.
-    arguments: dict[str, Any] = {"ddp_broadcast_buffers": False}
     if launch.wrapper == "deepspeed":
-        return arguments | ({"ddp_backend": "gloo"} if launch.cpu else {})
-    return arguments | {"use_cpu": launch.cpu}
+        return {"ddp_backend": "gloo"} if launch.cpu else {}
+    return {"use_cpu": launch.cpu}
 
 
 def _tracking(folder: Path, resumed: int | None) -> list[TrainerCallback]:

@@ -55,8 +55,9 @@ from genrec.models import RecommenderModel, build_recommender
 from genrec.tokenizers import build_tokenizer, fit_tokenizer
 from genrec.tokenizers.index import ItemIndex
 from genrec.tokenizers.parts import learning
-from genrec.training import train, trainer
+from genrec.training import train
 from genrec.training.checkpoints import STATE_FILE, CheckpointStore
+from genrec.training.memory import RecoverableStep
 
 ITEMS, USERS, WIDTH = 48, 72, 12
 DECODING = DecodingConfig(num_beams=4, top_k=5, exclude_seen=False)
@@ -169,12 +170,12 @@ class Witness:
 
     def watch(self) -> None:
         """Look over the shoulder of both loops."""
-        step, save = trainer.RecommenderTrainer.training_step, CheckpointStore.save
+        add, save = RecoverableStep.add, CheckpointStore.save
         train_epoch = learning._Run.train_epoch
 
-        def training_step(this: Any, model: Any, inputs: Any, *rest: Any) -> Any:
-            self.batch(digest(inputs))
-            return step(this, model, inputs, *rest)
+        def add_micro_batch(this: Any, batch: Any, *rest: Any) -> Any:
+            self.batch(digest(batch))
+            return add(this, batch, *rest)
 
         def save_checkpoint(this: Any, number: int, *rest: Any) -> None:
             save(this, number, *rest)
@@ -187,7 +188,7 @@ class Witness:
                     self.batch(digest({"rows": run.seen[rows]}))
                 yield
 
-        patch.object(trainer.RecommenderTrainer, "training_step", training_step).start()
+        patch.object(RecoverableStep, "add", add_micro_batch).start()
         patch.object(CheckpointStore, "save", save_checkpoint).start()
         patch.object(learning._Run, "train_epoch", train_tokenizer).start()
         patch.object(train, "_tracking", lambda *_: []).start()
@@ -301,7 +302,7 @@ def save_without_end(folder: Path, tell: Any) -> None:
         torch.nn.init.constant_(model.bias, step)
         moments = {"optimizer": {"0.exp_avg": torch.full((256, 256), float(step))}}
         for _ in range(2 if step % 3 == 0 else 1):
-            store.save(step, model, moments, {"run": {"best_step": max(1, step - 1)}}, "{}")
+            store.save(step, model, moments, {"run": {"best_step": max(1, step - 1)}})
             tell.send(step)
 
 

@@ -131,19 +131,19 @@ def test_a_guard_stops_and_leaves_the_model_as_it_was(run, supervised, caplog):
 def test_an_interrupted_alignment_continues_bit_by_bit(changes, run, monkeypatch, tmp_path):
     changes |= {"epochs": 2, "batch_size": 80, "eval_users": 40}
     whole, _ = run("whole", **changes)
-    part, calls = align.Monitor.measure_shard, []
+    measure_shard, calls = align.Monitor.measure_shard, []
 
     def interrupted(self, model):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return part(self, model)
+        return measure_shard(self, model)
 
     monkeypatch.setattr(align.Monitor, "measure_shard", interrupted)
     with pytest.raises((KeyboardInterrupt, InterruptedRun)):
         run("cut", **changes)
     assert list((tmp_path / "cut" / "iteration-1.checkpoints").glob("checkpoint-*"))
-    monkeypatch.setattr(align.Monitor, "measure_shard", part)
+    monkeypatch.setattr(align.Monitor, "measure_shard", measure_shard)
     again, result = run("cut", **changes)
     assert equal(whole, again)
     assert not list((tmp_path / "cut").glob("*.checkpoints"))

@@ -110,7 +110,7 @@ def without_wrapper(*, believed: bool):
         if not believed:
             yield
             return
-        with patch("genrec.training.strategies.base.Strategy.wrapped", lambda self, trainer: True):
+        with patch("genrec.training.strategies.base.Strategy.is_wrapped", lambda self: True):
             yield
 
 

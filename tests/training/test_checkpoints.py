@@ -26,7 +26,7 @@ def store(folder: Path, config: dict | None = None, inputs: dict | None = None) 
 def save(saved: CheckpointStore, step: int, best: int | None = None) -> None:
     model = nn.Linear(2, 2)
     nn.init.constant_(model.weight, step)
-    saved.save(step, model, {"optimizer": {"0.step": torch.tensor(step)}}, {"run": {"best_step": best}}, "{}")
+    saved.save(step, model, {"optimizer": {"0.step": torch.tensor(step)}}, {"run": {"best_step": best}})
 
 
 def test_what_is_saved_comes_back(tmp_path: Path):
@@ -48,7 +48,7 @@ def test_shared_weights_are_saved_once_and_come_back(tmp_path: Path):
             self.b.weight = self.a.weight
 
     model, other = Tied(), Tied()
-    store(tmp_path).save(1, model, {}, {"run": {"best_step": None}}, "{}")
+    store(tmp_path).save(1, model, {}, {"run": {"best_step": None}})
     store(tmp_path).load_weights(1, other)
     assert torch.equal(other.b.weight, model.a.weight)
     assert other.a.weight is other.b.weight
@@ -219,4 +219,4 @@ def test_the_manifest_comes_with_hashes(tmp_path: Path):
     save(saved, 1)
     manifest = json.loads((saved.path(1) / "manifest.json").read_text())
     assert manifest["counts"] == {"step": 1}
-    assert set(manifest["files"]) == {"model.safetensors", "optimizer.safetensors", "state.json", "trainer_state.json"}
+    assert set(manifest["files"]) == {"model.safetensors", "optimizer.safetensors", "state.json"}

@@ -13,12 +13,13 @@ import torch
 
 from genrec.errors import InterruptedRun
 from genrec.tokenizers.parts import learning
-from genrec.training import train, trainer
+from genrec.training import train
 from genrec.training.checkpoints import CheckpointStore
+from genrec.training.memory import RecoverableStep
 
 # Where a session is watched.
 PLACES = (
-    (trainer.RecommenderTrainer, "training_step"),
+    (RecoverableStep, "add"),
     (CheckpointStore, "save"),
     (learning._Run, "train_epoch"),
     (train, "_tracking"),

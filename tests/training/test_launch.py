@@ -4,19 +4,22 @@ import importlib.util
 import os
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from tiny_run import tiny_home
 from tiny_training import settings
+from torch import nn
 
 from genrec.cli import main
 from genrec.config import Recipe
 from genrec.distributed.launch import Launch, refuse_processes
-from genrec.distributed.world import rank_and_size
+from genrec.distributed.world import World, rank_and_size
 from genrec.errors import ConfigError
 from genrec.pipeline.run import run_recipe
+from genrec.training.strategies.deepspeed import DeepSpeed
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
@@ -187,3 +190,29 @@ def test_the_script_takes_what_deepspeed_appends(monkeypatch: pytest.MonkeyPatch
     assert script["follow_launcher"](given) == ["recipe.yaml", "--out", "there"]
     assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
     assert os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] == "zero2.json"
+
+
+def deepspeed_orders(**changes: Any) -> dict[str, Any]:
+    """What DeepSpeed is given by one of two processes whose file says this."""
+    orders = {"train_micro_batch_size_per_gpu": "auto", "gradient_clipping": "auto", **changes}
+    config = settings(batch_size=8, gradient_accumulation_steps=3, max_grad_norm=0.5, precision="bf16")
+    DeepSpeed(nn.Linear(2, 2), Launch(2, "deepspeed", True), World(0, 2))._complete(orders, config)
+    return orders
+
+
+def test_deepspeed_is_given_the_numbers_of_the_recipe():
+    assert deepspeed_orders(gradient_accumulation_steps=3) == {
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 3,
+        "train_batch_size": 24,
+        "gradient_clipping": 0.5,
+        "torch_autocast": {"enabled": True, "dtype": "bfloat16"},
+    }
+
+
+@pytest.mark.parametrize(("key", "value"), [("gradient_accumulation_steps", 4), ("optimizer", {"type": "Adam"})])
+def test_a_deepspeed_file_that_orders_something_else_is_refused(key: str, value: Any):
+    with pytest.raises(ConfigError, match="DeepSpeed's file orders what the recipe decides") as caught:
+        deepspeed_orders(**{key: value})
+    assert f"{key}={value}" in caught.value.what
+    assert caught.value.exit_code == 2

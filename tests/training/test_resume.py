@@ -118,7 +118,7 @@ def test_a_mean_that_was_begun_is_logged_as_if_nothing_had_been(train, tmp_path:
 
 
 def test_a_long_update_is_given_up_between_micro_batches(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("genrec.training.trainer.PATIENCE_AFTER_SIGNAL", 0.0)
+    monkeypatch.setattr("genrec.training.loop.PATIENCE_AFTER_SIGNAL", 0.0)
     plan = {"epochs": 2, "batch_size": 4, "gradient_accumulation_steps": 4}
     train("whole", **plan)
     for call, step in ((1, 0), (6, 1), (8, 2), (21, 5)):

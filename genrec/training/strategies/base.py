@@ -2,24 +2,26 @@
 
 Whatever the wrapper, a checkpoint is that of one process: whole weights, and the optimizer's state by the number of
 the parameter. So a run continues with another wrapper, or with another number of processes. Where weights are sharded,
-Trainer trains a twin of the caller's model; the caller's own waits on the CPU, whole, for validation and for saving.
+the loop trains a copy of the caller's model; the caller's own waits on the CPU, whole, for validation and for saving.
 """
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, ClassVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from transformers import Trainer
 
+from genrec.config import TrainingConfig
 from genrec.distributed.launch import Launch
 from genrec.distributed.world import World
 from genrec.errors import ConfigError
+from genrec.training.optimizer import build_optimizer
 
 State = dict[str, Any]
 
@@ -29,19 +31,39 @@ class Strategy:
 
     Attributes:
         network: The caller's model.
-        trained: What Trainer trains; the same model.
+        trained: What is trained; the same model.
+        accelerator: Runs the backward pass; from :meth:`prepare` on.
+        model: ``trained`` in its wrapper; from :meth:`prepare` on.
+        optimizer: That of ``trained`` in its wrapper; from :meth:`prepare` on.
     """
 
-    # What accelerate's ``backward`` is told beside the loss.
-    backward_options: ClassVar[dict[str, Any]] = {}
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Optimizer
 
     def __init__(self, network: nn.Module, launch: Launch, world: World) -> None:
         self.network, self.trained, self.launch, self.world = network, network, launch, world
         self.verified = world.size == 1
 
-    def set_precision(self, trainer: Trainer, precision: str) -> bool:
-        """Whether Trainer must open autocast around the forward pass; else it is seen to here."""
-        return precision == "bf16"
+    def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
+        """Make the optimizer, and wrap it and the model."""
+        self.accelerator = accelerator
+        self.trained.to(accelerator.device)
+        self.model, self.optimizer = accelerator.prepare(self.trained, build_optimizer(self.trained, config))
+
+    def autocast(self, precision: str) -> AbstractContextManager[Any]:
+        """bf16 for a forward pass where the recipe asks for it."""
+        if precision != "bf16":
+            return nullcontext()
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16)
+
+    def accumulate(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Around a micro-batch: only after the ``last`` one of an update do the processes exchange gradients."""
+        return nullcontext() if last else self.accelerator.no_sync(self.model)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss."""
+        self.accelerator.backward(loss)
 
     def gather_weights(self) -> None:
         """Make the weights of ``network`` those that were trained; all processes must take part."""
@@ -55,24 +77,21 @@ class Strategy:
         if apart:
             self.network.to("cpu").train()
 
-    def optimizer_state(self, optimizer: Optimizer) -> State:
+    def optimizer_state(self) -> State:
         """The whole ``state_dict`` of the optimizer; all processes must take part."""
-        return optimizer.state_dict()
+        return self.optimizer.state_dict()
 
-    def load_optimizer(self, optimizer: Optimizer, state: State) -> None:
+    def load_optimizer(self, state: State) -> None:
         """Undo :meth:`optimizer_state`."""
-        optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(state)
 
-    def note_optimizer(self, optimizer: Optimizer) -> None:
-        """Look at the optimizer before anything wraps it."""
-
-    def wrapped(self, trainer: Trainer) -> bool:
+    def is_wrapped(self) -> bool:
         """Whether the wrapper is what was ordered."""
-        return self.world.size == 1 or isinstance(trainer.model_wrapped, DistributedDataParallel)
+        return self.world.size == 1 or isinstance(self.model, DistributedDataParallel)
 
-    def clip(self, trainer: Trainer, most: float) -> Tensor:
+    def clip(self, max_norm: float) -> Tensor:
         """Scale the gradients down to a norm, of all of them together, of at most this; returns what it was."""
-        norm = trainer.accelerator.clip_grad_norm_(trainer.model_wrapped.parameters(), most)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
         return torch.as_tensor(full_tensor(norm))
 
     def common_parameters(self) -> Iterator[nn.Parameter]:
@@ -88,23 +107,22 @@ class Strategy:
         places = torch.arange(1, len(sums) + 1, device=sums.device, dtype=torch.float64)
         return [norm, float(sums.sum()), float((sums * places).sum())]
 
-    def verify(self, trainer: Trainer, norm: float) -> None:
-        """Check before the first update that the processes train one model.
+    def verify(self, norm: float) -> None:
+        """Check before the first update, when gradients are there, that the processes train one model.
 
         Args:
-            trainer: With gradients, synchronized as it believes.
-            norm: Their norm.
+            norm: Of the gradients.
 
         Raises:
             ConfigError: If accelerate knows of fewer processes, wrapped the model otherwise, or gradients differ.
         """
         if self.verified:
             return
-        counted = trainer.accelerator.num_processes
+        counted = self.accelerator.num_processes
         if counted != self.launch.size:
             raise not_together(f"accelerate counts {counted} processes and the launcher started {self.launch.size}")
-        if not self.wrapped(trainer):
-            found = type(trainer.model_wrapped).__name__
+        if not self.is_wrapped():
+            found = type(self.model).__name__
             raise not_together(f"the model was to be wrapped by {self.launch.wrapper} and is a {found}")
         sums = self.world.gather_numbers(*self.checksum(norm))
         if not torch.equal(sums, sums[:1].expand_as(sums)) and torch.isfinite(sums).all():
@@ -113,7 +131,7 @@ class Strategy:
 
 
 class ShardedStrategy(Strategy):
-    """A twin of the model is trained of which a process holds a part; the caller's own waits on the CPU, whole."""
+    """A copy of the model is trained of which a process holds a part; the caller's own waits on the CPU, whole."""
 
     def __init__(self, network: nn.Module, launch: Launch, world: World) -> None:
         super().__init__(network, launch, world)
@@ -122,11 +140,11 @@ class ShardedStrategy(Strategy):
 
     def gather(self, value: Any, parameter: Tensor) -> Any:
         """What all processes have of a parameter, or of the optimizer's state for it; all must take part."""
-        raise TypeError(f"{type(self).__name__} must define join")
+        raise TypeError(f"{type(self).__name__} must define gather")
 
     def scatter(self, value: Any, parameter: Tensor) -> Any:
-        """Undo :meth:`join`."""
-        raise TypeError(f"{type(self).__name__} must define divide")
+        """Undo :meth:`gather`."""
+        raise TypeError(f"{type(self).__name__} must define scatter")
 
     def gather_weights(self) -> None:
         """See :class:`Strategy`."""
@@ -134,23 +152,23 @@ class ShardedStrategy(Strategy):
         for name, value in self.trained.state_dict(keep_vars=True).items():
             target[name].copy_(self.gather(value.detach(), value))
 
-    def optimizer_state(self, optimizer: Optimizer) -> State:
+    def optimizer_state(self) -> State:
         """See :class:`Strategy`."""
-        state, parameters = optimizer.state_dict(), _parameters_of(optimizer)
-        joined = {
+        state, parameters = self.optimizer.state_dict(), _parameters_of(self.optimizer)
+        whole = {
             index: {key: self.gather(value, parameters[index]) for key, value in entry.items()}
             for index, entry in state["state"].items()
         }
-        return state | {"state": joined}
+        return state | {"state": whole}
 
-    def load_optimizer(self, optimizer: Optimizer, state: State) -> None:
+    def load_optimizer(self, state: State) -> None:
         """See :class:`Strategy`."""
-        parameters = _parameters_of(optimizer)
+        parameters = _parameters_of(self.optimizer)
         state["state"] = {
             index: {key: self.scatter(value, parameters[index]) for key, value in entry.items()}
             for index, entry in state["state"].items()
         }
-        optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(state)
 
 
 def not_together(what: str) -> ConfigError:

@@ -5,25 +5,25 @@ so that they are those of one process.
 """
 
 import copy
-from typing import Any, ClassVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from transformers import Trainer
 
+from genrec.config import TrainingConfig
 from genrec.distributed.launch import Launch
 from genrec.distributed.world import World
+from genrec.errors import ConfigError
+from genrec.training.optimizer import build_optimizer
 from genrec.training.strategies.base import State, Strategy
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class DeepSpeed(Strategy):
-    """A twin of the model is trained by a DeepSpeed engine; see :class:`genrec.training.strategies.base.Strategy`."""
-
-    # The loss is a share of the update's already.
-    backward_options: ClassVar[dict[str, Any]] = {"scale_wrt_gas": False}
+    """A copy of the model is trained by a DeepSpeed engine; see :class:`genrec.training.strategies.base.Strategy`."""
 
     def __init__(self, network: nn.Module, launch: Launch, world: World) -> None:
         super().__init__(network, launch, world)
@@ -32,18 +32,54 @@ class DeepSpeed(Strategy):
         self.groups: list[list[nn.Parameter]] = []
         self.settings: list[State] = []
 
-    def set_precision(self, trainer: Trainer, precision: str) -> bool:
-        """DeepSpeed closes an autocast that it did not open itself."""
-        if precision == "bf16":
-            settings = trainer.accelerator.state.deepspeed_plugin.deepspeed_config
-            settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-        return False
+    def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
+        """See :class:`genrec.training.strategies.base.Strategy`.
 
-    def note_optimizer(self, optimizer: Optimizer) -> None:
-        """Keep what the engine will flatten: which parameters stand in which group, and how a group is set."""
-        if not self.groups:
-            self.groups = [list(group["params"]) for group in optimizer.param_groups]
-            self.settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        Raises:
+            ConfigError: If the launcher's file orders what the recipe decides.
+        """
+        self.accelerator = accelerator
+        self._complete(accelerator.state.deepspeed_plugin.deepspeed_config, config)
+        optimizer = build_optimizer(self.trained, config)
+        # What the engine will flatten: the parameters of each group, and how it is set.
+        self.groups = [list(group["params"]) for group in optimizer.param_groups]
+        self.settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        self.model, self.optimizer = accelerator.prepare(self.trained, optimizer)
+
+    def _complete(self, orders: State, config: TrainingConfig) -> None:
+        """Put the recipe's numbers into DeepSpeed's configuration, in place."""
+        numbers = {
+            "train_micro_batch_size_per_gpu": config.batch_size // self.world.size,
+            "gradient_accumulation_steps": config.gradient_accumulation_steps,
+            "train_batch_size": config.batch_size * config.gradient_accumulation_steps,
+            "gradient_clipping": config.max_grad_norm,
+        }
+        other = {name: orders[name] for name in numbers if orders.get(name, "auto") not in ("auto", numbers[name])}
+        other |= {name: orders[name] for name in ("optimizer", "scheduler") if name in orders}
+        if other:
+            raise ConfigError(
+                "DeepSpeed's file orders what the recipe decides: " + ", ".join(f"{k}={v}" for k, v in other.items()),
+                where="deepspeed_config_file",
+                expected='"auto" for sizes, steps and clipping, and neither optimizer nor scheduler',
+                fix="use a file of configs/accelerate/, or take these keys out",
+            )
+        orders.update(numbers)
+        if config.precision == "bf16":
+            # DeepSpeed closes an autocast that it did not open itself.
+            orders["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+
+    def autocast(self, precision: str) -> AbstractContextManager[Any]:
+        """The engine opens it."""
+        return nullcontext()
+
+    def accumulate(self, *, last: bool) -> AbstractContextManager[Any]:
+        """See :class:`genrec.training.strategies.base.Strategy`; the engine takes its step after the last one."""
+        self.accelerator.sync_gradients = last
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """See :class:`genrec.training.strategies.base.Strategy`; the loss is a share of the update's already."""
+        self.accelerator.backward(loss, scale_wrt_gas=False)
 
     def gather_weights(self) -> None:
         """See :class:`genrec.training.strategies.base.Strategy`."""
@@ -54,11 +90,11 @@ class DeepSpeed(Strategy):
             with GatheredParameters([value]), torch.no_grad():
                 target[name].copy_(value)
 
-    def optimizer_state(self, optimizer: Optimizer) -> State:
+    def optimizer_state(self) -> State:
         """See :class:`genrec.training.strategies.base.Strategy`."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        engine = _engine(optimizer)
+        engine = _engine(self.optimizer)
         base = engine.optimizer
         _find_moments(engine)
         step = torch.tensor(float(next(iter(base.state.values()))["step"]))
@@ -73,11 +109,11 @@ class DeepSpeed(Strategy):
             groups.append({**current, "params": list(range(first, len(state)))})
         return {"state": state, "param_groups": groups}
 
-    def load_optimizer(self, optimizer: Optimizer, state: State) -> None:
+    def load_optimizer(self, state: State) -> None:
         """See :class:`genrec.training.strategies.base.Strategy`."""
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-        engine = _engine(optimizer)
+        engine = _engine(self.optimizer)
         base = engine.optimizer
         step = next(iter(state["state"].values()))["step"]
         sharded = hasattr(engine, "fp32_partitioned_groups_flat")
@@ -97,12 +133,11 @@ class DeepSpeed(Strategy):
         for group, loaded in zip(base.param_groups, state["param_groups"], strict=True):
             group.update({key: value for key, value in loaded.items() if key != "params"})
 
-    def wrapped(self, trainer: Trainer) -> bool:
+    def is_wrapped(self) -> bool:
         """See :class:`genrec.training.strategies.base.Strategy`."""
         from deepspeed import DeepSpeedEngine
 
-        engine = trainer.model_wrapped
-        return isinstance(engine, DeepSpeedEngine) and engine.dp_world_size == self.world.size
+        return isinstance(self.model, DeepSpeedEngine) and self.model.dp_world_size == self.world.size
 
     def checksum(self, norm: float) -> list[float]:
         """The norm over all shards; the engine has taken its step and let the gradients go."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from transformers import Trainer
 
 from genrec.distributed.launch import Launch
 from genrec.distributed.world import World
@@ -91,7 +90,7 @@ class ExpertParallel(ShardedStrategy):
             return value
         return value.chunk(self.group.size())[self.group.rank()].clone()
 
-    def clip(self, trainer: Trainer, most: float) -> Tensor:
+    def clip(self, max_norm: float) -> Tensor:
         """Average the experts' gradients, and scale all to a norm that counts each expert once."""
         own = [parameter.grad for parameter in self.own if parameter.grad is not None]
         for gradient in own:
@@ -101,7 +100,7 @@ class ExpertParallel(ShardedStrategy):
         squares = get_total_norm(own).square()
         distributed.all_reduce(squares, group=self.group)
         norm = (get_total_norm(common).square() + squares).sqrt()
-        clip_grads_with_norm_(self.trained.parameters(), most, norm)
+        clip_grads_with_norm_(self.trained.parameters(), max_norm, norm)
         return norm
 
     def common_parameters(self) -> Iterator[nn.Parameter]:

@@ -3,15 +3,17 @@
 import os
 from typing import Any
 
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import Trainer
 
+from genrec.config import TrainingConfig
 from genrec.distributed.launch import Launch
 from genrec.distributed.world import World
 from genrec.training.gradient_checkpointing import blocks_of
+from genrec.training.optimizer import build_optimizer
 from genrec.training.strategies.base import ShardedStrategy, full_tensor
 
 
@@ -30,8 +32,11 @@ class FSDP2(ShardedStrategy):
             resharded = _flag("FSDP_RESHARD_AFTER_FORWARD", True)
             fully_shard(block, mesh=mesh, offload_policy=offload, reshard_after_forward=resharded)
         fully_shard(self.trained, mesh=mesh, offload_policy=offload)
-        # accelerate would wrap the shards in DDP.
-        self.trained._is_accelerate_prepared = True  # type: ignore[assignment]
+
+    def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
+        """See :class:`Strategy`; the shards are where they belong, and accelerate would wrap them in DDP."""
+        self.accelerator, self.model = accelerator, self.trained
+        self.optimizer = accelerator.prepare(build_optimizer(self.trained, config))
 
     def gather(self, value: Any, parameter: Tensor) -> Any:
         """See :class:`ShardedStrategy`."""
@@ -44,10 +49,10 @@ class FSDP2(ShardedStrategy):
         value = value.to(parameter.device)
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
-    def wrapped(self, trainer: Trainer) -> bool:
+    def is_wrapped(self) -> bool:
         """See :class:`Strategy`."""
-        parts = [parameter for parameter in trainer.model_wrapped.parameters() if parameter.requires_grad]
-        return all(isinstance(part, DTensor) and part.device_mesh.size() == self.world.size for part in parts)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return all(isinstance(shard, DTensor) and shard.device_mesh.size() == self.world.size for shard in trained)
 
     def checksum(self, norm: float) -> list[float]:
         """The norm over all shards."""
