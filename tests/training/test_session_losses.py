@@ -152,7 +152,7 @@ def test_items_that_are_still_to_be_drawn_are_counted_as_they_are_on_average(len
 
 def test_an_update_that_is_given_up_is_drawn_again(train, monkeypatch: pytest.MonkeyPatch):
     """What was drawn for it is as if it had not been; dropout tells that the generators are the same."""
-    monkeypatch.setattr("genrec.training.trainer.PATIENCE_AFTER_SIGNAL", -1.0)
+    monkeypatch.setattr("genrec.training.loop.PATIENCE_AFTER_SIGNAL", -1.0)
     plan = PLAN | {"batch_size": 4, "gradient_accumulation_steps": 2}
     whole, stopped, again = (make_model(dropout=0.2) for _ in range(3))
     calls: list[None] = []
