@@ -32,7 +32,7 @@ class Level:
         size: Columns of a row of logits: K_d, and one more where the level has end edges.
         ends: Whether some edge is an end edge (code K_d: the semantic ID is over, at no cost).
         width: Most children of any node.
-        legal: bool ``[n_d, size]`` where the level is treated densely.
+        legal_mask: bool ``[n_d, size]`` where the level is treated densely.
     """
 
     start: Tensor
@@ -40,7 +40,7 @@ class Level:
     size: int
     ends: bool
     width: int
-    legal: Tensor | None
+    legal_mask: Tensor | None
 
     @property
     def full(self) -> bool:
@@ -49,15 +49,15 @@ class Level:
 
     @property
     def choices(self) -> int:
-        """W, the candidates per node that :meth:`candidates` returns."""
-        return self.size if self.full or self.legal is not None else self.width
+        """W, the candidates per node that :meth:`mask_illegal_codes` returns."""
+        return self.size if self.full or self.legal_mask is not None else self.width
 
-    def candidates(self, nodes: Tensor, values: Tensor) -> Tensor:
+    def mask_illegal_codes(self, nodes: Tensor, values: Tensor) -> Tensor:
         """Keep what is legal: from ``values [B, M, size]`` of ``nodes [B, M]`` to ``[B, M, W]``, -inf where illegal."""
         if self.full:
             return values
-        if self.legal is not None:
-            return values.masked_fill(~self.legal[nodes], float("-inf"))
+        if self.legal_mask is not None:
+            return values.masked_fill(~self.legal_mask[nodes], float("-inf"))
         first, count = self._children(nodes)
         offset = torch.arange(self.width, device=nodes.device)
         edges = (first.unsqueeze(-1) + offset).clamp_(max=len(self.code) - 1)
@@ -68,8 +68,8 @@ class Level:
         """The nodes of depth d + 1 behind all candidates of ``nodes [B, M]``, ``[B, M, W]``; any where illegal."""
         if self.full:
             return nodes.unsqueeze(-1) * self.size + torch.arange(self.size, device=nodes.device)
-        if self.legal is not None:
-            offset = self.legal[nodes].cumsum(dim=-1) - 1
+        if self.legal_mask is not None:
+            offset = self.legal_mask[nodes].cumsum(dim=-1) - 1
         else:
             offset = torch.arange(self.width, device=nodes.device)
         return (self.start[nodes].long().unsqueeze(-1) + offset).clamp_(min=0, max=len(self.code) - 1)
@@ -79,11 +79,11 @@ class Level:
         if self.full:
             return nodes * self.size + choice, choice
         first = self.start[nodes].long()
-        if self.legal is None:
+        if self.legal_mask is None:
             child = (first + choice).clamp_(max=len(self.code) - 1)
             return child, self.code[child].long()
         columns = torch.arange(self.size, device=nodes.device)
-        before = (self.legal[nodes] & (columns < choice.unsqueeze(-1))).sum(-1)
+        before = (self.legal_mask[nodes] & (columns < choice.unsqueeze(-1))).sum(-1)
         return (first + before).clamp_(max=len(self.code) - 1), choice
 
     def _children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +149,7 @@ class DeviceTrie:
         """Bytes held on the device."""
         tensors = [self.leaf_start, self.leaf_items]
         for level in self.levels:
-            tensors += [level.start, level.code] + ([] if level.legal is None else [level.legal])
+            tensors += [level.start, level.code] + ([] if level.legal_mask is None else [level.legal_mask])
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def filtered(self, allowed: np.ndarray | Tensor) -> "DeviceTrie":

@@ -235,9 +235,8 @@ def _search_batch(searcher: Searcher, batch: _Batch, explain: bool) -> UserBlock
     ranked = searcher.search(items, lengths, decoding.top_k, exclude, extras=extras)
     parts: list[Tensor | None] = [None, None, None, None]
     if explain:
-        found_by = {"temperature": decoding.temperature, "item_weight": decoding.item_weight}
         size = searcher.session_size
-        parts = list(explain_items(model, items, lengths, ranked.items, session_size=size, extras=extras, **found_by))
+        parts = list(explain_items(model, items, lengths, ranked.items, decoding, session_size=size, extras=extras))
         parts.append(searcher.transition_log_probs(items, lengths, ranked.items))
     explained = [None if part is None else part.cpu().numpy() for part in parts]
     return UserBlock(batch.rows, ranked.items.cpu().numpy().astype(np.int32), ranked.scores.cpu().numpy(), *explained)

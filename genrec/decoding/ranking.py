@@ -89,19 +89,21 @@ def top_items(scores: Tensor, top_k: int, exclude: Tensor | None = None, allowed
     """
     refuse_broken_scores(scores)
     items = torch.arange(scores.shape[1], device=scores.device)
-    return unpack_keys(best_keys(pack_keys(forbid(scores.float(), exclude, allowed), items), top_k))
+    return unpack_keys(best_keys(pack_keys(mask_items(scores.float(), exclude, allowed), items), top_k))
 
 
-def forbid(scores: Tensor, exclude: Tensor | None, allowed: Tensor | None, first_item: int = 0) -> Tensor:
+def mask_items(scores: Tensor, exclude: Tensor | None, allowed: Tensor | None, first_item: int = 0) -> Tensor:
     """A copy of ``scores [B, n]`` of items ``first_item ..``, with -inf at excluded and disallowed ones."""
     if allowed is not None:
         scores = scores.masked_fill(~allowed[first_item : first_item + scores.shape[1]], float("-inf"))
     if exclude is None or not exclude.shape[1]:
         return scores
-    return ban(scores, exclude - first_item, (exclude >= first_item) & (exclude < first_item + scores.shape[1]))
+    return mask_columns(
+        scores, exclude - first_item, (exclude >= first_item) & (exclude < first_item + scores.shape[1])
+    )
 
 
-def ban(scores: Tensor, columns: Tensor, real: Tensor) -> Tensor:
+def mask_columns(scores: Tensor, columns: Tensor, real: Tensor) -> Tensor:
     """A copy of ``scores [B, n]`` with -inf in ``columns [B, E]`` where ``real [B, E]``; no host synchronization."""
     infinity = torch.full((), float("inf"), dtype=scores.dtype, device=scores.device)
     return scores.scatter_reduce(1, torch.where(real, columns, 0), torch.where(real, -infinity, infinity), "amin")

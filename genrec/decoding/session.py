@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from genrec.config import DecodingConfig
+from genrec.config import DecodingConfig, SearchOptions
 from genrec.decoding.beam import (
     CodeWriter,
-    ban_edges,
+    append_end_edge,
+    check_codebook_size,
     log_probabilities,
-    refuse_other_codebook,
-    with_end_edge,
+    mask_excluded_codes,
 )
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
 from genrec.decoding.nonfinite import NonFiniteLogitsError
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.search import check_options
-from genrec.decoding.selection import NEGATIVE_INFINITY, Options, legal
+from genrec.decoding.selection import NEGATIVE_INFINITY, legal_log_probabilities
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings
 from genrec.models.layers.codes import NO_CODE
@@ -118,7 +118,7 @@ def list_by_sessions(
     trie: DeviceTrie,
     items: Tensor,
     lengths: Tensor,
-    options: Options,
+    options: SearchOptions,
     *,
     session_size: int,
     top_k: int,
@@ -164,7 +164,7 @@ def list_by_sessions(
 
 @torch.no_grad()
 def write_sessions(
-    model: CodeWriter, trie: DeviceTrie, context: Any, options: Options, size: int, exclude: Tensor
+    model: CodeWriter, trie: DeviceTrie, context: Any, options: SearchOptions, size: int, exclude: Tensor
 ) -> Sessions:
     """The most probable lists of ``size`` different items by beam search, as many as there are beams.
 
@@ -196,7 +196,7 @@ def write_sessions(
 
 
 def _write_item(
-    model: CodeWriter, trie: DeviceTrie, context: Any, options: Options, beams: _Beams, exclude: Tensor
+    model: CodeWriter, trie: DeviceTrie, context: Any, options: SearchOptions, beams: _Beams, exclude: Tensor
 ) -> tuple[_Beams, Tensor]:
     """Lists with one item more, and the steps ``[B, L]`` at which a user's logits were NaN or infinite."""
     users, width = beams.totals.shape
@@ -209,13 +209,13 @@ def _write_item(
     broken = []
     for depth, level in enumerate(trie.levels):
         logits = model.next_code_logits(context, prefix, slots)
-        refuse_other_codebook(logits, trie, depth)
+        check_codebook_size(logits, trie, depth)
         values = log_probabilities(logits, options.temperature)
         broken.append(values[..., 0].isnan().any(dim=1))
         own = None if exclusion is None else exclusion.select((origin + first).flatten())
-        values = with_end_edge(values, level).flatten(0, 1).unsqueeze(1)
-        values = ban_edges(values, nodes.view(-1, 1), depth, own).view(*nodes.shape, -1)
-        grown = legal(level, nodes, values, options.renormalize) + totals.unsqueeze(-1)
+        values = append_end_edge(values, level).flatten(0, 1).unsqueeze(1)
+        values = mask_excluded_codes(values, nodes.view(-1, 1), depth, own).view(*nodes.shape, -1)
+        grown = legal_log_probabilities(level, nodes, values, options.renormalize) + totals.unsqueeze(-1)
         totals, numbers = grown.flatten(1).topk(min(options.num_beams, grown[0].numel()))
         slots = numbers // level.choices
         nodes, codes = level.follow(nodes.gather(1, slots), numbers % level.choices)
