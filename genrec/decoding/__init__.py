@@ -1,4 +1,4 @@
-"""From a trained recommender to ranked lists: beam search over the trie, exact scoring, lists for sets of users."""
+"""Decoding: from a trained recommender to ranked lists, by beam search over the trie or by exact scores."""
 
 from genrec.config import SearchOptions
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
