@@ -297,7 +297,7 @@ def _path_numbers(paths: list[Tensor], reference: list[Tensor], trie: DeviceTrie
         kl += (probabilities * (own - other)).sum(-1)
         entropy -= (probabilities * own).sum(-1)
         if depth < legal_levels:
-            mass += trie.levels[depth].candidates(nodes, own.unsqueeze(1)).exp().sum(-1)[:, 0]
+            mass += trie.levels[depth].mask_illegal_codes(nodes, own.unsqueeze(1)).exp().sum(-1)[:, 0]
             nodes = _child(trie, depth, nodes, codes[:, depth : depth + 1])
     mean = mass / legal_levels if legal_levels else torch.ones_like(mass)
     return torch.stack([kl, entropy, mean], dim=1).cpu().numpy()

@@ -13,9 +13,9 @@ from torch.nn.functional import pad
 
 from genrec.alignment.prompts import Prompts
 from genrec.alignment.rewards import ListWorth, Reward
-from genrec.config import DecodingConfig
+from genrec.config import DecodingConfig, SearchOptions
 from genrec.data.histories import Histories, pad_histories
-from genrec.decoding import Options, generate_lists, sample_items, session_size_of, trie_of, write_sessions
+from genrec.decoding import generate_lists, sample_items, session_size_of, trie_of, write_sessions
 from genrec.decoding.generate import block_rows, count_blocks
 from genrec.distributed.peers import share_blocks
 from genrec.distributed.world import World
@@ -141,7 +141,7 @@ def session_batch(
         ConfigError: If the model does not write such sessions.
     """
     model.eval()
-    options = Options(size, decoding.temperature, decoding.renormalize)
+    options = SearchOptions(num_beams=size, temperature=decoding.temperature, renormalize=decoding.renormalize)
     length = session_size_of(decoding, model.config.family, model.settings)
     exclude = _seen(items, lengths) if decoding.exclude_seen else items[:, :0]
     context = model.encode(items, lengths)
@@ -187,15 +187,9 @@ def sample_batch(
     """
     model.eval()
     exclude = _seen(items, lengths) if decoding.exclude_seen else None
-    drawn = sample_items(
-        model,
-        trie_of(model),
-        items,
-        lengths,
-        size,
-        seed=seed,
-        exclude=exclude,
-        temperature=decoding.temperature,
-    )
+    options = SearchOptions(num_beams=size, temperature=decoding.temperature, mode="stochastic")
+    # Seeds of updates have 32 bits, more than the range of seeds in a recipe, which a copy does not check.
+    options = options.model_copy(update={"seed": seed})
+    drawn = sample_items(model, trie_of(model), items, lengths, options, exclude=exclude)
     order = drawn.log_probs.argsort(dim=1, descending=True, stable=True)
     return drawn.items.gather(1, order)

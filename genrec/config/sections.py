@@ -236,23 +236,15 @@ class AlignmentConfig(Section):
         return {**kept, "training": {**inner, **{key: values[key] for key in old}}}
 
 
-class DecodingConfig(Section):
-    """How lists are written."""
+class SearchOptions(Section):
+    """How a search over the catalogue ranks and explores: the one spelling of it, in Python and in recipes.
 
-    top_k: ListLength = 10
+    Every search function takes these options. :class:`DecodingConfig` inherits them, so the section ``decoding`` of a
+    recipe can be passed wherever they are expected. A function documents which of them it reads.
+    """
+
     num_beams: Beams = Field(50, description="beams per user, all groups together; or samples with mode: nucleus")
-    batch_size: BatchSize = 64
-    exclude_seen: bool = True
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the model; scores stay in float32")
     temperature: Positive = 1.0
-    item_weight: Weight = Field(0.0, description="weight of the item-level log-probability beside that of the codes")
-    item_guidance: bool = Field(
-        True,
-        description="with item_weight or transition_weight, beams follow these too; else codes alone find items",
-    )
-    transition_weight: Weight | Literal["auto"] = Field(
-        0.0, description="weight of item-to-item transitions in what ranks; auto takes what is best on validation"
-    )
     renormalize: bool = Field(
         False, description="renormalize probabilities over the legal children; sampling always does"
     )
@@ -262,18 +254,20 @@ class DecodingConfig(Section):
         description="the likeliest, samples without replacement, independent samples, every item scored by its codes, "
         "every item scored by its vector alone (recommender.item_loss), or the list as one sequence",
     )
-    session_size: Few | None = Field(
-        None, description="session: items of a sequence; as the model learned it, or 5, if null"
-    )
     beam_groups: Beams = Field(1, description="groups that search one after another and avoid each other's codes")
     diversity_penalty: Weight = Field(
         0.0, description="taken from a code's score for each beam of an earlier group that wrote it"
     )
     top_p: Share = Field(0.9, gt=0, description="mass of the likeliest legal codes that nucleus draws from")
+    item_weight: Weight = Field(0.0, description="weight of the item-level log-probability added to that of the codes")
+    item_guidance: bool = Field(
+        True,
+        description="with item_weight or transition_weight, beams follow these too; else codes alone find items",
+    )
     seed: Seed = Field(42, description="of samples; a user's draw depends on it and on the history alone")
 
     @model_validator(mode="after")
-    def _settings_belong_to_the_mode(self) -> "DecodingConfig":
+    def _options_belong_to_the_mode(self) -> "SearchOptions":
         if self.num_beams % self.beam_groups:
             raise ValueError(f"beam_groups {self.beam_groups} must divide num_beams {self.num_beams}")
         if self.diversity_penalty and self.beam_groups == 1:
@@ -284,6 +278,25 @@ class DecodingConfig(Section):
             raise ValueError(f"length_penalty and item_weight rank what beams found; mode: {self.mode} draws its items")
         if self.mode == "session" and (self.length_penalty or self.item_weight):
             raise ValueError("length_penalty and item_weight rank single items; mode: session ranks whole lists")
+        return self
+
+
+class DecodingConfig(SearchOptions):
+    """How lists are made: the options of the search, and what each list holds."""
+
+    top_k: ListLength = 10
+    batch_size: BatchSize = 64
+    exclude_seen: bool = True
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the model; scores stay in float32")
+    transition_weight: Weight | Literal["auto"] = Field(
+        0.0, description="weight of item-to-item transitions in what ranks; auto takes what is best on validation"
+    )
+    session_size: Few | None = Field(
+        None, description="session: items of a sequence; as the model learned it, or 5, if null"
+    )
+
+    @model_validator(mode="after")
+    def _transitions_rank_single_items(self) -> "DecodingConfig":
         if self.mode in ("stochastic", "nucleus", "session") and self.transition_weight:
             raise ValueError(f"transition_weight ranks single items that were found; mode: {self.mode} does not")
         return self

@@ -1,5 +1,6 @@
-"""From a trained recommender to ranked lists: beam search over the trie, exact scoring, lists for sets of users."""
+"""Decoding: from a trained recommender to ranked lists, by beam search over the trie or by exact scores."""
 
+from genrec.config import SearchOptions
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
 from genrec.decoding.exhaustive import exhaustive_search, score_catalogue, walk_trie
 from genrec.decoding.explain import Explanation, explain_items
@@ -7,9 +8,8 @@ from genrec.decoding.generate import UserBlock, generate_blocks, generate_lists,
 from genrec.decoding.nonfinite import NonFiniteLogitsError
 from genrec.decoding.output import Names, Written, schema_of
 from genrec.decoding.ranking import RankedItems, rank_items, top_items
-from genrec.decoding.search import Samples, beam_search, sample_items, search_items
+from genrec.decoding.search import Samples, beam_search, sample_items
 from genrec.decoding.searcher import Searcher, trie_of, use_index
-from genrec.decoding.selection import Options
 from genrec.decoding.session import Sessions, list_by_sessions, session_size_of, write_sessions
 from genrec.decoding.shards import Shards, commit_blocks, write_recommendations
 
@@ -19,9 +19,9 @@ __all__ = [
     "Explanation",
     "Names",
     "NonFiniteLogitsError",
-    "Options",
     "RankedItems",
     "Samples",
+    "SearchOptions",
     "Searcher",
     "Sessions",
     "Shards",
@@ -39,7 +39,6 @@ __all__ = [
     "sample_items",
     "schema_of",
     "score_catalogue",
-    "search_items",
     "session_size_of",
     "top_items",
     "trie_of",

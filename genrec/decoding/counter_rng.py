@@ -1,7 +1,8 @@
-"""Random numbers as a pure function of what they are for: seed, user, level, node and code.
+"""Counter-based random numbers: a pure function of seed, user, level, node and code.
 
-No generator is advanced, so what a user draws does not depend on the batch, the device or the number of beams, nothing
-is copied from the host, and a wider search extends the draws of a narrower one.
+No generator is advanced, so what a user draws does not depend on the batch, the device or the number of beams, no
+number is copied from the host, and a wider search extends the draws of a narrower one. Price: three multiplications of
+64-bit integers per number.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Why an item stands in a list: its semantic ID, and the probability of every code of it."""
+"""Explanations of listed items: the semantic ID of an item and the log-probability of each of its codes."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from genrec.config import SearchOptions
 from genrec.decoding.beam import log_probabilities
 from genrec.errors import ConfigError
 from genrec.models.base import Context, GenerativeRecommender, RecommenderModel
 from genrec.models.side_inputs import NO_EXTRAS, Extras
+
+DEFAULT = SearchOptions()
 
 
 class Explanation(NamedTuple):
     """What the scores of ``items [B, k]`` are made of.
 
     Attributes:
-        codes: Semantic IDs, int64 ``[B, k, L]``; -1 behind the end of a shorter one and where there is no item.
+        codes: Semantic IDs, int64 ``[B, k, L]``; -1 after the end of a shorter one and where there is no item.
         code_log_probs: log p of every code given the history and the codes before it, float32 ``[B, k, L]``; 0 where
             there is no code.
         item_log_probs: log p of the items by their item vectors, float32 ``[B, k]``; None where no item weight is used.
@@ -48,10 +51,9 @@ def explain_items(
     model: RecommenderModel,
     items: Tensor,
     lengths: Tensor,
-    found: Tensor,
+    explained: Tensor,
+    options: SearchOptions = DEFAULT,
     *,
-    temperature: float = 1.0,
-    item_weight: float = 0.0,
     session_size: int = 1,
     extras: Extras = NO_EXTRAS,
 ) -> Explanation:
@@ -65,9 +67,8 @@ def explain_items(
         model: Writes semantic IDs; in eval mode.
         items: Histories, int64 ``[B, T]``, right-padded.
         lengths: Items per user, int64 ``[B]``.
-        found: Items to explain, int64 ``[B, k]``; -1 where there is none.
-        temperature: Divides the logits.
-        item_weight: Weight that the search gave to item-level probabilities.
+        explained: Items to explain, int64 ``[B, k]``; -1 where there is none.
+        options: Of the search; ``temperature`` and ``item_weight`` are read.
         session_size: m; the first m items were written as one sequence, then the next m, and so on.
         extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
 
@@ -76,20 +77,23 @@ def explain_items(
     """
     writer = writes_semantic_ids(model)
     context = writer.encode(items, lengths, **extras)
-    listed, levels = found.shape[1], writer.num_levels
-    sessions = pad(found, (0, -listed % session_size), value=-1).unflatten(1, (-1, session_size))
+    list_length, levels = explained.shape[1], writer.num_levels
+    # [B, k] -> [B, S, m]: the last session is filled up with -1.
+    sessions = pad(explained, (0, -list_length % session_size), value=-1).unflatten(1, (-1, session_size))
     codes = writer.item_codes.long()[sessions.clamp(min=0)].masked_fill((sessions < 0).unsqueeze(-1), -1).flatten(2)
-    # Inside a session models know what stands behind the end of a shorter semantic ID.
+    # In a session the code after the end of a shorter semantic ID is -1, which the model knows; a single item needs any
+    # valid code there, because nothing is scored after it.
     written = codes if writer.config.variable_length and session_size > 1 else codes.clamp(min=0)
-    parts = []
-    for place in range(session_size * levels):
-        values = log_probabilities(_logits_after(writer, context, written[:, :, :place]), temperature)
+    log_probs_by_step = []
+    for step in range(session_size * levels):
+        values = log_probabilities(_logits_after(writer, context, written[:, :, :step]), options.temperature)
         values = values.expand(-1, codes.shape[1], -1)
-        parts.append(values.gather(2, codes[:, :, place : place + 1].clamp(min=0))[..., 0])
-    code_log_probs = torch.stack(parts, dim=2).masked_fill(codes < 0, 0.0)
-    by_item = writer.item_log_probabilities(context, found.clamp(min=0)) if item_weight else None
-    codes, code_log_probs = (part.unflatten(2, (-1, levels)).flatten(1, 2) for part in (codes, code_log_probs))
-    return Explanation(codes[:, :listed], code_log_probs[:, :listed], by_item)
+        log_probs_by_step.append(values.gather(2, codes[:, :, step : step + 1].clamp(min=0))[..., 0])
+    code_log_probs = torch.stack(log_probs_by_step, dim=2).masked_fill(codes < 0, 0.0)
+    by_item = writer.item_log_probabilities(context, explained.clamp(min=0)) if options.item_weight else None
+    # [B, S, m * L] -> [B, S * m, L], then without what filled the last session.
+    codes, code_log_probs = (table.unflatten(2, (-1, levels)).flatten(1, 2) for table in (codes, code_log_probs))
+    return Explanation(codes[:, :list_length], code_log_probs[:, :list_length], by_item)
 
 
 def _logits_after(model: GenerativeRecommender, context: Context, prefix: Tensor) -> Tensor:
@@ -99,6 +103,6 @@ def _logits_after(model: GenerativeRecommender, context: Context, prefix: Tensor
         return model.all_code_logits(context)[level].unsqueeze(1)
     if level == 0:
         return model.next_code_logits(context, prefix[:, :1])
-    # Behind the first code every item continues from the one slot that all share, then from its own.
-    slots = torch.arange(width, device=prefix.device) if level > 1 else prefix.new_zeros(width)
-    return model.next_code_logits(context, prefix, slots.expand(batch, -1))
+    # At the first code all items share one beam; after it each continues from that beam, then from its own.
+    beam_index = torch.arange(width, device=prefix.device) if level > 1 else prefix.new_zeros(width)
+    return model.next_code_logits(context, prefix, beam_index.expand(batch, -1))

@@ -1,7 +1,11 @@
-"""Lists for one batch and for whole sets of users, with any family of recommender.
+"""List generation: ranked lists for one batch and for whole sets of users, with any family of recommender.
 
-A fixed block of users is the unit of work: batches are formed inside a block, from its users alone, so a block's
-lists do not depend on which process makes them, what was made before, or where the run was interrupted.
+Design choices:
+
+- A fixed block of users is the unit of work: batches are formed inside a block, from its users alone, so a block's
+  lists do not depend on which process makes them, what was made before, or where the run was interrupted. Price: the
+  last batch of a block may be small.
+- Rows of like length share a batch, so little is padded; a second thread reads the next batch meanwhile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -71,7 +75,7 @@ def recommend(
         decoding: How to search.
         top_k: k; ``decoding.top_k`` if None.
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
-        allowed: bool ``[N]``, False for items that nobody may get.
+        allowed: bool ``[N]``, False for items that no user may get.
         extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
 
     Raises:
@@ -100,7 +104,7 @@ def generate_blocks(
         model: Any family; it is in eval mode while lists are made.
         histories: Whole histories; the model reads the last ``max_history`` items.
         decoding: How to search, how long lists are, and whether they leave out what is in the history.
-        allowed: bool ``[N]``, False for items that nobody may get.
+        allowed: bool ``[N]``, False for items that no user may get.
         user_ids: External ids by dense user, for error messages.
         blocks: Numbers of the blocks wanted; all if None (see :func:`count_blocks`).
         explain: Say of every item what its score is made of.
@@ -117,18 +121,18 @@ def generate_blocks(
     total = sum(len(block_rows(number, len(histories))) for number in wanted)
     batches = _batches(histories, wanted, searcher)
     with _evaluating(model), counting_users(progress, total) as advance:
-        parts: list[UserBlock] = []
+        searched: list[UserBlock] = []
         for batch in batches if total <= decoding.batch_size else _ahead(batches):
             try:
-                parts.append(_search_batch(searcher, batch, explain))
+                searched.append(_search_batch(searcher, batch, explain))
             except NonFiniteLogitsError as error:
                 user = int(histories.users[batch.rows[int(error.user)]])
                 name = user if user_ids is None else str(user_ids[user])
                 raise NonFiniteLogitsError(name, error.step) from None
             advance(len(batch.rows))
             if batch.last:
-                yield _join(parts)
-                parts = []
+                yield _join(searched)
+                searched = []
 
 
 def generate_lists(
@@ -149,7 +153,7 @@ def generate_lists(
         decoding: How to search.
         top_k: k; ``decoding.top_k`` if None.
         exclude_seen: Leave out all items of a user's history; ``decoding.exclude_seen`` if None.
-        allowed: bool ``[N]``, False for items that nobody may get.
+        allowed: bool ``[N]``, False for items that no user may get.
         progress: Show users per second and the time left.
 
     Returns:
@@ -229,25 +233,24 @@ def _ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
 
 def _search_batch(searcher: Searcher, batch: _Batch, explain: bool) -> UserBlock:
     model, decoding = searcher.model, searcher.decoding
-    items, lengths = (torch.from_numpy(part).to(model.device) for part in (batch.items, batch.lengths))
-    extras = {name: torch.from_numpy(part).to(model.device) for name, part in batch.extras.items()}
+    items, lengths = (torch.from_numpy(array).to(model.device) for array in (batch.items, batch.lengths))
+    extras = {name: torch.from_numpy(array).to(model.device) for name, array in batch.extras.items()}
     exclude = None if batch.seen is None else torch.from_numpy(batch.seen).to(model.device)
     ranked = searcher.search(items, lengths, decoding.top_k, exclude, extras=extras)
-    parts: list[Tensor | None] = [None, None, None, None]
+    columns: list[Tensor | None] = [None, None, None, None]
     if explain:
-        found_by = {"temperature": decoding.temperature, "item_weight": decoding.item_weight}
         size = searcher.session_size
-        parts = list(explain_items(model, items, lengths, ranked.items, session_size=size, extras=extras, **found_by))
-        parts.append(searcher.transition_log_probs(items, lengths, ranked.items))
-    explained = [None if part is None else part.cpu().numpy() for part in parts]
+        columns = list(explain_items(model, items, lengths, ranked.items, decoding, session_size=size, extras=extras))
+        columns.append(searcher.transition_log_probs(items, lengths, ranked.items))
+    explained = [None if column is None else column.cpu().numpy() for column in columns]
     return UserBlock(batch.rows, ranked.items.cpu().numpy().astype(np.int32), ranked.scores.cpu().numpy(), *explained)
 
 
-def _join(parts: Sequence[UserBlock]) -> UserBlock:
+def _join(batches: Sequence[UserBlock]) -> UserBlock:
     """Batches of one block as the block, rows in ascending order."""
-    order = np.argsort(np.concatenate([part.rows for part in parts]))
+    order = np.argsort(np.concatenate([batch.rows for batch in batches]))
     columns: list[Any] = [
-        None if column[0] is None else np.concatenate(column)[order] for column in zip(*parts, strict=True)
+        None if column[0] is None else np.concatenate(column)[order] for column in zip(*batches, strict=True)
     ]
     return UserBlock(*columns)
 

@@ -1,4 +1,4 @@
-"""What a model must not give: NaN and infinite numbers, told with the user whose list they would have made."""
+"""Errors for NaN and infinite logits or scores, which name the user concerned."""
 
 from torch import Tensor
 

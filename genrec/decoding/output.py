@@ -93,8 +93,8 @@ class Written:
     @classmethod
     def of(cls, block: UserBlock) -> "Written":
         """The counts of one block."""
-        found = (block.items >= 0).sum(axis=1)
-        return cls(len(found), int((found < block.items.shape[1]).sum()), int((found == 0).sum()))
+        lengths = (block.items >= 0).sum(axis=1)
+        return cls(len(lengths), int((lengths < block.items.shape[1]).sum()), int((lengths == 0).sum()))
 
     def add(self, other: "Written") -> None:
         """Count further lists."""
@@ -144,8 +144,8 @@ def schema_of(*, explained: bool = False, by_item: bool = False, by_transition: 
         by_item: With ``item_log_prob``, log p of the item by its item vector, which took part in the score.
         by_transition: With ``transition_log_prob``, log q of the item by transitions, which took part in the score.
     """
-    parts = ((EXPLANATIONS, explained), (BY_ITEM, by_item), (BY_TRANSITION, by_transition))
-    return pa.schema(LISTS + [column for columns, wanted in parts if wanted for column in columns])
+    optional = ((EXPLANATIONS, explained), (BY_ITEM, by_item), (BY_TRANSITION, by_transition))
+    return pa.schema(LISTS + [column for columns, wanted in optional if wanted for column in columns])
 
 
 def write_group(writer: pq.ParquetWriter, table: pa.Table) -> None:
@@ -156,9 +156,10 @@ def write_group(writer: pq.ParquetWriter, table: pa.Table) -> None:
 def block_table(block: UserBlock, names: Names) -> pa.Table:
     """The rows of one block; columns as in :func:`schema_of`."""
     present = block.items >= 0
-    found = present.sum(axis=1)
+    lengths = present.sum(axis=1)
+    # One row per user and listed item, and one row with nulls for a user without any item.
     kept = present.copy()
-    kept[:, 0] |= found == 0
+    kept[:, 0] |= lengths == 0
     row, column = np.nonzero(kept)
     missing = ~present[row, column]
     columns = [
@@ -166,7 +167,7 @@ def block_table(block: UserBlock, names: Names) -> pa.Table:
         pa.array((column + 1).astype(np.int32), mask=missing),
         names.item_ids.take(pa.array(block.items[row, column], mask=missing)),
         pa.array(block.scores[row, column], mask=missing),
-        pa.array((block.items.shape[1] - found)[row].astype(np.int32)),
+        pa.array((block.items.shape[1] - lengths)[row].astype(np.int32)),
     ]
     if block.codes is not None and block.code_log_probs is not None:
         codes = block.codes[row, column]

@@ -1,4 +1,4 @@
-"""How far lists are: a bar on a terminal, a line now and then in a log."""
+"""Progress of list generation: a bar on a terminal, a line now and then in a log."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class _Lines:
 
 @contextmanager
 def counting_users(shown: bool, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields what is told how many users more are done; shown on the standard error stream.
+    """Yields a function to call with the number of users done since the last call; shown on the standard error stream.
 
     Args:
         shown: Whether anything is shown.

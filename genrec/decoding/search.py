@@ -1,17 +1,27 @@
-"""From histories to lists and samples of items by search over the catalogue's trie."""
+"""Search functions: from encoded histories to ranked items, or to samples of items.
+
+- :func:`beam_search` ranks the items of the leaves that a beam search reached, in modes ``beam`` (also in diverse
+  groups), ``stochastic`` and ``nucleus`` of :class:`~genrec.config.SearchOptions`.
+- :func:`sample_items` draws items without replacement and returns their probabilities too.
+
+Illegal codes are masked in :func:`genrec.decoding.selection.legal_log_probabilities`, excluded items in
+:func:`genrec.decoding.beam.mask_excluded_codes`.
+"""
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from genrec.config import SearchOptions
 from genrec.decoding.beam import CodeWriter, Leaves, find_leaves
 from genrec.decoding.counter_rng import gumbel, history_seeds, stream, user_keys
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
-from genrec.decoding.item_prior import BestGuide, BothGuides, Guide, ItemPrior
+from genrec.decoding.item_prior import ItemPrior, MaxScorePrior, Prior, SumPrior
 from genrec.decoding.nonfinite import refuse_broken_scores
 from genrec.decoding.ranking import RankedItems
-from genrec.decoding.selection import NEGATIVE_INFINITY, Options, condition_on_largest
+from genrec.decoding.selection import NEGATIVE_INFINITY, condition_on_largest, rows_per_user
 from genrec.errors import ConfigError
 from genrec.models.side_inputs import NO_EXTRAS, Extras
 
@@ -22,59 +32,7 @@ def beam_search(
     trie: DeviceTrie,
     items: Tensor,
     lengths: Tensor,
-    *,
-    num_beams: int,
-    top_k: int,
-    exclude: Tensor | None = None,
-    temperature: float = 1.0,
-    renormalize: bool = False,
-    item_weight: float = 0.0,
-    item_guidance: bool = True,
-    length_penalty: float = 0.0,
-    extras: Extras = NO_EXTRAS,
-) -> RankedItems:
-    """Find the k items with the most probable semantic IDs.
-
-    With at least as many beams as leaves the ranking is that of scoring every item. With fewer, M >= k beams still give
-    k items (or all that are allowed), because each beam that lives leads to at least one item that its user may get.
-
-    Args:
-        model: Encodes histories and writes codes.
-        trie: The items that may be recommended.
-        items: Dense item ids, int64 ``[B, T]``, right-padded.
-        lengths: Items per user, int64 ``[B]``; 0 allowed.
-        num_beams: M, clamped to the semantic IDs that exist.
-        top_k: k, the length of the lists.
-        exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
-        temperature: Divides the logits.
-        renormalize: Let the probabilities of the legal codes of a step sum to one.
-        item_weight: w; items are ranked by log p(codes) + w log p(item), the latter from the model's
-            ``item_log_probabilities``.
-        item_guidance: Choose beams by both as well (see :class:`~genrec.decoding.item_prior.ItemGuide`), for B x N more
-            numbers; else by codes alone.
-        length_penalty: p; semantic IDs of n codes are ranked by log p(codes) / n^p.
-        extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
-
-    Returns:
-        Items with what ranked them, in natural logarithms; -1 and -inf where there are fewer than k.
-
-    Raises:
-        ConfigError: If a number is out of range.
-        NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
-    """
-    options = Options(
-        num_beams, temperature, renormalize, length_penalty, item_weight=item_weight, item_guidance=item_guidance
-    )
-    return search_items(model, trie, items, lengths, options, top_k=top_k, exclude=exclude, extras=extras)
-
-
-@torch.no_grad()
-def search_items(
-    model: CodeWriter,
-    trie: DeviceTrie,
-    items: Tensor,
-    lengths: Tensor,
-    options: Options,
+    options: SearchOptions,
     *,
     top_k: int,
     exclude: Tensor | None = None,
@@ -82,16 +40,34 @@ def search_items(
     extras: Extras = NO_EXTRAS,
     added: Tensor | None = None,
 ) -> RankedItems:
-    """Lists by any of the searches that :class:`Options` describe; other arguments as in :func:`beam_search`.
+    """Find the k items with the most probable semantic IDs.
 
-    What ranks: with beams log p of the semantic ID, less the diversity penalties that it met in its group; with
-    ``stochastic`` the perturbed log-probability, so that the list is one sample without replacement; with ``nucleus``
-    log p, and lists are shorter than k where samples repeat each other.
+    With at least as many beams as leaves the ranking is that of scoring every item. With fewer, M >= k beams still give
+    k items (or all that are allowed), because each beam that lives leads to at least one item that its user may get.
+
+    What ranks: in mode ``beam`` log p of the semantic ID, less the diversity penalties that it met in its group; in
+    mode ``stochastic`` the perturbed log-probability, so that the list is one sample without replacement; in mode
+    ``nucleus`` log p, and lists are shorter than k where samples repeat each other. With ``item_weight`` w, items are
+    ranked by log p(codes) + w log p(item), the latter from the model's ``item_log_probabilities``.
 
     Args:
-        options: How to search.
-        seeds: int64 ``[B]``, one per user, for what is drawn; from their histories if None.
+        model: Encodes histories and writes codes.
+        trie: The items that may be recommended.
+        items: Dense item ids, int64 ``[B, T]``, right-padded.
+        lengths: Items per user, int64 ``[B]``; 0 allowed.
+        options: All are read; ``num_beams`` is clamped to the semantic IDs that exist.
+        top_k: k, the length of the lists.
+        exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
+        seeds: int64 ``[B]``, one per user, for random draws; from their histories if None.
+        extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
         added: Further scores of all items, float32 ``[B, N]``; beams follow them as they follow item vectors.
+
+    Returns:
+        Items with what ranked them, in natural logarithms; -1 and -inf where there are fewer than k.
+
+    Raises:
+        ConfigError: If a number is out of range or the mode does not search with beams.
+        NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
     """
     check_options(options, top_k)
     if not trie.num_leaves or not len(items):
@@ -105,19 +81,20 @@ def search_items(
     if options.mode == "stochastic":
         samples = _draw_items(trie, leaves, exclusion, user_keys(options.seed, seeds))
         return trie.rank(samples.keys, samples.items, top_k)
-    if options.rows > 1:
+    if rows_per_user(options) > 1:
+        # Groups and samples are searched independently, so several may reach the same leaf.
         leaves = leaves.distinct()
-    found, scores = _items_of(trie, leaves, exclusion, top_k)
+    candidates, scores = _items_of(trie, leaves, exclusion, top_k)
     if prior is not None:
-        scores = scores + prior.of_items(found)
+        scores = scores + prior.of_items(candidates)
     else:
         if options.item_weight:
-            scores = scores + options.item_weight * model.item_log_probabilities(context, found)
+            scores = scores + options.item_weight * model.item_log_probabilities(context, candidates)
         if added is not None:
-            scores = scores + added.gather(1, found)
+            scores = scores + added.gather(1, candidates)
     if options.item_weight or added is not None:
         refuse_broken_scores(scores)
-    return trie.rank(scores, found, top_k)
+    return trie.rank(scores, candidates, top_k)
 
 
 def _prior(
@@ -125,20 +102,21 @@ def _prior(
     trie: DeviceTrie,
     context: Any,
     batch: int,
-    options: Options,
+    options: SearchOptions,
     exclusion: Exclusion | None,
     added: Tensor | None,
-) -> Guide | None:
+) -> Prior | None:
+    """Scores of the nodes that beams are selected by, besides their codes; None where the codes decide alone."""
     if not options.item_guidance or options.mode != "beam":
         return None
-    guides: list[Guide] = []
+    priors: list[Prior] = []
     if options.item_weight:
-        everything = torch.arange(trie.num_items, device=trie.device).expand(batch, -1)
-        log_probs = model.item_log_probabilities(context, everything)
-        guides.append(ItemPrior(trie, log_probs, options.item_weight, exclusion))
+        every_item = torch.arange(trie.num_items, device=trie.device).expand(batch, -1)
+        log_probs = model.item_log_probabilities(context, every_item)
+        priors.append(ItemPrior(trie, log_probs, options.item_weight, exclusion))
     if added is not None:
-        guides.append(BestGuide(trie, added, exclusion))
-    return guides[0] if len(guides) == 1 else BothGuides(guides) if guides else None
+        priors.append(MaxScorePrior(trie, added, exclusion))
+    return priors[0] if len(priors) == 1 else SumPrior(priors) if priors else None
 
 
 class Samples(NamedTuple):
@@ -163,12 +141,10 @@ def sample_items(
     trie: DeviceTrie,
     items: Tensor,
     lengths: Tensor,
-    num_samples: int,
+    options: SearchOptions,
     *,
-    seed: int = 0,
     seeds: Tensor | None = None,
     exclude: Tensor | None = None,
-    temperature: float = 1.0,
 ) -> Samples:
     """Draw different items of each user without replacement, each with the probability that the model gives it.
 
@@ -181,18 +157,19 @@ def sample_items(
         trie: The items that may be drawn.
         items: Dense item ids, int64 ``[B, T]``, right-padded.
         lengths: Items per user, int64 ``[B]``; 0 allowed.
-        num_samples: S.
-        seed: Of the run.
+        options: ``num_beams`` (S, the number of samples), ``temperature`` and ``seed`` are read, in mode
+            ``stochastic``.
         seeds: int64 ``[B]``, one per user; from their histories if None.
         exclude: Items that a user must not get, int64 ``[B, E]``; -1 fills shorter rows.
-        temperature: Divides the logits.
 
     Raises:
-        ConfigError: If a number is out of range.
+        ConfigError: If a number is out of range or the mode is another one.
         NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
     """
-    options = Options(num_samples, temperature, mode="stochastic", seed=seed)
+    num_samples = options.num_beams
     check_options(options, num_samples)
+    if options.mode != "stochastic":
+        raise ConfigError(f"mode: {options.mode} does not sample without replacement", expected="mode: stochastic")
     if not trie.num_leaves or not len(items):
         nothing = RankedItems.nothing(len(items), num_samples, items.device)
         return Samples(nothing.items, nothing.scores, nothing.scores)
@@ -200,21 +177,18 @@ def sample_items(
     exclusion = trie.exclusion(exclude)
     leaves = find_leaves(model, trie, model.encode(items, lengths), options, exclusion, seeds)
     leaves.refuse_broken()
-    drawn = _draw_items(trie, leaves, exclusion, user_keys(seed, seeds))
+    drawn = _draw_items(trie, leaves, exclusion, user_keys(options.seed, seeds))
     missing = num_samples - drawn.items.shape[1]
     if missing > 0:
         fillings = (0, NEGATIVE_INFINITY, NEGATIVE_INFINITY)
-        parts = (
-            torch.nn.functional.pad(part, (0, missing), value=fill) for part, fill in zip(drawn, fillings, strict=True)
-        )
-        drawn = Samples(*parts)
+        drawn = Samples(*(pad(field, (0, missing), value=fill) for field, fill in zip(drawn, fillings, strict=True)))
     keys, order = drawn.keys.topk(num_samples)
-    found = drawn.items.gather(1, order).masked_fill(keys.isneginf(), -1)
-    return Samples(found, drawn.log_probs.gather(1, order), keys)
+    ordered_items = drawn.items.gather(1, order).masked_fill(keys.isneginf(), -1)
+    return Samples(ordered_items, drawn.log_probs.gather(1, order), keys)
 
 
-def check_options(options: Options, top_k: int) -> None:
-    """Refuse what cannot be searched.
+def check_options(options: SearchOptions, top_k: int) -> None:
+    """Refuse what cannot be searched: ``model_copy`` changes options without validating them.
 
     Raises:
         ConfigError: If a number is out of range or the groups do not divide the beams.
@@ -233,9 +207,10 @@ def check_options(options: Options, top_k: int) -> None:
 
 def _items_of(trie: DeviceTrie, leaves: Leaves, exclusion: Exclusion | None, top_k: int) -> tuple[Tensor, Tensor]:
     """Items ``[B, C]`` at the leaves and their keys; -inf where there is none or it is excluded."""
-    # Of a crowded leaf more than k items are of no use, unless some of them are excluded.
-    most = top_k if exclusion is None else top_k + exclusion.items.shape[1]
-    items = trie.items_at(leaves.nodes, most)
+    # More than k items of one leaf are of no use, except to replace those that are excluded.
+    most_per_leaf = top_k if exclusion is None else top_k + exclusion.items.shape[1]
+    items = trie.items_at(leaves.nodes, most_per_leaf)
+    # [B, M, W] -> [B, M * W]: the items of a leaf share its key.
     keys = leaves.keys.unsqueeze(-1).expand(items.shape).flatten(1)
     items = items.flatten(1)
     missing = items < 0
@@ -245,7 +220,7 @@ def _items_of(trie: DeviceTrie, leaves: Leaves, exclusion: Exclusion | None, top
 
 
 def _draw_items(trie: DeviceTrie, leaves: Leaves, exclusion: Exclusion | None, keys: Tensor) -> Samples:
-    """One level more below sampled leaves: each item of a leaf has an equal share of its probability."""
+    """Draw items below sampled leaves: one further level, on which each item has an equal share of its leaf."""
     items = trie.items_at(leaves.nodes, trie.leaf_width)
     missing = items < 0
     if exclusion is not None:

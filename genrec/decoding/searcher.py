@@ -1,18 +1,26 @@
-"""A model with its trie, its precision and its way of searching: what asks for lists, batch after batch."""
+"""Searcher: a model with its trie, its precision and its search options, asked for lists batch after batch.
+
+Design choices:
+
+- Tries and copies in another precision are cached per model, by weak reference, and made again when a tensor of the
+  model changes (its version counter). Price: an in-place change that hides from the counter is not noticed.
+- One class chooses the algorithm: a matrix product for item scorers, a table for parallel heads, beam search or an
+  exhaustive walk for models that write codes one after another.
+"""
 
 import copy
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.config import DecodingConfig
+from genrec.config import DecodingConfig, SearchOptions
 from genrec.decoding.device_trie import DeviceTrie
 from genrec.decoding.exhaustive import exhaustive_search, score_catalogue
 from genrec.decoding.ranking import RankedItems, top_items
-from genrec.decoding.search import search_items
-from genrec.decoding.selection import Options
+from genrec.decoding.search import beam_search
 from genrec.decoding.session import list_by_sessions, session_size_of
 from genrec.decoding.transitions import added_scores, log_scores, transition_weight
 from genrec.errors import ArtifactError, ConfigError
@@ -24,18 +32,18 @@ from genrec.tokenizers.trie import build_trie
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _tries: WeakKeyDictionary[GenerativeRecommender, tuple[tuple[int, torch.device], DeviceTrie]] = WeakKeyDictionary()
-_twins: WeakKeyDictionary[RecommenderModel, tuple[list[object], RecommenderModel]] = WeakKeyDictionary()
+_copies: WeakKeyDictionary[RecommenderModel, tuple[list[object], RecommenderModel]] = WeakKeyDictionary()
 
 
 def trie_of(model: GenerativeRecommender) -> DeviceTrie:
     """The trie of a model's code table on the model's device; built once and again when either changes."""
     state = _state_of(model)
-    known = _tries.get(model)
-    if known is None or known[0] != state:
+    cached = _tries.get(model)
+    if cached is None or cached[0] != state:
         trie = build_trie(model.item_codes.cpu().numpy(), model.level_sizes)
-        known = (state, DeviceTrie(trie, model.item_codes.device))
-        _tries[model] = known
-    return known[1]
+        cached = (state, DeviceTrie(trie, model.item_codes.device))
+        _tries[model] = cached
+    return cached[1]
 
 
 def use_index(model: GenerativeRecommender, index: ItemIndex) -> None:
@@ -67,13 +75,14 @@ def in_precision(model: RecommenderModel, precision: str) -> RecommenderModel:
     dtype = DTYPES[precision]
     if precision == "fp32" or model.dtype == dtype:
         return model
-    state: list[object] = [dtype, *((part._version, part.data_ptr()) for part in _tensors(model))]
-    known = _twins.get(model)
-    if known is None or known[0] != state:
-        twin = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
-        known = (state, twin.eval())
-        _twins[model] = known
-    return known[1]
+    # PyTorch counts in-place changes of a tensor in _version: the copy is current while no counter has moved.
+    state: list[object] = [dtype, *((tensor._version, tensor.data_ptr()) for tensor in _tensors(model))]
+    cached = _copies.get(model)
+    if cached is None or cached[0] != state:
+        converted = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
+        cached = (state, converted.eval())
+        _copies[model] = cached
+    return cached[1]
 
 
 class Searcher:
@@ -85,7 +94,7 @@ class Searcher:
     Args:
         model: Any family, in eval mode.
         decoding: Beams, temperature and so on; ``batch_size`` is not read here.
-        allowed: bool ``[N]``, False for items that nobody may get; None allows all.
+        allowed: bool ``[N]``, False for items that no user may get; None allows all.
 
     Raises:
         ConfigError: If the filter does not fit the catalogue, the model cannot write such sessions, or transitions are
@@ -94,7 +103,8 @@ class Searcher:
 
     def __init__(self, model: RecommenderModel, decoding: DecodingConfig, allowed: np.ndarray | None = None) -> None:
         transition_weight(model, decoding)
-        self.known, self.decoding = model, decoding
+        # Links between items are registered for the model as given, not for its copy in another precision.
+        self.full_precision_model, self.decoding = model, decoding
         self.model = in_precision(model, decoding.precision)
         self.allowed = _allowed_tensor(model, allowed)
         self.session_size = items_per_sequence(model, decoding)
@@ -127,59 +137,30 @@ class Searcher:
             NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
         """
         model, decoding, trie = self.model, self.decoding, self.trie
-        added = added_scores(self.known, decoding, items, lengths)
+        added = added_scores(self.full_precision_model, decoding, items, lengths)
         if isinstance(model, ItemScorer):
             scores = model.score_items(items, lengths, **extras)
             return top_items(_sum(scores, added), top_k, exclude, self.allowed)
         if not isinstance(model, GenerativeRecommender):
             raise TypeError(f"{type(model).__name__} neither writes semantic IDs nor scores items")
         if decoding.mode == "items":
-            everything = torch.arange(model.config.num_items, device=items.device).expand(len(items), -1)
-            scores = model.item_log_probabilities(model.encode(items, lengths, **extras), everything)
+            every_item = torch.arange(model.config.num_items, device=items.device).expand(len(items), -1)
+            scores = model.item_log_probabilities(model.encode(items, lengths, **extras), every_item)
             return top_items(_sum(scores, added), top_k, exclude, self.allowed)
+        batch: dict[str, Any] = {"top_k": top_k, "exclude": exclude, "extras": extras}
         if trie is None:
-            return score_catalogue(
-                model,
-                items,
-                lengths,
-                top_k=top_k,
-                exclude=exclude,
-                allowed=self.allowed,
-                temperature=decoding.temperature,
-                length_penalty=decoding.length_penalty,
-                item_weight=decoding.item_weight,
-                extras=extras,
-                added=added,
-            )
+            return score_catalogue(model, items, lengths, decoding, allowed=self.allowed, added=added, **batch)
         if decoding.mode == "exhaustive":
-            return exhaustive_search(
-                model,
-                trie,
-                items,
-                lengths,
-                top_k=top_k,
-                exclude=exclude,
-                temperature=decoding.temperature,
-                renormalize=decoding.renormalize,
-                item_weight=decoding.item_weight,
-                length_penalty=decoding.length_penalty,
-                extras=extras,
-                added=added,
-            )
-        options = options_of(decoding, top_k)
+            return exhaustive_search(model, trie, items, lengths, decoding, added=added, **batch)
+        options = enough_beams(decoding, top_k)
         if decoding.mode == "session":
-            size = self.session_size
-            return list_by_sessions(
-                model, trie, items, lengths, options, session_size=size, top_k=top_k, exclude=exclude, extras=extras
-            )
-        return search_items(
-            model, trie, items, lengths, options, top_k=top_k, exclude=exclude, seeds=seeds, extras=extras, added=added
-        )
+            return list_by_sessions(model, trie, items, lengths, options, session_size=self.session_size, **batch)
+        return beam_search(model, trie, items, lengths, options, seeds=seeds, added=added, **batch)
 
     def transition_log_probs(self, items: Tensor, lengths: Tensor, found: Tensor) -> Tensor | None:
         """log q of ``found [B, k]`` by transitions, float32; None where they take no part."""
-        known = log_scores(self.known, self.decoding, items, lengths)
-        return None if known is None else known.gather(1, found.clamp(min=0))
+        log_probs = log_scores(self.full_precision_model, self.decoding, items, lengths)
+        return None if log_probs is None else log_probs.gather(1, found.clamp(min=0))
 
 
 def items_per_sequence(model: RecommenderModel, decoding: DecodingConfig) -> int:
@@ -193,22 +174,10 @@ def items_per_sequence(model: RecommenderModel, decoding: DecodingConfig) -> int
     return 1
 
 
-def options_of(decoding: DecodingConfig, top_k: int) -> Options:
-    """The search that a recipe asks for, with as many beams as lists of ``top_k`` items need in every group."""
-    groups = decoding.beam_groups
-    return Options(
-        num_beams=groups * max(decoding.num_beams // groups, top_k),
-        temperature=decoding.temperature,
-        renormalize=decoding.renormalize,
-        length_penalty=decoding.length_penalty,
-        mode=decoding.mode if decoding.mode in ("stochastic", "nucleus") else "beam",
-        beam_groups=groups,
-        diversity_penalty=decoding.diversity_penalty,
-        top_p=decoding.top_p,
-        item_weight=decoding.item_weight,
-        item_guidance=decoding.item_guidance,
-        seed=decoding.seed,
-    )
+def enough_beams(options: SearchOptions, top_k: int) -> SearchOptions:
+    """The same search with at least ``top_k`` beams in every group, so that lists are full."""
+    groups = options.beam_groups
+    return options.model_copy(update={"num_beams": groups * max(options.num_beams // groups, top_k)})
 
 
 def _sum(scores: Tensor, added: Tensor | None) -> Tensor:

@@ -1,9 +1,13 @@
-"""Lists written as one sequence: every item given the history and the items before it in the list.
+"""Session search: lists written as one sequence, each item given the history and the items before it in the list.
 
-The session-wise generation of OneRec (Deng et al. 2025, section 3.2): beams are whole lists that grow code by code
-through the catalogue's trie; behind the last code of an item they stand at its root again. A beam never writes an item
-twice: what stands in its list is excluded for it exactly as seen items are excluded for a user, so no beam runs into a
-dead end.
+The session-wise generation of OneRec (Deng et al. 2025, section 3.2). Beams are whole lists that grow code by code
+through the catalogue's trie; after the last code of an item they continue at its root.
+
+Design choices:
+
+- A beam never writes an item twice: the items of its list are excluded for it exactly as seen items are excluded for a
+  user, so no beam runs into a dead end. Price: the exclusion is made again per item, for every beam.
+- One sequence has ``session_size`` items; longer lists are further sessions with the same history.
 """
 
 from typing import Any, NamedTuple
@@ -12,19 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from genrec.config import DecodingConfig
+from genrec.config import DecodingConfig, SearchOptions
 from genrec.decoding.beam import (
     CodeWriter,
-    ban_edges,
+    append_end_edge,
+    check_codebook_size,
     log_probabilities,
-    refuse_other_codebook,
-    with_end_edge,
+    mask_excluded_codes,
 )
 from genrec.decoding.device_trie import DeviceTrie, Exclusion
 from genrec.decoding.nonfinite import NonFiniteLogitsError
 from genrec.decoding.ranking import RankedItems
 from genrec.decoding.search import check_options
-from genrec.decoding.selection import NEGATIVE_INFINITY, Options, legal
+from genrec.decoding.selection import NEGATIVE_INFINITY, legal_log_probabilities
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings
 from genrec.models.layers.codes import NO_CODE
@@ -118,7 +122,7 @@ def list_by_sessions(
     trie: DeviceTrie,
     items: Tensor,
     lengths: Tensor,
-    options: Options,
+    options: SearchOptions,
     *,
     session_size: int,
     top_k: int,
@@ -146,25 +150,25 @@ def list_by_sessions(
         NonFiniteLogitsError: Naming the first row and step with NaN or infinite logits.
     """
     check_options(options, top_k)
-    found = RankedItems.nothing(len(items), top_k, items.device)
+    lists = RankedItems.nothing(len(items), top_k, items.device)
     if not trie.num_leaves or not len(items):
-        return found
+        return lists
     context = model.encode(items, lengths, **extras)
-    before = torch.zeros(len(items), device=items.device)
+    score_so_far = torch.zeros(len(items), device=items.device)
     excluded = items[:, :0] if exclude is None else exclude.to(items.device)
     for first in range(0, top_k, session_size):
         size = min(session_size, top_k - first)
-        banned = torch.cat([excluded, found.items[:, :first]], dim=1)
-        sessions = write_sessions(model, trie, context, options, size, banned)
-        found.items[:, first : first + size] = sessions.items[:, 0]
-        found.scores[:, first : first + size] = before.unsqueeze(1) + sessions.scores[:, 0]
-        before = found.scores[:, first + size - 1]
-    return found
+        excluded_now = torch.cat([excluded, lists.items[:, :first]], dim=1)
+        sessions = write_sessions(model, trie, context, options, size, excluded_now)
+        lists.items[:, first : first + size] = sessions.items[:, 0]
+        lists.scores[:, first : first + size] = score_so_far.unsqueeze(1) + sessions.scores[:, 0]
+        score_so_far = lists.scores[:, first + size - 1]
+    return lists
 
 
 @torch.no_grad()
 def write_sessions(
-    model: CodeWriter, trie: DeviceTrie, context: Any, options: Options, size: int, exclude: Tensor
+    model: CodeWriter, trie: DeviceTrie, context: Any, options: SearchOptions, size: int, exclude: Tensor
 ) -> Sessions:
     """The most probable lists of ``size`` different items by beam search, as many as there are beams.
 
@@ -188,49 +192,52 @@ def write_sessions(
     for _ in range(size):
         beams, steps = _write_item(model, trie, context, options, beams, exclude)
         broken.append(steps)
-    wrong = torch.cat(broken, dim=1)
-    if wrong.any():
-        row, step = wrong.nonzero()[0].tolist()
+    broken_steps = torch.cat(broken, dim=1)
+    if broken_steps.any():
+        row, step = broken_steps.nonzero()[0].tolist()
         raise NonFiniteLogitsError(row, step)
     return beams.sessions
 
 
 def _write_item(
-    model: CodeWriter, trie: DeviceTrie, context: Any, options: Options, beams: _Beams, exclude: Tensor
+    model: CodeWriter, trie: DeviceTrie, context: Any, options: SearchOptions, beams: _Beams, exclude: Tensor
 ) -> tuple[_Beams, Tensor]:
     """Lists with one item more, and the steps ``[B, L]`` at which a user's logits were NaN or infinite."""
     users, width = beams.totals.shape
+    # Per list, not per user: what the user must not get and what is in the list, [B * M, E + i].
     taken = torch.cat([exclude.unsqueeze(1).expand(-1, width, -1), beams.sessions.items], dim=2)
     exclusion = trie.exclusion(taken.flatten(0, 1))
+    # Row of a user's first list in that exclusion.
     first = width * torch.arange(users, device=exclude.device).unsqueeze(1)
-    # The list that each beam goes on from.
+    # The list of the exclusion that each beam continues; beams are reordered at every code.
     origin = torch.arange(width, device=exclude.device).expand(users, -1)
     nodes, totals, prefix, slots = torch.zeros_like(origin), beams.totals, beams.prefix, beams.slots
     broken = []
     for depth, level in enumerate(trie.levels):
         logits = model.next_code_logits(context, prefix, slots)
-        refuse_other_codebook(logits, trie, depth)
+        check_codebook_size(logits, trie, depth)
         values = log_probabilities(logits, options.temperature)
         broken.append(values[..., 0].isnan().any(dim=1))
-        own = None if exclusion is None else exclusion.select((origin + first).flatten())
-        values = with_end_edge(values, level).flatten(0, 1).unsqueeze(1)
-        values = ban_edges(values, nodes.view(-1, 1), depth, own).view(*nodes.shape, -1)
-        grown = legal(level, nodes, values, options.renormalize) + totals.unsqueeze(-1)
+        beam_exclusion = None if exclusion is None else exclusion.select((origin + first).flatten())
+        # [B, M, K] -> [B * M, 1, K]: every beam is a row of its own for the exclusion, then back.
+        values = append_end_edge(values, level).flatten(0, 1).unsqueeze(1)
+        values = mask_excluded_codes(values, nodes.view(-1, 1), depth, beam_exclusion).view(*nodes.shape, -1)
+        grown = legal_log_probabilities(level, nodes, values, options.renormalize) + totals.unsqueeze(-1)
         totals, numbers = grown.flatten(1).topk(min(options.num_beams, grown[0].numel()))
         slots = numbers // level.choices
         nodes, codes = level.follow(nodes.gather(1, slots), numbers % level.choices)
         codes = codes.masked_fill(codes == trie.level_sizes[depth], NO_CODE)
         prefix = torch.cat([_of_slots(prefix, slots), codes.unsqueeze(-1)], dim=2)
         origin = origin.gather(1, slots)
-    own = None if exclusion is None else exclusion.select((origin + first).flatten())
-    items = _first_items(trie, nodes, own).masked_fill(totals.isneginf(), -1)
-    earlier = (_of_slots(part, origin) for part in beams.sessions)
+    beam_exclusion = None if exclusion is None else exclusion.select((origin + first).flatten())
+    items = _first_items(trie, nodes, beam_exclusion).masked_fill(totals.isneginf(), -1)
+    earlier = (_of_slots(table, origin) for table in beams.sessions)
     sessions = (torch.cat([old, new.unsqueeze(-1)], dim=2) for old, new in zip(earlier, (items, totals), strict=True))
     return _keep_ended(_Beams(Sessions(*sessions), totals, prefix, slots), beams), torch.stack(broken, dim=1)
 
 
 def _keep_ended(grown: _Beams, before: _Beams) -> _Beams:
-    """Where nothing is left that a user may get, the lists before, with a place that stays empty."""
+    """Where no item is left that a user may get, the lists before, with an empty position at the end."""
     ended = grown.totals[:, :1].isneginf()
     more = grown.totals.shape[1] - before.totals.shape[1]
     items = pad(before.sessions.items, (0, 1, 0, more), value=-1)
@@ -249,9 +256,10 @@ def _first_items(trie: DeviceTrie, leaves: Tensor, exclusion: Exclusion | None) 
     allowed = items >= 0
     if exclusion is not None:
         allowed &= ~exclusion.contains(items.flatten(0, 1)).view_as(items)
+    # The largest of 0 and 1 is the first 1: argmax returns the first item that is allowed.
     return items.gather(2, allowed.byte().argmax(dim=2, keepdim=True)).squeeze(2)
 
 
-def _of_slots(part: Tensor, slots: Tensor) -> Tensor:
-    """Rows ``slots [B, M']`` of ``part [B, M, n]``."""
-    return part.gather(1, slots.unsqueeze(-1).expand(-1, -1, part.shape[2]))
+def _of_slots(table: Tensor, slots: Tensor) -> Tensor:
+    """Rows ``slots [B, M']`` of ``table [B, M, n]``."""
+    return table.gather(1, slots.unsqueeze(-1).expand(-1, -1, table.shape[2]))

@@ -1,10 +1,14 @@
-"""Lists that survive a kill: each block is a file of its own until all are there and become one.
+"""Shards: resumable list files, one per block of users, joined into the target when all are written.
 
-Beside the target lies a private folder with ``request.json`` (what the lists are made from), one Parquet file per block
-and the commit lists ``commits-RANK.jsonl``, one per process: a line says that a block is done, its SHA-256 and its
-counts. A block counts as done if a line says so and its file has that hash, so that nothing torn is ever taken for
-whole. Blocks do not depend on each other nor on who made them: going on, with any number of processes, leads to the
-same bytes.
+Next to the target is a private folder with ``request.json`` (what the lists are made from), one Parquet file per block
+and the commit lists ``commits-RANK.jsonl``, one per process: a line has a block's number, SHA-256 and counts.
+
+Design choices:
+
+- A block counts as done if a line says so and its file has that hash, so a torn file is never taken for whole. Price:
+  files are hashed again when a run continues.
+- Blocks do not depend on each other or on the process that makes them: a resumed run, with any number of processes,
+  gives the same bytes.
 """
 
 import hashlib
@@ -81,17 +85,17 @@ class Shards:
             request: Everything that the lists depend on, JSON-able: lists made for another request are thrown away.
 
         Raises:
-            ArtifactError: If the place cannot be written or the disk is full.
+            ArtifactError: If the folder cannot be written or the disk is full.
         """
         request = json.loads(json.dumps(request))
         if self.folder.exists():
-            known = self._request()
-            changed = sorted(key for key in {*known, *request} if known.get(key) != request.get(key))
+            earlier = self._request()
+            changed = sorted(key for key in {*earlier, *request} if earlier.get(key) != request.get(key))
             if not changed:
                 done = self.blocks - len(self.missing(range(self.blocks)))
                 logger.info("continuing %s: %d of %d blocks of users are there", self.target.name, done, self.blocks)
                 return
-            if known:
+            if earlier:
                 logger.warning(
                     "lists begun in %s were of another request (%s): all are made anew", self.folder, ", ".join(changed)
                 )
@@ -109,10 +113,10 @@ class Shards:
         return [number for number in blocks if self._whole(number, commits) is None]
 
     def commit(self, number: int, block: UserBlock, names: Names) -> None:
-        """Write one block; it is done when its line stands in the commit list.
+        """Write one block; it is done when its line is in the commit list.
 
         Raises:
-            ArtifactError: If the place cannot be written or the disk is full.
+            ArtifactError: If the folder cannot be written or the disk is full.
         """
         sink = pa.BufferOutputStream()
         table = block_table(block, names)
@@ -122,7 +126,7 @@ class Shards:
         commit = Commit(number, hashlib.sha256(content).hexdigest(), **asdict(Written.of(block)))
         temporary = self.folder / f"{number}.{os.getpid()}.part"
         with reporting_write_errors(self.target):
-            # Not synced: a file that a power cut tore does not have the hash that its line tells.
+            # Not synced: a file that a power cut tore does not have the hash in its line.
             temporary.write_bytes(content)
             os.replace(temporary, self._path(number))
             with self._list.open("a", encoding="utf-8") as stream:
@@ -196,7 +200,7 @@ def write_recommendations(
         request: Everything that the lists depend on, JSON-able.
 
     Raises:
-        ArtifactError: If the place cannot be written or the disk is full.
+        ArtifactError: If the folder cannot be written or the disk is full.
     """
     shards = Shards(path, count_blocks(len(names.users)))
     shards.open(request)
@@ -204,19 +208,19 @@ def write_recommendations(
     return shards.join(schema)
 
 
-def commit_blocks(shards: Shards, generate: Generate, names: Names, own: Iterable[int]) -> None:
+def commit_blocks(shards: Shards, generate: Generate, names: Names, numbers: Iterable[int]) -> None:
     """Make those of a process's blocks that are missing.
 
     Args:
         shards: Where they go.
         generate: Makes blocks.
         names: External ids.
-        own: Blocks of this process.
+        numbers: Blocks of this process.
 
     Raises:
-        ArtifactError: If the place cannot be written or the disk is full.
+        ArtifactError: If the folder cannot be written or the disk is full.
     """
-    missing = shards.missing(own)
+    missing = shards.missing(numbers)
     if not missing:
         return
     for number, block in zip(missing, generate(missing), strict=True):

@@ -1,4 +1,4 @@
-"""Item-to-item links added to what a model says: ``decoding.transition_weight``.
+"""Transitions: item-to-item links added to the scores of a model: ``decoding.transition_weight``.
 
     score(j) = what ranks item j without them + w log q(j)
     q(j) = exp(z(j)) / sum over all items of exp(z)
@@ -82,11 +82,11 @@ class Transitions:
             lengths: Items per user, int64 ``[B]``; with 0 all items have the same.
         """
         rows, counts = items.cpu().numpy(), lengths.cpu().numpy()
-        real = np.arange(rows.shape[1]) < counts[:, None]
+        mask = np.arange(rows.shape[1]) < counts[:, None]
         offsets = np.concatenate([[0], counts.cumsum()])
-        histories = Histories(np.arange(len(rows)), offsets, rows[real].astype(np.int32))
-        found = history_weights(histories, self.num_items, self.decay, self.last_n) @ self.links
-        scores = torch.from_numpy(found.toarray()).double()
+        histories = Histories(np.arange(len(rows)), offsets, rows[mask].astype(np.int32))
+        strengths = history_weights(histories, self.num_items, self.decay, self.last_n) @ self.links
+        scores = torch.from_numpy(strengths.toarray()).double()
         spread = scores.std(dim=1, correction=0, keepdim=True)
         scores = (scores - scores.mean(dim=1, keepdim=True)) / torch.where(spread > 0, spread, 1.0)
         return scores.log_softmax(dim=1).float().to(items.device)
@@ -105,7 +105,7 @@ class Transitions:
         """Write ``transitions.safetensors`` and ``transitions.json``; 8 bytes per link.
 
         Raises:
-            ArtifactError: If the place cannot be written or the disk is full.
+            ArtifactError: If the folder cannot be written or the disk is full.
         """
         arrays = {"starts": self.links.indptr.astype(np.int64), "items": self.links.indices.astype(np.int32)}
         save_arrays(folder / LINKS_FILE, {**arrays, "strengths": self.links.data.astype(np.float32)})
@@ -126,7 +126,9 @@ class Transitions:
                 f"{present[0]} is there alone", where=str(folder), expected=" and ".join(FILES), fix=FIX
             )
         with reading(folder):
-            told = parse_settings(_Description, read_json(folder / DESCRIPTION_FILE), where=str(folder / FILES[1]))
+            description = parse_settings(
+                _Description, read_json(folder / DESCRIPTION_FILE), where=str(folder / FILES[1])
+            )
             arrays = load_arrays(folder / LINKS_FILE, ("starts", "items", "strengths"))
             starts, items, strengths = (arrays[name] for name in ("starts", "items", "strengths"))
             if not _are_links(starts, items, strengths, num_items):
@@ -137,18 +139,18 @@ class Transitions:
                     fix=FIX,
                 )
             links = sparse.csr_array((strengths, items, starts), shape=(num_items, num_items))
-        return cls(links, told.decay, told.last_n, told.weight, told.settings)
+        return cls(links, description.decay, description.last_n, description.weight, description.settings)
 
 
-_known: WeakKeyDictionary[RecommenderModel, Transitions] = WeakKeyDictionary()
+_transitions: WeakKeyDictionary[RecommenderModel, Transitions] = WeakKeyDictionary()
 
 
 def use_transitions(model: RecommenderModel, transitions: Transitions | None) -> None:
-    """Let ``decoding.transition_weight`` add these links to what a model says; None takes them away."""
+    """Let ``decoding.transition_weight`` add these links to the scores of a model; None takes them away."""
     if transitions is None:
-        _known.pop(model, None)
+        _transitions.pop(model, None)
     else:
-        _known[model] = transitions
+        _transitions[model] = transitions
 
 
 def added_scores(model: RecommenderModel, decoding: DecodingConfig, items: Tensor, lengths: Tensor) -> Tensor | None:
@@ -163,13 +165,13 @@ def added_scores(model: RecommenderModel, decoding: DecodingConfig, items: Tenso
     Raises:
         ConfigError: If the model has no links.
     """
-    known = log_scores(model, decoding, items, lengths)
-    return None if known is None else known.mul_(transition_weight(model, decoding))
+    log_probs = log_scores(model, decoding, items, lengths)
+    return None if log_probs is None else log_probs.mul_(transition_weight(model, decoding))
 
 
 def log_scores(model: RecommenderModel, decoding: DecodingConfig, items: Tensor, lengths: Tensor) -> Tensor | None:
     """log q of every item, float32 ``[B, N]``; None where w is 0. Arguments as in :func:`added_scores`."""
-    return _known[model].log_scores(items, lengths) if transition_weight(model, decoding) else None
+    return _transitions[model].log_scores(items, lengths) if transition_weight(model, decoding) else None
 
 
 def transition_weight(model: RecommenderModel, decoding: DecodingConfig) -> float:
@@ -181,14 +183,14 @@ def transition_weight(model: RecommenderModel, decoding: DecodingConfig) -> floa
     wanted = decoding.transition_weight
     if wanted == 0:
         return 0.0
-    if model not in _known:
+    if model not in _transitions:
         raise ConfigError(
             "the model has no transitions",
             where="decoding.transition_weight",
             expected=f"a model folder with {LINKS_FILE}",
             fix="set decoding.transition_weight: 0, or make a copy of the model with them: genrec add-transitions",
         )
-    return _known[model].weight if wanted == "auto" else wanted
+    return _transitions[model].weight if wanted == "auto" else wanted
 
 
 def without_transitions(decoding: DecodingConfig) -> DecodingConfig:

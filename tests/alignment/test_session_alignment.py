@@ -21,7 +21,7 @@ from genrec.alignment.scoring import sequence_log_probs
 from genrec.alignment.setup import build_reward, check_recipe
 from genrec.config import PairsConfig
 from genrec.data.histories import Histories
-from genrec.decoding import Options, generate_lists, trie_of, write_sessions
+from genrec.decoding import SearchOptions, generate_lists, trie_of, write_sessions
 from genrec.errors import ConfigError, DataError
 
 SESSIONS = DECODING.model_copy(update={"mode": "session", "session_size": 3, "num_beams": 8})
@@ -58,7 +58,9 @@ def test_teacher_forced_lists_have_the_probabilities_of_the_search(family, histo
     settings = {"session_size": 3} if family == "seq2seq" else {}
     model, (items, lengths) = make_model(family, **settings), histories
     with torch.no_grad():
-        found = write_sessions(model, trie_of(model), model.encode(items, lengths), Options(6), 3, items[:, :0])
+        found = write_sessions(
+            model, trie_of(model), model.encode(items, lengths), SearchOptions(num_beams=6), 3, items[:, :0]
+        )
         assert torch.allclose(sequence_log_probs(model, items, lengths, found.items), found.scores[..., -1], atol=1e-5)
         shorter = found.items.clone()
         shorter[..., 2] = -1

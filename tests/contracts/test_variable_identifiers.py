@@ -6,7 +6,7 @@ import torch
 from test_recommenders import DRAWING, EXTRA, HISTORIES, NEXT_ITEM, NUM_ITEMS, SMALL, TEXTS
 
 from genrec.config import RecommenderConfig
-from genrec.decoding import beam_search, exhaustive_search, sample_items, trie_of
+from genrec.decoding import SearchOptions, beam_search, exhaustive_search, sample_items, trie_of
 from genrec.errors import ConfigError
 from genrec.models import build_recommender, load_recommender
 from genrec.models.registry import FAMILIES, recommender_class
@@ -67,7 +67,7 @@ def test_beams_find_what_scoring_every_item_finds(family, histories):
     with torch.no_grad():
         expected = scores_one_by_one(model, *histories)
     for found in (
-        beam_search(model, trie_of(model), *histories, num_beams=NUM_ITEMS, top_k=NUM_ITEMS),
+        beam_search(model, trie_of(model), *histories, SearchOptions(num_beams=NUM_ITEMS), top_k=NUM_ITEMS),
         exhaustive_search(model, trie_of(model), *histories, top_k=NUM_ITEMS, max_nodes=7),
     ):
         for user in range(len(expected)):
@@ -97,7 +97,7 @@ def test_what_stands_behind_an_end_does_not_matter(family, histories):
     ended = int((model.item_codes[:, 1] < 0).nonzero()[0])
     assert int(model.item_codes[ended, 0]) == 2
     with torch.no_grad():
-        found = beam_search(model, trie_of(model), *histories, num_beams=NUM_ITEMS, top_k=NUM_ITEMS)
+        found = beam_search(model, trie_of(model), *histories, SearchOptions(num_beams=NUM_ITEMS), top_k=NUM_ITEMS)
         first = model.next_code_logits(context, torch.zeros(6, 1, 0, dtype=torch.long))[:, 0].log_softmax(-1)
     for user in range(6):
         place = found.items[user].tolist().index(ended)
@@ -107,13 +107,15 @@ def test_what_stands_behind_an_end_does_not_matter(family, histories):
 def test_padding_and_batch_change_nothing(family, histories):
     model = make_model(family).eval()
     items, lengths = histories
-    whole = beam_search(model, trie_of(model), items, lengths, num_beams=10, top_k=10)
+    whole = beam_search(model, trie_of(model), items, lengths, SearchOptions(num_beams=10), top_k=10)
     wide = torch.cat([items, items], dim=1)
-    widened = beam_search(model, trie_of(model), wide, lengths, num_beams=10, top_k=10)
+    widened = beam_search(model, trie_of(model), wide, lengths, SearchOptions(num_beams=10), top_k=10)
     torch.testing.assert_close(widened.scores, whole.scores, atol=1e-5, rtol=0)
     for row, length in enumerate(lengths.tolist()):
         one = slice(row, row + 1)
-        alone = beam_search(model, trie_of(model), items[one, : max(length, 1)], lengths[one], num_beams=10, top_k=10)
+        alone = beam_search(
+            model, trie_of(model), items[one, : max(length, 1)], lengths[one], SearchOptions(num_beams=10), top_k=10
+        )
         torch.testing.assert_close(alone.scores[0], whole.scores[row], atol=1e-5, rtol=0)
 
 
@@ -121,7 +123,10 @@ def test_saved_and_loaded_it_answers_the_same(family, histories, tmp_path):
     model = make_model(family).eval()
     model.save_pretrained(tmp_path)
     loaded = load_recommender(tmp_path)
-    before, after = (sample_items(one, trie_of(one), *histories, 5) for one in (model, loaded))
+    before, after = (
+        sample_items(one, trie_of(one), *histories, SearchOptions(num_beams=5, mode="stochastic", seed=0))
+        for one in (model, loaded)
+    )
     assert torch.equal(before.items, after.items)
     assert torch.equal(before.log_probs, after.log_probs)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class FakeWriter:
-    """Random logits from the last item of the history and the whole prefix; checks the parents that a search claims.
+    """Random logits from the last item of the history and the whole prefix; checks the beam index that a search claims.
 
     Args:
         level_sizes: Codebook sizes.
@@ -31,10 +31,10 @@ class FakeWriter:
         last = items.gather(1, (lengths - 1).clamp(min=0).unsqueeze(1))[:, 0]
         return self.users[torch.where(lengths > 0, last + 1, 0)]
 
-    def next_code_logits(self, context: Tensor, prefix: Tensor, parents: Tensor | None = None) -> Tensor:
+    def next_code_logits(self, context: Tensor, prefix: Tensor, beam_index: Tensor | None = None) -> Tensor:
         level = prefix.shape[2]
-        if level and parents is not None:
-            claimed = self.before.gather(1, parents.unsqueeze(-1).expand(-1, -1, level - 1))
+        if level and beam_index is not None:
+            claimed = self.before.gather(1, beam_index.unsqueeze(-1).expand(-1, -1, level - 1))
             assert torch.equal(prefix[:, :, :-1], claimed)
         self.before = prefix
         hidden = context.unsqueeze(1).expand(-1, prefix.shape[1], -1)

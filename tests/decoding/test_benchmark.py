@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from genrec.data import Histories
-from genrec.decoding import beam_search, trie_of
+from genrec.decoding import SearchOptions, beam_search, trie_of
 from genrec.tokenizers.index import ItemIndex
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "benchmarks"
@@ -74,9 +74,14 @@ def test_free_beams_are_the_search_over_every_identifier(parts, material):
     trie = constraint.DeviceTrie(constraint.build_trie(every, SIZES))
     with torch.no_grad():
         found = [
-            constraint.search_leaves(
-                model, searched, model.encode(items, lengths), 8, constraint.Options(num_beams=10), None
-            )[1]
+            constraint.find_leaves(
+                model,
+                searched,
+                model.encode(items, lengths),
+                constraint.SearchOptions(num_beams=10),
+                None,
+                torch.zeros(8, dtype=torch.int64),
+            ).scores
             for searched in (trie, constraint.FreeTrie(SIZES))
         ]
     torch.testing.assert_close(found[0], found[1])
@@ -119,7 +124,7 @@ def test_watched_searches_find_the_same(parts, material):
     model = tiny(parts, material, "seq2seq")
     items, lengths = parts["setup"].batches_of(material.histories, np.arange(8), 4)[0]
     writer, trie, seconds = parts["timing"].watch(model, trie_of(model))
-    watched = beam_search(writer, trie, items, lengths, num_beams=20, top_k=5)
-    plain = beam_search(model, trie_of(model), items, lengths, num_beams=20, top_k=5)
+    watched = beam_search(writer, trie, items, lengths, SearchOptions(num_beams=20), top_k=5)
+    plain = beam_search(model, trie_of(model), items, lengths, SearchOptions(num_beams=20), top_k=5)
     assert torch.equal(watched.items, plain.items)
     assert set(seconds) == {"model", "trie"}

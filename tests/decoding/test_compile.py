@@ -6,7 +6,7 @@ import torch
 from fake_models import FakeWriter, history_of, random_codes
 
 from genrec.config import RecommenderConfig
-from genrec.decoding import DeviceTrie, Options, trie_of
+from genrec.decoding import DeviceTrie, SearchOptions, trie_of
 from genrec.decoding.beam import find_leaves
 from genrec.decoding.item_prior import ItemPrior
 from genrec.models import build_recommender
@@ -16,17 +16,17 @@ from genrec.tokenizers.trie import build_trie
 SIZES = (30, 6)
 SMALL = {"hidden_size": 16, "num_heads": 2, "num_layers": 1, "max_history": 5, "feed_forward_size": 32}
 WAYS = {
-    "length": Options(7, length_penalty=1.0, renormalize=True, temperature=0.7),
-    "groups": Options(8, beam_groups=2, diversity_penalty=0.5),
-    "stochastic": Options(7, mode="stochastic", seed=3),
-    "nucleus": Options(5, mode="nucleus", top_p=0.8),
+    "length": SearchOptions(num_beams=7, length_penalty=1.0, renormalize=True, temperature=0.7),
+    "groups": SearchOptions(num_beams=8, beam_groups=2, diversity_penalty=0.5),
+    "stochastic": SearchOptions(num_beams=7, mode="stochastic", seed=3),
+    "nucleus": SearchOptions(num_beams=5, mode="nucleus", top_p=0.8),
 }
 
 
 class Plain(FakeWriter):
-    """Without the check of parents, which is a break in the graph."""
+    """Without the check of the beam index, which is a break in the graph."""
 
-    def next_code_logits(self, context, prefix, parents=None):
+    def next_code_logits(self, context, prefix, beam_index=None):
         return super().next_code_logits(context, prefix, None)
 
 
@@ -60,7 +60,11 @@ def test_every_search_is_one_graph(way):
 
 
 def test_guided_beams_are_one_graph():
-    trie, model, options = DeviceTrie(build_trie(shortened_codes(), SIZES)), Plain(SIZES), Options(7, item_weight=2.0)
+    trie, model, options = (
+        DeviceTrie(build_trie(shortened_codes(), SIZES)),
+        Plain(SIZES),
+        SearchOptions(num_beams=7, item_weight=2.0),
+    )
     log_probs = torch.log_softmax(torch.randn(3, 90, generator=torch.Generator().manual_seed(0)), dim=-1)
 
     def search(context, exclude, seeds):
@@ -83,7 +87,7 @@ def test_real_models_are_one_graph_with_their_search(family):
     features = np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32)
     config = RecommenderConfig(name=family, **SMALL, **({"head_size": 8} if family == "seq2seq" else {}))
     model = build_recommender(config, num_items=90, index=index, features=features).eval()
-    trie, options = trie_of(model), Options(7)
+    trie, options = trie_of(model), SearchOptions(num_beams=7)
     items = torch.randint(90, (3, 5), generator=torch.Generator().manual_seed(0))
     seeds = torch.zeros(3, dtype=torch.int64)
 

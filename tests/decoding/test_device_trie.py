@@ -79,7 +79,7 @@ def test_a_nearly_full_level_is_dense_and_a_thin_one_sparse():
     codes = rng.integers(0, 256, (60_000, 3), dtype=np.int32)
     trie = DeviceTrie(build_trie(codes, (256,) * 3))
     assert trie.levels[0].full
-    assert trie.levels[1].legal is not None
-    assert trie.levels[2].legal is None
+    assert trie.levels[1].legal_mask is not None
+    assert trie.levels[2].legal_mask is None
     assert trie.levels[2].choices == trie.levels[2].width < 64
     assert trie.nbytes < trie.trie.nbytes + 70_000

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from genrec.decoding import (
     DeviceTrie,
     NonFiniteLogitsError,
+    SearchOptions,
     beam_search,
     exhaustive,
     exhaustive_search,
@@ -37,7 +38,7 @@ class ParallelFake:
             logits[self.broken_level][1, 0] = float("nan")
         return logits
 
-    def next_code_logits(self, context, prefix, parents=None):
+    def next_code_logits(self, context, prefix, beam_index=None):
         return self.tables[prefix.shape[2]][context].unsqueeze(1)
 
 
@@ -47,14 +48,14 @@ def test_walking_the_trie_scores_every_item(max_nodes, temperature):
     codes = random_codes(np.random.default_rng(1), 80, SIZES, 0.2)
     codes[codes[:, 0] == 3, 1:] = -1
     trie, model, histories = DeviceTrie(build_trie(codes, SIZES)), FakeWriter(SIZES), history_of([5, 6])
-    options = {"temperature": temperature, "max_nodes": max_nodes}
-    leaves = walk_trie(model, trie, *histories, **options)
+    options = SearchOptions(temperature=temperature)
+    leaves = walk_trie(model, trie, *histories, options, max_nodes=max_nodes)
     expected = score_one_by_one(model, *histories, codes, temperature)
     for leaf in range(trie.num_leaves):
         for item in trie.trie.leaf_items[trie.trie.leaf_start[leaf] : trie.trie.leaf_start[leaf + 1]]:
             np.testing.assert_allclose(leaves[:, leaf], expected[:, item], atol=1e-5)
     exclude = torch.tensor([[1, 2, 3], [-1, -1, 9]])
-    found = exhaustive_search(model, trie, *histories, top_k=80, exclude=exclude, **options)
+    found = exhaustive_search(model, trie, *histories, options, top_k=80, exclude=exclude, max_nodes=max_nodes)
     for user, seen in enumerate(exclude.tolist()):
         ranked = rank_plainly(expected[user], 80, seen)
         np.testing.assert_allclose(found.scores[user, : len(ranked)], expected[user, ranked], atol=1e-5)
@@ -64,10 +65,10 @@ def test_walking_the_trie_scores_every_item(max_nodes, temperature):
 def test_walking_renormalizes_as_beams_do():
     codes = random_codes(np.random.default_rng(2), 60, SIZES)
     trie, model, histories = DeviceTrie(build_trie(codes, SIZES)), FakeWriter(SIZES), history_of([5, 6])
-    walked = exhaustive_search(model, trie, *histories, top_k=60, renormalize=True, max_nodes=5)
-    beams = beam_search(model, trie, *histories, num_beams=60, top_k=60, renormalize=True)
+    walked = exhaustive_search(model, trie, *histories, SearchOptions(renormalize=True), top_k=60, max_nodes=5)
+    beams = beam_search(model, trie, *histories, SearchOptions(num_beams=60, renormalize=True), top_k=60)
     torch.testing.assert_close(walked.scores, beams.scores)
-    leaves = walk_trie(model, trie, *histories, renormalize=True)
+    leaves = walk_trie(model, trie, *histories, SearchOptions(renormalize=True))
     torch.testing.assert_close(leaves.exp().sum(1), torch.ones(2))
 
 
@@ -75,7 +76,12 @@ def test_renormalizing_with_exclusion_is_refused():
     trie = DeviceTrie(build_trie(np.array([[0, 0, 0]]), SIZES))
     with pytest.raises(ConfigError, match="cannot renormalize per user"):
         exhaustive_search(
-            FakeWriter(SIZES), trie, *history_of([0]), top_k=1, exclude=torch.tensor([[0]]), renormalize=True
+            FakeWriter(SIZES),
+            trie,
+            *history_of([0]),
+            SearchOptions(renormalize=True),
+            top_k=1,
+            exclude=torch.tensor([[0]]),
         )
 
 
@@ -109,8 +115,8 @@ def test_broken_logits_name_user_and_step():
         score_catalogue(ParallelFake(codes, 2), *history_of([3, 4, 5]), top_k=5)
 
     class Broken(FakeWriter):
-        def next_code_logits(self, context, prefix, parents=None):
-            return super().next_code_logits(context, prefix, parents) * (float("nan") if prefix.shape[2] == 1 else 1)
+        def next_code_logits(self, context, prefix, beam_index=None):
+            return super().next_code_logits(context, prefix, beam_index) * (float("nan") if prefix.shape[2] == 1 else 1)
 
     with pytest.raises(NonFiniteLogitsError, match="user 0 at step 1"):
         walk_trie(Broken(SIZES), DeviceTrie(build_trie(codes, SIZES)), *history_of([3]))
@@ -121,7 +127,7 @@ def test_parallel_heads_rank_by_the_mean_over_codes_with_a_length_penalty():
     codes[codes[:, 1] == 2, 2] = -1
     model, histories = ParallelFake(codes), history_of([3, 4, 5])
     expected = score_one_by_one(model, *histories, codes) / (codes >= 0).sum(1)
-    found = score_catalogue(model, *histories, top_k=90, length_penalty=1.0)
+    found = score_catalogue(model, *histories, SearchOptions(length_penalty=1.0), top_k=90)
     for user in range(3):
         assert set(found.items[user].tolist()) == set(range(90))
         np.testing.assert_allclose(found.scores[user], expected[user, found.items[user]], atol=1e-5)

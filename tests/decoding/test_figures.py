@@ -5,7 +5,7 @@ import pytest
 import torch
 from fake_models import FakeWriter, history_of, random_codes
 
-from genrec.decoding import DeviceTrie, Options, beam_search, search_items
+from genrec.decoding import DeviceTrie, SearchOptions, beam_search
 from genrec.tokenizers.trie import build_trie
 
 
@@ -17,8 +17,8 @@ class Adversary(FakeWriter):
         self.kind = kind
         self.used = [np.unique(codes[:, level]) for level in range(len(sizes))]
 
-    def next_code_logits(self, context, prefix, parents=None):
-        logits = super().next_code_logits(context, prefix, parents).float()
+    def next_code_logits(self, context, prefix, beam_index=None):
+        logits = super().next_code_logits(context, prefix, beam_index).float()
         if self.kind == "equal":
             logits = torch.zeros_like(logits)
         elif self.kind == "tempting":
@@ -69,7 +69,7 @@ def test_no_illegal_identifier_in_a_million_beams(dtype, kind):
     beams = 0
     for num_beams, users in ((1, 400), (2, 400), (17, 400), (50, 600), (500, 120)):
         histories = history_of(range(users))
-        found = beam_search(model, trie, *histories, num_beams=num_beams, top_k=num_beams)
+        found = beam_search(model, trie, *histories, SearchOptions(num_beams=num_beams), top_k=num_beams)
         living = found.items >= 0
         assert living[:, 0].all()
         written = torch.from_numpy(codes).long()[found.items.clamp(min=0)]
@@ -94,7 +94,7 @@ def test_enough_beams_rank_as_scoring_every_item_for_two_hundred_seeds():
         codes = random_codes(rng, num_items, sizes, 0.1)
         model, histories = FakeWriter(sizes, seed), history_of(rng.integers(0, 999, 2))
         trie = DeviceTrie(build_trie(codes, sizes))
-        found = beam_search(model, trie, *histories, num_beams=num_items, top_k=num_items)
+        found = beam_search(model, trie, *histories, SearchOptions(num_beams=num_items), top_k=num_items)
         scores = own_scores(model, histories, torch.from_numpy(codes).long().expand(2, -1, -1))
         for user in range(2):
             order = found.items[user].numpy()
@@ -110,7 +110,12 @@ def test_enough_beams_rank_as_scoring_every_item_for_two_hundred_seeds():
 
 
 @pytest.mark.parametrize(
-    "options", [Options(10), Options(20, beam_groups=2, diversity_penalty=0.5), Options(10, mode="stochastic")]
+    "options",
+    [
+        SearchOptions(num_beams=10),
+        SearchOptions(num_beams=20, beam_groups=2, diversity_penalty=0.5),
+        SearchOptions(num_beams=10, mode="stochastic", seed=0),
+    ],
 )
 def test_a_hundred_thousand_users_get_exactly_k_and_nothing_seen(options):
     rng = np.random.default_rng(0)
@@ -120,13 +125,13 @@ def test_a_hundred_thousand_users_get_exactly_k_and_nothing_seen(options):
     trie = DeviceTrie(build_trie(codes, sizes)).filtered(allowed)
     model = FakeWriter(sizes, users=5001)
     users, per_batch = 0, 5000
-    while users < (100_000 if options == Options(10) else 10_000):
+    while users < (100_000 if options == SearchOptions(num_beams=10) else 10_000):
         # Seen items of each user: up to nearly all in the first batch, up to 12 in the others.
         width = 12 if users else 60
         counts = torch.from_numpy(rng.integers(0, width, per_batch))
         seen = torch.from_numpy(np.argsort(rng.random((per_batch, 60)), axis=1)[:, :width])
         seen = seen.masked_fill(torch.arange(width) >= counts[:, None], -1)
-        found = search_items(model, trie, *history_of(range(per_batch)), options, top_k=10, exclude=seen).items
+        found = beam_search(model, trie, *history_of(range(per_batch)), options, top_k=10, exclude=seen).items
         forbidden = torch.zeros(per_batch, 61, dtype=torch.bool).scatter(1, seen + 1, True)[:, 1:]
         forbidden |= ~torch.from_numpy(allowed)
         available = (~forbidden).sum(dim=1)
@@ -143,8 +148,13 @@ def test_users_without_anything_left_get_empty_lists_beside_others():
     codes = random_codes(np.random.default_rng(0), 12, (4, 4))
     trie = DeviceTrie(build_trie(codes, (4, 4)))
     seen = torch.tensor([list(range(12)), [-1] * 12])
-    for options in (Options(5), Options(6, mode="nucleus"), Options(6, mode="stochastic"), Options(6, beam_groups=3)):
-        found = search_items(FakeWriter((4, 4)), trie, *history_of([0, 1]), options, top_k=2, exclude=seen)
+    for options in (
+        SearchOptions(num_beams=5),
+        SearchOptions(num_beams=6, mode="nucleus", top_p=1.0),
+        SearchOptions(num_beams=6, mode="stochastic"),
+        SearchOptions(num_beams=6, beam_groups=3),
+    ):
+        found = beam_search(FakeWriter((4, 4)), trie, *history_of([0, 1]), options, top_k=2, exclude=seen)
         assert found.items[0].tolist() == [-1, -1]
         assert found.scores[0].isneginf().all()
         assert found.items[1, 0] >= 0

@@ -133,7 +133,7 @@ def test_parallel_heads_are_scored_exhaustively():
     class Independent(type(make_model())):
         supports_parallel = True
 
-        def next_code_logits(self, context, prefix, parents=None):
+        def next_code_logits(self, context, prefix, beam_index=None):
             return self.code_logits(prefix.shape[2], context.state).unsqueeze(1).expand(-1, prefix.shape[1], -1)
 
         def all_code_logits(self, context):

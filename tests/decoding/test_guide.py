@@ -5,9 +5,8 @@ import pytest
 import torch
 from fake_models import FakeWriter, history_of, random_codes, score_one_by_one
 
-from genrec.decoding import DeviceTrie, Options, beam_search
+from genrec.decoding import DeviceTrie, SearchOptions, beam_search
 from genrec.decoding.item_prior import ItemPrior
-from genrec.decoding.search import search_items
 from genrec.tokenizers.trie import build_trie
 
 SIZES = (12, 9, 5)
@@ -47,7 +46,7 @@ def test_a_node_has_the_probability_of_the_items_below_it(kind, filtered):
     for depth, level in enumerate(trie.levels):
         bonus = guide.of_candidates(level, depth, nodes)
         children = level.children(nodes)
-        legal = ~level.candidates(nodes, torch.zeros(3, nodes.shape[1], level.size)).isneginf()
+        legal = ~level.mask_illegal_codes(nodes, torch.zeros(3, nodes.shape[1], level.size)).isneginf()
         following = {}
         for slot, prefix in enumerate(prefixes):
             for place in legal[0, slot].nonzero()[:, 0].tolist():
@@ -78,7 +77,7 @@ def test_enough_beams_rank_as_scoring_every_item_by_both(kind):
     both = score_one_by_one(model, items, lengths, codes)
     both += 1.5 * model.item_log_probabilities(model.encode(items, lengths), torch.arange(ITEMS).expand(3, -1)).numpy()
     trie = DeviceTrie(build_trie(codes, SIZES))
-    found = beam_search(model, trie, items, lengths, num_beams=ITEMS, top_k=ITEMS, item_weight=1.5)
+    found = beam_search(model, trie, items, lengths, SearchOptions(num_beams=ITEMS, item_weight=1.5), top_k=ITEMS)
     for user in range(3):
         expected = np.sort(both[user])[::-1]
         np.testing.assert_allclose(found.scores[user].numpy(), expected, atol=1e-4)
@@ -96,8 +95,8 @@ def test_few_beams_lose_less_with_it(groups):
     exact = np.argsort(-both, axis=1)[:, :5]
     trie, shares = DeviceTrie(build_trie(codes, SIZES)), {}
     for guided in (True, False):
-        options = Options(10, beam_groups=groups, item_weight=4.0, item_guidance=guided)
-        found = search_items(model, trie, items, lengths, options, top_k=5).items.numpy()
+        options = SearchOptions(num_beams=10, beam_groups=groups, item_weight=4.0, item_guidance=guided)
+        found = beam_search(model, trie, items, lengths, options, top_k=5).items.numpy()
         shares[guided] = np.mean([len(set(row) & set(best)) / 5 for row, best in zip(found, exact, strict=True)])
     assert shares[True] > 0.85 > 0.7 > shares[False]
 
@@ -106,7 +105,7 @@ def test_an_unlikely_beginning_is_followed_where_a_vector_says_so():
     """One beam: codes alone go to item 0; item 1 is behind the unlikely first code and wins by both."""
 
     class Certain(FakeWriter):
-        def next_code_logits(self, context, prefix, parents=None):
+        def next_code_logits(self, context, prefix, beam_index=None):
             return torch.tensor([2.0, 0.0]).expand(len(context), prefix.shape[1], 2)
 
         def item_log_probabilities(self, context, items):
@@ -114,8 +113,10 @@ def test_an_unlikely_beginning_is_followed_where_a_vector_says_so():
 
     trie, model = DeviceTrie(build_trie(np.array([[0, 0], [1, 0]]), (2, 2))), Certain((2, 2))
     arguments = (model, trie, *history_of([0]))
-    assert beam_search(*arguments, num_beams=1, top_k=1, item_weight=3.0, item_guidance=False).items.tolist() == [[0]]
-    found = beam_search(*arguments, num_beams=1, top_k=1, item_weight=3.0)
+    assert beam_search(
+        *arguments, SearchOptions(num_beams=1, item_weight=3.0, item_guidance=False), top_k=1
+    ).items.tolist() == [[0]]
+    found = beam_search(*arguments, SearchOptions(num_beams=1, item_weight=3.0), top_k=1)
     assert found.items.tolist() == [[1]]
     codes = torch.log_softmax(torch.tensor([2.0, 0.0]), 0)
     assert float(found.scores) == pytest.approx(float(codes[1] + codes[0]) + 3 * np.log(0.9), abs=1e-5)
@@ -126,7 +127,7 @@ def test_seen_items_do_not_lead_anywhere():
     codes = np.array([[0, 0], [0, 1], [1, 0]])
 
     class Even(FakeWriter):
-        def next_code_logits(self, context, prefix, parents=None):
+        def next_code_logits(self, context, prefix, beam_index=None):
             return torch.zeros(len(context), prefix.shape[1], 2)
 
         def item_log_probabilities(self, context, items):
@@ -135,5 +136,7 @@ def test_seen_items_do_not_lead_anywhere():
     trie, model = DeviceTrie(build_trie(codes, (2, 2))), Even((2, 2))
     for seen, expected in ((-1, 0), (0, 2)):
         exclude = torch.tensor([[seen]])
-        found = beam_search(model, trie, *history_of([0]), num_beams=1, top_k=1, item_weight=1.0, exclude=exclude)
+        found = beam_search(
+            model, trie, *history_of([0]), SearchOptions(num_beams=1, item_weight=1.0), top_k=1, exclude=exclude
+        )
         assert found.items.tolist() == [[expected]]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from genrec.config import RecommenderConfig
-from genrec.decoding import beam_search, trie_of
+from genrec.decoding import SearchOptions, beam_search, trie_of
 from genrec.models import build_recommender
 from genrec.tokenizers.index import ItemIndex
 
@@ -56,6 +56,6 @@ def test_same_items_same_order_same_scores_as_generate(reference, family, num_be
     items = torch.as_tensor(rng.integers(0, NUM_ITEMS, (12, 7)))
     lengths = torch.as_tensor(rng.integers(0, 8, 12))
     expected, expected_scores = reference.GenerateReference(model).search(items, lengths, num_beams, 5)
-    found = beam_search(model, trie_of(model), items, lengths, num_beams=num_beams, top_k=5)
+    found = beam_search(model, trie_of(model), items, lengths, SearchOptions(num_beams=num_beams), top_k=5)
     torch.testing.assert_close(found.scores, expected_scores, atol=1e-4, rtol=0)
     assert torch.equal(found.items, expected)

@@ -8,7 +8,7 @@ import torch
 from fake_models import FakeWriter, history_of, random_codes, score_one_by_one, unique_codes
 from scipy import stats
 
-from genrec.decoding import DeviceTrie, Options, beam_search, device_trie, sample_items, search_items, walk_trie
+from genrec.decoding import DeviceTrie, SearchOptions, beam_search, device_trie, sample_items, walk_trie
 from genrec.decoding.counter_rng import gumbel, stream, user_keys
 from genrec.decoding.selection import condition_on_largest
 from genrec.errors import ConfigError
@@ -28,7 +28,11 @@ def same_user(times: int, user: int = 5):
 
 def item_probabilities(model, trie: DeviceTrie, user: int = 5, temperature: float = 1.0) -> np.ndarray:
     """p(item): what the legal leaves have, shared by the items of a leaf; from walking the trie."""
-    leaves = walk_trie(model, trie, *history_of([user]), renormalize=True, temperature=temperature)[0].double().exp()
+    leaves = (
+        walk_trie(model, trie, *history_of([user]), SearchOptions(renormalize=True, temperature=temperature))[0]
+        .double()
+        .exp()
+    )
     counts = np.diff(trie.trie.leaf_start)
     probabilities = np.zeros(trie.num_items)
     probabilities[trie.trie.leaf_items] = np.repeat(leaves.numpy() / counts, counts)
@@ -53,13 +57,20 @@ def test_inclusion_frequencies_are_those_of_sampling_without_replacement():
     items, lengths, seeds = same_user(draws)
     probabilities = item_probabilities(model, trie)
     for size in (1, 3):
-        found = sample_items(model, trie, items, lengths, size, seed=7, seeds=seeds).items
+        found = sample_items(
+            model, trie, items, lengths, SearchOptions(num_beams=size, mode="stochastic", seed=7), seeds=seeds
+        ).items
         counts = np.bincount(found.flatten(), minlength=7)
         included = inclusion_probabilities(probabilities, size)
         variance = draws * included * (1 - included)
         assert stats.chi2.sf(((counts - draws * included) ** 2 / variance).max(), df=1) > 1e-5
     # One draw: the multinomial test over all items at once.
-    first = np.bincount(sample_items(model, trie, items, lengths, 1, seeds=seeds).items[:, 0], minlength=7)
+    first = np.bincount(
+        sample_items(
+            model, trie, items, lengths, SearchOptions(num_beams=1, mode="stochastic", seed=0), seeds=seeds
+        ).items[:, 0],
+        minlength=7,
+    )
     assert stats.chisquare(first, draws * probabilities).pvalue > 1e-4
 
 
@@ -69,7 +80,15 @@ def test_the_order_of_a_sample_is_that_of_drawing_one_after_another():
     model, trie, draws = FakeWriter(SIZES, 1, sharpness=0.7), trie_of_codes(codes), 20_000
     items, lengths, seeds = same_user(draws)
     exclude = torch.full((draws, 1), 5)
-    drawn = sample_items(model, trie, items, lengths, 2, seeds=seeds, exclude=exclude, temperature=1.5).items
+    drawn = sample_items(
+        model,
+        trie,
+        items,
+        lengths,
+        SearchOptions(num_beams=2, mode="stochastic", temperature=1.5, seed=0),
+        seeds=seeds,
+        exclude=exclude,
+    ).items
     without = trie.filtered(np.arange(6) != 5)
     p = item_probabilities(model, without, temperature=1.5)
     assert p[5] == 0
@@ -85,7 +104,9 @@ def test_keys_are_gumbel_variables_around_the_log_probabilities():
     codes = random_codes(np.random.default_rng(2), 9, SIZES, 0.3)
     model, trie, draws = FakeWriter(SIZES, 4, sharpness=1.0), trie_of_codes(codes), 4000
     items, lengths, seeds = same_user(draws)
-    found = sample_items(model, trie, items, lengths, 9, seeds=seeds)
+    found = sample_items(
+        model, trie, items, lengths, SearchOptions(num_beams=9, mode="stochastic", seed=0), seeds=seeds
+    )
     np.testing.assert_array_equal(found.items.sort(dim=1).values, np.tile(np.arange(9), (draws, 1)))
     assert (found.keys.diff(dim=1) <= 0).all()
     probabilities = item_probabilities(model, trie)
@@ -130,36 +151,42 @@ def test_batch_padding_and_order_change_no_draw(mode):
     codes = random_codes(rng, 60, SIZES, 0.2)
     trie, model = trie_of_codes(codes), FakeWriter(SIZES)
     items, lengths = torch.as_tensor(rng.integers(0, 60, (9, 6))), torch.tensor([6, 1, 0, 3, 2, 6, 5, 4, 1])
-    options = Options(8, mode=mode, top_p=0.9, seed=5)
-    whole = search_items(model, trie, items, lengths, options, top_k=8)
+    options = SearchOptions(num_beams=8, mode=mode, top_p=0.9, seed=5)
+    whole = beam_search(model, trie, items, lengths, options, top_k=8)
     wide = torch.cat([items, torch.full((9, 4), 7)], dim=1)
-    assert torch.equal(search_items(model, trie, wide, lengths, options, top_k=8).items, whole.items)
+    assert torch.equal(beam_search(model, trie, wide, lengths, options, top_k=8).items, whole.items)
     order = torch.as_tensor(rng.permutation(9))
     assert torch.equal(
-        search_items(model, trie, items[order], lengths[order], options, top_k=8).items, whole.items[order]
+        beam_search(model, trie, items[order], lengths[order], options, top_k=8).items, whole.items[order]
     )
     for row in range(9):
         one = slice(row, row + 1)
-        alone = search_items(model, trie, items[one, : max(int(lengths[row]), 1)], lengths[one], options, top_k=8)
+        alone = beam_search(model, trie, items[one, : max(int(lengths[row]), 1)], lengths[one], options, top_k=8)
         assert torch.equal(alone.items[0], whole.items[row])
         torch.testing.assert_close(alone.scores[0], whole.scores[row], atol=1e-5, rtol=0)
-    again = search_items(model, trie, items, lengths, options, top_k=8)
+    again = beam_search(model, trie, items, lengths, options, top_k=8)
     assert torch.equal(again.items, whole.items)
-    other = search_items(model, trie, items, lengths, options._replace(seed=6), top_k=8)
+    other = beam_search(model, trie, items, lengths, options.model_copy(update={"seed": 6}), top_k=8)
     assert not torch.equal(other.items, whole.items)
     seeds = torch.arange(9)
-    own = search_items(model, trie, items, lengths, options, top_k=8, seeds=seeds)
+    own = beam_search(model, trie, items, lengths, options, top_k=8, seeds=seeds)
     assert not torch.equal(own.items, whole.items)
 
 
 def test_more_samples_extend_fewer_however_levels_are_stored(monkeypatch):
     codes = random_codes(np.random.default_rng(8), 70, (9, 5, 4), 0.2)
     model, histories = FakeWriter((9, 5, 4)), history_of(range(5))
-    many = sample_items(model, trie_of_codes(codes, (9, 5, 4)), *histories, 30, seed=1)
-    few = sample_items(model, trie_of_codes(codes, (9, 5, 4)), *histories, 4, seed=1)
+    many = sample_items(
+        model, trie_of_codes(codes, (9, 5, 4)), *histories, SearchOptions(num_beams=30, mode="stochastic", seed=1)
+    )
+    few = sample_items(
+        model, trie_of_codes(codes, (9, 5, 4)), *histories, SearchOptions(num_beams=4, mode="stochastic", seed=1)
+    )
     assert torch.equal(few.items, many.items[:, :4])
     monkeypatch.setattr(device_trie, "DENSE_ENTRIES", 0)
-    sparse = sample_items(model, trie_of_codes(codes, (9, 5, 4)), *histories, 30, seed=1)
+    sparse = sample_items(
+        model, trie_of_codes(codes, (9, 5, 4)), *histories, SearchOptions(num_beams=30, mode="stochastic", seed=1)
+    )
     assert torch.equal(sparse.items, many.items)
 
 
@@ -167,17 +194,27 @@ def test_users_with_fewer_items_than_samples():
     codes = unique_codes(np.random.default_rng(3), 5, SIZES)
     trie, model = trie_of_codes(codes), FakeWriter(SIZES)
     exclude = torch.tensor([[0, 1, 2, 3, 4], [1, 3, -1, -1, -1]])
-    found = sample_items(model, trie, *history_of([1, 2]), 7, exclude=exclude)
+    found = sample_items(
+        model, trie, *history_of([1, 2]), SearchOptions(num_beams=7, mode="stochastic", seed=0), exclude=exclude
+    )
     assert found.items.shape == found.keys.shape == found.log_probs.shape == (2, 7)
     assert found.items[0].tolist() == [-1] * 7
     assert set(found.items[1, :3].tolist()) == {0, 2, 4}
     assert found.items[1, 3:].tolist() == [-1] * 4
     assert found.keys[1, 3:].isneginf().all()
     torch.testing.assert_close(found.log_probs[1, :3].exp().sum(), torch.tensor(1.0))
-    empty = sample_items(model, trie.filtered(np.zeros(5, dtype=bool)), *history_of([1]), 2)
+    empty = sample_items(
+        model,
+        trie.filtered(np.zeros(5, dtype=bool)),
+        *history_of([1]),
+        SearchOptions(num_beams=2, mode="stochastic", seed=0),
+    )
     assert empty.items.tolist() == [[-1, -1]]
+    options = SearchOptions(num_beams=2, mode="stochastic")
     with pytest.raises(ConfigError, match="cannot be used"):
-        sample_items(model, trie, *history_of([1]), 0)
+        sample_items(model, trie, *history_of([1]), options.model_copy(update={"num_beams": 0}))
+    with pytest.raises(ConfigError, match="mode: nucleus does not sample without replacement"):
+        sample_items(model, trie, *history_of([1]), SearchOptions(num_beams=2, mode="nucleus"))
 
 
 def nucleus_plainly(probabilities: dict, top_p: float) -> dict:
@@ -207,8 +244,8 @@ def test_nucleus_samples_are_drawn_from_the_likeliest_codes_only(top_p):
     probabilities = item_probabilities(model, trie)
     expected = nucleus_plainly({tuple(code): float(p) for code, p in zip(codes, probabilities, strict=True)}, top_p)
     items, lengths, seeds = same_user(draws)
-    options = Options(1, mode="nucleus", top_p=top_p)
-    found = search_items(model, trie, items, lengths, options, top_k=1, seeds=seeds).items[:, 0]
+    options = SearchOptions(num_beams=1, mode="nucleus", top_p=top_p)
+    found = beam_search(model, trie, items, lengths, options, top_k=1, seeds=seeds).items[:, 0]
     counts = np.bincount(found, minlength=12)
     share = np.array([expected.get(tuple(code), 0.0) for code in codes])
     assert (counts[share == 0] == 0).all()
@@ -220,8 +257,13 @@ def test_nucleus_lists_hold_each_item_once_with_its_log_probability():
     codes = random_codes(np.random.default_rng(5), 30, SIZES, 0.2)
     model, trie = FakeWriter(SIZES, 2, sharpness=1.0), trie_of_codes(codes)
     exclude = torch.tensor([[3, 4, 5, -1]] * 20)
-    found = search_items(
-        model, trie, *history_of(range(20)), Options(15, mode="nucleus", top_p=0.8), top_k=15, exclude=exclude
+    found = beam_search(
+        model,
+        trie,
+        *history_of(range(20)),
+        SearchOptions(num_beams=15, mode="nucleus", top_p=0.8),
+        top_k=15,
+        exclude=exclude,
     )
     for user in range(20):
         items = [item for item in found.items[user].tolist() if item >= 0]
@@ -230,7 +272,7 @@ def test_nucleus_lists_hold_each_item_once_with_its_log_probability():
         assert not {3, 4, 5} & set(items)
         assert found.items[user, len(items) :].eq(-1).all()
         left = trie.filtered(~np.isin(np.arange(30), [3, 4, 5]))
-        leaves = walk_trie(model, left, *history_of([user]), renormalize=True)[0]
+        leaves = walk_trie(model, left, *history_of([user]), SearchOptions(renormalize=True))[0]
         by_item = dict(
             zip(
                 left.trie.leaf_items.tolist(),
@@ -246,10 +288,10 @@ def test_samples_of_sharp_models_are_their_beams():
     """Where one continuation has all the probability, every search finds it."""
     codes = unique_codes(np.random.default_rng(1), 12, SIZES)
     model, trie, histories = FakeWriter(SIZES, 6, sharpness=300.0), trie_of_codes(codes), history_of(range(8))
-    best = beam_search(model, trie, *histories, num_beams=12, top_k=1, renormalize=True)
+    best = beam_search(model, trie, *histories, SearchOptions(num_beams=12, renormalize=True), top_k=1)
     sure = best.scores[:, 0] > -1e-6
     assert sure.sum() >= 4
     for mode in ("stochastic", "nucleus"):
-        found = search_items(model, trie, *histories, Options(3, mode=mode, top_p=0.9), top_k=1)
+        found = beam_search(model, trie, *histories, SearchOptions(num_beams=3, mode=mode, top_p=0.9), top_k=1)
         assert torch.equal(found.items[sure], best.items[sure])
     assert np.isfinite(score_one_by_one(model, *histories, codes)).all()

@@ -7,10 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from genrec.config import DecodingConfig, RecommenderConfig, parse_settings
-from genrec.decoding import DeviceTrie, Searcher, recommend, trie_of, use_index, walk_trie
+from genrec.alignment.sampling import sample_batch
+from genrec.config import DecodingConfig, RecommenderConfig, SearchOptions, parse_settings
+from genrec.decoding import (
+    DeviceTrie,
+    Searcher,
+    beam_search,
+    exhaustive_search,
+    recommend,
+    trie_of,
+    use_index,
+    walk_trie,
+)
 from genrec.decoding import exhaustive as exhaustive_module
-from genrec.decoding.searcher import in_precision, options_of
+from genrec.decoding.searcher import enough_beams, in_precision
+from genrec.decoding.selection import beams_per_row
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import build_recommender
 from genrec.tokenizers import index as index_module
@@ -100,9 +111,9 @@ def test_drawn_lists_are_legal_and_repeat_with_their_seed(family, mode):
 
 def test_groups_have_beams_enough_for_full_lists():
     decoding = DecodingConfig(num_beams=50, beam_groups=5, diversity_penalty=1.0)
-    assert options_of(decoding, 10).width == 10
-    assert options_of(decoding, 20).num_beams == 100
-    assert options_of(DecodingConfig(num_beams=50), 80).num_beams == 80
+    assert beams_per_row(enough_beams(decoding, 10)) == 10
+    assert enough_beams(decoding, 20).num_beams == 100
+    assert enough_beams(DecodingConfig(num_beams=50), 80).num_beams == 80
     model, (items, lengths) = make_model(), histories()
     found = Searcher(model, decoding).search(items, lengths, 20)
     assert (found.items >= 0).all()
@@ -194,3 +205,26 @@ def test_settings_survive_a_model_folder():
     decoding = DecodingConfig(mode="nucleus", top_p=0.5, precision="bf16", seed=9)
     again = parse_settings(DecodingConfig, json.loads(json.dumps(decoding.model_dump(mode="json"))), where="x")
     assert again == decoding
+
+
+def test_search_functions_take_the_section_of_a_recipe():
+    """``decoding`` of a recipe is a ``SearchOptions``: the same list as by options of the same values."""
+    model, (items, lengths) = make_model(), (torch.tensor([[3, 5], [8, 0]]), torch.tensor([2, 1]))
+    trie, section = trie_of(model), DecodingConfig(num_beams=7, temperature=0.7, length_penalty=1.0, top_k=3)
+    options = SearchOptions(num_beams=7, temperature=0.7, length_penalty=1.0)
+    for search in (beam_search, exhaustive_search):
+        by_section = search(model, trie, items, lengths, section, top_k=5)
+        by_options = search(model, trie, items, lengths, options, top_k=5)
+        assert torch.equal(by_section.items, by_options.items)
+        assert torch.equal(by_section.scores, by_options.scores)
+    assert not set(SearchOptions.__annotations__) & set(DecodingConfig.__annotations__)
+
+
+def test_sampling_for_alignment_takes_seeds_of_32_bits():
+    model, (items, lengths) = make_model(), (torch.arange(12).view(4, 3), torch.full((4,), 3))
+    draws = [
+        sample_batch(model, items, lengths, 6, decoding=DecodingConfig(), seed=seed)
+        for seed in (4_000_000_000, 4_000_000_000, 4_000_000_001)
+    ]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])

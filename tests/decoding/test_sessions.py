@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from genrec.config import DecodingConfig, RecommenderConfig, parse_settings
-from genrec.decoding import DeviceTrie, Options, Searcher, explain_items, list_by_sessions, trie_of, write_sessions
+from genrec.decoding import (
+    DeviceTrie,
+    Searcher,
+    SearchOptions,
+    explain_items,
+    list_by_sessions,
+    trie_of,
+    write_sessions,
+)
 from genrec.decoding.session import session_size_of
 from genrec.errors import ConfigError
 from genrec.models import build_recommender, parse_recommender
@@ -96,7 +104,7 @@ def test_with_as_many_beams_as_lists_every_list_is_found_with_its_probability(fa
     exclude = torch.tensor([[5, 2, 0], [1, -1, -1], [-1, -1, -1], [6, 6, 3]])
     context = model.encode(HISTORIES, LENGTHS)
     with torch.no_grad():
-        found = write_sessions(model, trie_of(model), context, Options(300), SESSION, exclude)
+        found = write_sessions(model, trie_of(model), context, SearchOptions(num_beams=300), SESSION, exclude)
         for row in range(len(HISTORIES)):
             expected = all_lists(model, row, SESSION, exclude[row].tolist())
             living = found.items[row, ~found.scores[row, :, -1].isneginf()]
@@ -116,7 +124,7 @@ def test_a_score_says_how_probable_the_list_is_so_far(family):
 
 
 def test_a_session_of_one_item_is_a_beam_search(family):
-    model, options = make_model(family), Options(7)
+    model, options = make_model(family), SearchOptions(num_beams=7)
     together = list_by_sessions(model, trie_of(model), HISTORIES, LENGTHS, options, session_size=1, top_k=7)
     beams = Searcher(model, DecodingConfig(num_beams=7)).search(HISTORIES, LENGTHS, 7)
     assert torch.equal(together.items, beams.items)
@@ -125,7 +133,7 @@ def test_a_session_of_one_item_is_a_beam_search(family):
 
 
 def test_longer_lists_go_on_with_a_session_without_the_items_before(family):
-    model, options = make_model(family), Options(300)
+    model, options = make_model(family), SearchOptions(num_beams=300)
     found = list_by_sessions(model, trie_of(model), HISTORIES, LENGTHS, options, session_size=3, top_k=5)
     with torch.no_grad():
         for row in (1, 3):
@@ -156,7 +164,9 @@ def test_renormalized_lists_of_all_items_have_probability_one(family):
     model, exclude = make_model(family), torch.tensor([[0], [1], [-1], [4]])
     with torch.no_grad():
         context = model.encode(HISTORIES, LENGTHS)
-        found = write_sessions(model, trie_of(model), context, Options(300, renormalize=True), 3, exclude)
+        found = write_sessions(
+            model, trie_of(model), context, SearchOptions(num_beams=300, renormalize=True), 3, exclude
+        )
     assert torch.allclose(found.scores[..., -1].exp().sum(1), torch.ones(4), atol=1e-4)
 
 
@@ -173,7 +183,7 @@ def test_the_training_loss_is_the_probability_that_the_search_sees(codes):
             history, session = items[row, :cut].tolist(), items[row, cut:length].tolist()
             banned = torch.tensor([[item for item in range(7) if item not in session] or [-1]])
             context = model.encode(torch.tensor([history or [0]]), torch.tensor([cut]))
-            found = write_sessions(model, trie_of(model), context, Options(300), len(session), banned)
+            found = write_sessions(model, trie_of(model), context, SearchOptions(num_beams=300), len(session), banned)
             place = found.items[0].tolist().index(session)
             total -= float(found.scores[0, place, -1])
         # The mean over the seven items that there are, not over twelve places.
@@ -215,7 +225,7 @@ def test_batches_and_padding_change_nothing(family):
 def test_an_empty_trie_gives_empty_lists(family):
     model = make_model(family)
     trie: DeviceTrie = trie_of(model).filtered(np.zeros(7, dtype=bool))
-    found = list_by_sessions(model, trie, HISTORIES, LENGTHS, Options(5), session_size=3, top_k=4)
+    found = list_by_sessions(model, trie, HISTORIES, LENGTHS, SearchOptions(num_beams=5), session_size=3, top_k=4)
     assert (found.items == -1).all()
 
 

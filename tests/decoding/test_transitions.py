@@ -8,9 +8,9 @@ from scipy import sparse
 from test_generate import NUM_ITEMS, make_histories, make_model, score_every_item
 
 from genrec.config import DecodingConfig, parse_settings
-from genrec.decoding import DeviceTrie, Options, generate, generate_blocks, generate_lists
-from genrec.decoding.item_prior import BestGuide, BothGuides, ItemPrior
-from genrec.decoding.search import search_items
+from genrec.decoding import DeviceTrie, SearchOptions, generate, generate_blocks, generate_lists
+from genrec.decoding.item_prior import ItemPrior, MaxScorePrior, SumPrior
+from genrec.decoding.search import beam_search
 from genrec.decoding.transitions import FILES, Transitions, use_transitions
 from genrec.errors import ArtifactError, ConfigError
 from genrec.tokenizers.trie import build_trie
@@ -140,10 +140,10 @@ def test_few_beams_find_what_transitions_favor(groups):
     items, lengths = history_of(range(64))
     added = make_transitions(links_of(150), last_n=1).log_scores(items, lengths) * 2.0
     trie, found = DeviceTrie(build_trie(codes, (12, 9, 5))), {}
-    exact = search_items(model, trie, items, lengths, Options(150), top_k=5, added=added).items.numpy()
+    exact = beam_search(model, trie, items, lengths, SearchOptions(num_beams=150), top_k=5, added=added).items.numpy()
     for guided in (True, False):
-        options = Options(10 * groups, beam_groups=groups, item_guidance=guided)
-        lists = search_items(model, trie, items, lengths, options, top_k=5, added=added).items.numpy()
+        options = SearchOptions(num_beams=10 * groups, beam_groups=groups, item_guidance=guided)
+        lists = beam_search(model, trie, items, lengths, options, top_k=5, added=added).items.numpy()
         found[guided] = np.mean([len(set(row) & set(best)) / 5 for row, best in zip(lists, exact, strict=True)])
     assert found[True] > 0.9 > 0.8 > found[False]
 
@@ -160,7 +160,7 @@ def test_a_node_is_worth_its_best_item(filtered):
         torch.from_numpy(rng.standard_normal((3, 80))).float(),
         torch.from_numpy(rng.integers(-1, 80, (3, 9))),
     )
-    guide = BestGuide(trie, scores, trie.exclusion(exclude))
+    guide = MaxScorePrior(trie, scores, trie.exclusion(exclude))
     for depth in range(3):
         bounds = trie.item_bounds[depth + 1].tolist()
         for node in range(len(bounds) - 1):
@@ -174,8 +174,8 @@ def test_two_guides_add_up():
     codes = random_codes(np.random.default_rng(1), 40, (5, 4), 0.0)
     trie = DeviceTrie(build_trie(codes, (5, 4)))
     scores = torch.from_numpy(np.random.default_rng(2).standard_normal((2, 40))).float()
-    one, other = ItemPrior(trie, scores.log_softmax(1), 2.0), BestGuide(trie, scores)
-    both, nodes, items = BothGuides([one, other]), torch.zeros(2, 1, dtype=torch.int64), torch.tensor([[3], [9]])
+    one, other = ItemPrior(trie, scores.log_softmax(1), 2.0), MaxScorePrior(trie, scores)
+    both, nodes, items = SumPrior([one, other]), torch.zeros(2, 1, dtype=torch.int64), torch.tensor([[3], [9]])
     expected = one.of_candidates(trie.levels[0], 0, nodes) + other.of_candidates(trie.levels[0], 0, nodes)
     torch.testing.assert_close(both.of_candidates(trie.levels[0], 0, nodes), expected)
     torch.testing.assert_close(both.of_items(items), one.of_items(items) + other.of_items(items))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genrec.config import RecommenderConfig
-from genrec.decoding import beam_search, score_catalogue, trie_of
+from genrec.decoding import SearchOptions, beam_search, score_catalogue, trie_of
 from genrec.errors import ConfigError
 from genrec.models import build_recommender
 from genrec.models.families.recgpt import GridRows, item_mask
@@ -111,7 +111,7 @@ def test_beams_find_what_scoring_every_item_finds():
     log_probs = [level.log_softmax(-1).numpy() for level in logits]
     expected = sum(log_probs[level][:, codes[:, level]] for level in range(3))
     exact = score_catalogue(model, items, lengths, top_k=NUM_ITEMS)
-    beams = beam_search(model, trie_of(model), items, lengths, num_beams=NUM_ITEMS, top_k=NUM_ITEMS)
+    beams = beam_search(model, trie_of(model), items, lengths, SearchOptions(num_beams=NUM_ITEMS), top_k=NUM_ITEMS)
     for found in (exact, beams):
         for user in range(2):
             assert sorted(found.items[user].tolist()) == list(range(NUM_ITEMS))
@@ -124,7 +124,9 @@ def test_a_narrow_beam_never_leaves_the_catalogue():
     """One beam in a trie whose nodes have a single child: masked codes must not survive."""
     codes = np.stack([np.arange(20) % 6, np.arange(20) % 5, np.zeros(20, int)], axis=1).astype(np.int32)
     model = make_model(make_index(codes))
-    found = beam_search(model, trie_of(model), torch.tensor([[1, 2]]), torch.tensor([2]), num_beams=4, top_k=4)
+    found = beam_search(
+        model, trie_of(model), torch.tensor([[1, 2]]), torch.tensor([2]), SearchOptions(num_beams=4), top_k=4
+    )
     assert found.scores.isfinite().all()
     assert found.items.min() >= 0
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from genrec.config import DecodingConfig, RecommenderConfig
-from genrec.decoding import recommend, score_catalogue
+from genrec.decoding import SearchOptions, recommend, score_catalogue
 from genrec.models import build_recommender
 from genrec.models.families.recgpt import RecGPTSettings
 from genrec.models.layers import neighborhoods
@@ -166,7 +166,7 @@ def test_lists_by_neighbors_alone_and_beside_codes():
     assert torch.allclose(found.scores, near.topk(5).values, atol=1e-6)
     by_codes = score_catalogue(model, items, lengths, top_k=NUM_ITEMS)
     codes = torch.empty(2, NUM_ITEMS).scatter(1, by_codes.items, by_codes.scores)
-    both = score_catalogue(model, items, lengths, top_k=NUM_ITEMS, item_weight=2.0)
+    both = score_catalogue(model, items, lengths, SearchOptions(item_weight=2.0), top_k=NUM_ITEMS)
     assert torch.allclose(both.scores, (codes + 2 * near).sort(descending=True).values, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decoding_figures.setup import TOP_K, Batch, Figures
 from decoding_figures.timing import alternate, clock
-from genrec.decoding import beam_search, trie_of
+from genrec.decoding import SearchOptions, beam_search, trie_of
 from genrec.models.families.decoder import Decoder
 from genrec.models.families.seq2seq import Seq2Seq
 
@@ -54,14 +54,14 @@ def compare(model: Seq2Seq | Decoder, batches: list[Batch], num_beams: int, limi
     """Both engines in turns over ``batches``; after the first, no batch is begun later than ``limit`` seconds."""
     reference, trie = GenerateReference(model), trie_of(model)
     result, started = Comparison(), time.perf_counter()
-    beam_search(model, trie, *batches[0], num_beams=num_beams, top_k=TOP_K)
+    beam_search(model, trie, *batches[0], SearchOptions(num_beams=num_beams), top_k=TOP_K)
     for items, lengths in batches:
         if result.ours and time.perf_counter() - started > limit:
             break
         start = clock.now()
         expected = reference.search(items, lengths, num_beams, TOP_K)
         middle = clock.now()
-        found = beam_search(model, trie, items, lengths, num_beams=num_beams, top_k=TOP_K)
+        found = beam_search(model, trie, items, lengths, SearchOptions(num_beams=num_beams), top_k=TOP_K)
         result.ours.append(clock.now() - middle)
         result.theirs.append(middle - start)
         result.add(expected, (found.items, found.scores))
@@ -132,7 +132,7 @@ def distance_from_floor(name: str, model: Seq2Seq, batch: Batch, num_beams: int,
             "encoder": lambda: model._read_history(tokens, mask),
             "padded encoder": lambda: model.t5.encoder(input_ids=tokens, attention_mask=mask),
             "products": multiply,
-            "search": lambda: beam_search(model, trie, items, lengths, num_beams=num_beams, top_k=TOP_K),
+            "search": lambda: beam_search(model, trie, items, lengths, SearchOptions(num_beams=num_beams), top_k=TOP_K),
         },
         repeats,
     )
@@ -158,7 +158,11 @@ def bfloat16(name: str, model: Seq2Seq | Decoder, batches: list[Batch], num_beam
         lists = []
         for kind, writer in (("float32", model), ("bfloat16", half)):
             start = clock.now()
-            lists.append(beam_search(writer, trie_of(writer), items, lengths, num_beams=num_beams, top_k=TOP_K).items)
+            lists.append(
+                beam_search(
+                    writer, trie_of(writer), items, lengths, SearchOptions(num_beams=num_beams), top_k=TOP_K
+                ).items
+            )
             if turn:
                 seconds[kind].append(clock.now() - start)
         kept.append(float((lists[0].unsqueeze(2) == lists[1].unsqueeze(1)).any(2).float().mean()))

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from decoding_figures.setup import RANDOM_SIZES, Batch, Figures
 from decoding_figures.timing import alternate, seconds_of
+from genrec.config import SearchOptions
 from genrec.decoding import DeviceTrie
-from genrec.decoding.beam import Options, search_leaves
+from genrec.decoding.beam import find_leaves
 from genrec.tokenizers.trie import Trie, build_trie
 
 CATALOGUES = (("12k", 12_000), ("1m", 1_000_000), ("10m", 10_000_000))
@@ -20,13 +21,13 @@ CATALOGUES = (("12k", 12_000), ("1m", 1_000_000), ("10m", 10_000_000))
 class FreeLevel:
     """A level without a catalogue: every code is legal, nodes are not followed anywhere."""
 
-    ends, legal = False, None
+    ends, legal_mask = False, None
 
     def __init__(self, size: int) -> None:
         self.size = self.choices = self.width = size
         self.code = range(1 << 62)
 
-    def candidates(self, nodes: Tensor, values: Tensor) -> Tensor:
+    def mask_illegal_codes(self, nodes: Tensor, values: Tensor) -> Tensor:
         """Everything."""
         return values
 
@@ -63,7 +64,8 @@ def cost_of_constraint(models: dict[str, tuple[Any, Batch]], num_beams: int, rep
             f"trie_{size}_device_megabytes": device_trie.nbytes / 1e6,
         }
         for name, (model, context, users) in contexts.items():
-            search = partial(search_leaves, context=context, batch=users, options=Options(num_beams), exclusion=None)
+            seeds, options = torch.zeros(users, dtype=torch.int64), SearchOptions(num_beams=num_beams)
+            search = partial(find_leaves, context=context, options=options, exclusion=None, seeds=seeds)
             seconds = alternate(
                 {"free": partial(search, model, free), "held": partial(search, model, device_trie)}, repeats
             )

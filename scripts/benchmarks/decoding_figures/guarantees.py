@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from decoding_figures.setup import SERVED, TOP_K, Batch, Figures, Material, batches_of, draw_rows, make_model
-from genrec.decoding import DeviceTrie, beam_search, trie_of
+from genrec.decoding import DeviceTrie, SearchOptions, beam_search, trie_of
 from genrec.tokenizers.trie import build_trie
 
 WIDTHS = (1, 7, 50, 500)
@@ -38,7 +38,7 @@ class RandomWriter:
         """A row of numbers per user, drawn by the first item."""
         return self.users[items[:, 0] % len(self.users)]
 
-    def next_code_logits(self, context: Tensor, prefix: Tensor, parents: Tensor | None = None) -> Tensor:
+    def next_code_logits(self, context: Tensor, prefix: Tensor, beam_index: Tensor | None = None) -> Tensor:
         """Logits ``[B, M, K]`` of the next code; nothing is cached."""
         self.written, level = prefix, prefix.shape[2]
         hidden = context.unsqueeze(1)
@@ -74,7 +74,9 @@ def legality(beams: int) -> Figures:
             users = max(1, min(64, 3200 // num_beams))
             for first in range(0, max(1, beams // (len(kinds) * len(WIDTHS) * num_beams)), users):
                 items, lengths = _users(users, first)
-                found = beam_search(writer, trie, items, lengths, num_beams=num_beams, top_k=num_beams).items
+                found = beam_search(
+                    writer, trie, items, lengths, SearchOptions(num_beams=num_beams), top_k=num_beams
+                ).items
                 prefix = _packed(table[found.clamp(min=0)][:, :, :-1])
                 right = (prefix.unsqueeze(2) == _packed(writer.written).unsqueeze(1)).any(2)
                 checked += int((found >= 0).sum())
@@ -92,9 +94,11 @@ def list_lengths(users: int) -> Figures:
     for first in range(0, users, 512):
         items, lengths = _users(512, first)
         # What a user would get first is what the user has seen.
-        free = beam_search(writer, trie, items, lengths, num_beams=50, top_k=TOP_K).items
+        free = beam_search(writer, trie, items, lengths, SearchOptions(num_beams=50), top_k=TOP_K).items
         exclude = torch.cat([free[:, ::2], torch.from_numpy(rng.integers(0, len(codes), (512, 20)))], dim=1)
-        found = beam_search(writer, trie, items, lengths, num_beams=50, top_k=TOP_K, exclude=exclude).items
+        found = beam_search(
+            writer, trie, items, lengths, SearchOptions(num_beams=50), top_k=TOP_K, exclude=exclude
+        ).items
         ordered = found.sort(dim=1).values
         wrong["short"] += int((found < 0).any(1).sum())
         wrong["repeated"] += int((ordered[:, 1:] == ordered[:, :-1]).any(1).sum())
@@ -115,7 +119,7 @@ def exactness(seeds: int) -> Figures:
         scores = _one_by_one(writer, writer.encode(items, lengths), torch.from_numpy(codes).long())
         expected = scores.sort(dim=1, descending=True, stable=True)
         trie = DeviceTrie(build_trie(codes, sizes))
-        found = beam_search(writer, trie, items, lengths, num_beams=len(codes), top_k=len(codes))
+        found = beam_search(writer, trie, items, lengths, SearchOptions(num_beams=len(codes)), top_k=len(codes))
         gap = max(gap, float((found.scores - expected.values).abs().max()))
         # Near ties may come in either order: what stands at a rank must have the score of that rank.
         different += int(((scores.gather(1, found.items) - expected.values).abs() > 2 * NEAR_TIE).any())
@@ -138,7 +142,7 @@ def invariance(material: Material, users: int = 32) -> Figures:
 
 
 def _lists(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    found = beam_search(model, trie_of(model), *batch, num_beams=50, top_k=TOP_K)
+    found = beam_search(model, trie_of(model), *batch, SearchOptions(num_beams=50), top_k=TOP_K)
     return found.items, found.scores
 
 

@@ -25,9 +25,9 @@ from decoding_figures.setup import (
 )
 from decoding_figures.timing import clock, seconds_of, watch
 from genrec.artifacts import Manifest
-from genrec.config import DecodingConfig
+from genrec.config import DecodingConfig, SearchOptions
 from genrec.decoding import beam_search, generate_lists, trie_of
-from genrec.decoding.beam import Options, search_leaves
+from genrec.decoding.beam import find_leaves
 from genrec.models.base import GenerativeRecommender, RecommenderModel
 from genrec.pipeline.model_folder import TrainedModel
 from genrec.recommender import Recommender
@@ -66,7 +66,7 @@ def shares(name: str, model: GenerativeRecommender, material: Material, users: i
     for first, (items, lengths) in enumerate(batches_of(histories, rows, model.max_history)):
         exclude = seen_items(histories, rows[first * BATCH : (first + 1) * BATCH])
         start = clock.now()
-        beam_search(writer, trie, items, lengths, num_beams=NUM_BEAMS, top_k=TOP_K, exclude=exclude)
+        beam_search(writer, trie, items, lengths, SearchOptions(num_beams=NUM_BEAMS), top_k=TOP_K, exclude=exclude)
         total += clock.now() - start
     parts = {part: 100 * seconds[part] / total for part in ("model", "trie")}
     parts["top_k"] = 100 - sum(parts.values())
@@ -135,11 +135,11 @@ def _device_times(
         return figures
     (items, lengths), *_ = batches_of(drawn, np.arange(min(BATCH, len(rows))), model.max_history)
     items, lengths, trie = items.to(device), lengths.to(device), trie_of(model)
-    context, steps = model.encode(items, lengths), []
+    context, seeds, steps = model.encode(items, lengths), torch.zeros_like(lengths), []
     for _ in range(repeats + 2):
         wait()
         start = clock.now()
-        search_leaves(model, trie, context, len(items), Options(NUM_BEAMS), None)
+        find_leaves(model, trie, context, SearchOptions(num_beams=NUM_BEAMS), None, seeds)
         wait()
         steps.append(clock.now() - start)
     return figures | {"milliseconds_per_step": 1000 * statistics.median(steps[2:]) / model.num_levels}

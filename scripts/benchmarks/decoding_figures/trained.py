@@ -5,7 +5,7 @@ from pathlib import Path
 from decoding_figures.setup import BATCH, TOP_K, Figures, Material, batches_of, by_length, draw_rows, seen_items
 from decoding_figures.timing import clock
 from genrec.config import DecodingConfig
-from genrec.decoding import beam_search, exhaustive_search, generate_lists, trie_of
+from genrec.decoding import SearchOptions, beam_search, exhaustive_search, generate_lists, trie_of
 from genrec.evaluation import evaluate_lists
 from genrec.models.base import GenerativeRecommender, RecommenderModel
 from genrec.pipeline.model_folder import open_model
@@ -64,7 +64,9 @@ def lost_by_beams(model: GenerativeRecommender, material: Material, users: int) 
         exact = exhaustive_search(model, trie, items, lengths, top_k=TOP_K, exclude=exclude, max_nodes=256).items
         for num_beams in WIDTHS:
             start = clock.now()
-            lists = beam_search(model, trie, items, lengths, num_beams=num_beams, top_k=TOP_K, exclude=exclude).items
+            lists = beam_search(
+                model, trie, items, lengths, SearchOptions(num_beams=num_beams), top_k=TOP_K, exclude=exclude
+            ).items
             seconds[num_beams] += clock.now() - start
             for place, k in enumerate((10, 20)):
                 hits = (exact[:, :k].unsqueeze(2) == lists[:, :k].unsqueeze(1)).any(2).float().mean(1)
