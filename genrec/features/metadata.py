@@ -53,9 +53,6 @@ class MetadataEncoder(FeatureEncoder):
 
     A text is its values; a path ``A > B`` is the values ``A`` and ``A > B``, so that items of one department are alike;
     a number is the list of the steps that it reaches, so that near prices are alike. Rare values weigh more.
-
-    Args:
-        settings: See :class:`MetadataSettings`.
     """
 
     name: ClassVar[str] = "metadata"

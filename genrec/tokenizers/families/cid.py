@@ -33,9 +33,6 @@ class CIDSettings(TokenizerSettings):
 
 class CollaborativeTokenizer(TransductiveTokenizer):
     """Recursive spectral clustering of the co-occurrence graph; the collision policy tells the items of a leaf apart.
-
-    Args:
-        settings: See :class:`CollaborativeSettings`.
     """
 
     name: ClassVar[str] = "cid"

@@ -20,11 +20,7 @@ class IndependentSettings(TokenizerSettings):
 
 
 class IndependentTokenizer(TransductiveTokenizer):
-    """Every item has one code that no other item has.
-
-    Args:
-        settings: See :class:`IndependentSettings`.
-    """
+    """Every item has one code that no other item has."""
 
     name: ClassVar[str] = "independent"
     Settings: ClassVar[type[TokenizerSettings]] = IndependentSettings

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from decoding_figures.setup import RANDOM_SIZES, Batch, Figures
 from decoding_figures.timing import alternate, seconds_of
-from genrec.decoding import DeviceTrie
-from genrec.decoding.beam import Options, search_leaves
-from genrec.tokenizers.trie import Trie, build_trie
+from genrec.decoding import DeviceTrie, Options
+from genrec.decoding.beam import search_leaves
+from genrec.tokenizers import Trie, build_trie
 
 CATALOGUES = (("12k", 12_000), ("1m", 1_000_000), ("10m", 10_000_000))
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from decoding_figures.setup import BATCH, TOP_K, Figures, Material, batches_of, by_length, draw_rows, seen_items
 from decoding_figures.timing import clock
-from genrec.config import DecodingConfig
+from genrec import DecodingConfig
 from genrec.decoding import beam_search, exhaustive_search, generate_lists, trie_of
 from genrec.evaluation import evaluate_lists
-from genrec.models.base import GenerativeRecommender, RecommenderModel
+from genrec.models import GenerativeRecommender, RecommenderModel
 from genrec.pipeline.model_folder import open_model
 
 WIDTHS = (10, 20, 50, 100, 200, 500)
