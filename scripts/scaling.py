@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genrec.artifacts import MANIFEST, open_work_folder, read_json, write_file, write_json
-from genrec.artifacts.results import work_folder
-from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
-from genrec.data import Dataset
+from genrec import Dataset, DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
+from genrec.artifacts import MANIFEST, open_work_folder, read_json, work_folder, write_file, write_json
 from genrec.models.flops import COUNTED
 from genrec.pipeline.model_folder import Companions
 from genrec.pipeline.scaling import POINT_FILE, train_point

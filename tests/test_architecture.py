@@ -29,7 +29,7 @@ ORDER = [
     "reports",
     "pipeline",
 ]
-FACES = ["recommender", "generation", "inspection", "doctor", "cli"]
+FACES = ["recommender", "generation", "inspection", "doctor", "testing", "cli"]
 FOR_ALL = {"errors", "terminal", "config", "artifacts", "signals"}
 HEAVY = {
     "torch",

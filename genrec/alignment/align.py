@@ -40,6 +40,7 @@ from genrec.config import AlignmentConfig, DecodingConfig
 from genrec.distributed.launch import Launch
 from genrec.distributed.world import World
 from genrec.models.base import GenerativeRecommender, RecommenderModel
+from genrec.models.checkpoint import WEIGHTS_FILE
 from genrec.signals import StopSignals
 from genrec.terminal.console import Terminal
 from genrec.training.batches import EpochLoader, cut_windows, longer_windows, window_size
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ITERATION_STAGE = "iteration"
-WEIGHTS_FILE = "model.safetensors"
 PAIRS_FILE = "preferences.parquet"
 RESULT_FILE = "result.json"
 LOG_FILE = "metrics.jsonl"

@@ -23,8 +23,9 @@ from genrec.artifacts.manifest import (
     verify_artifact,
     write_manifest,
 )
-from genrec.artifacts.marks import MARK, stamped
+from genrec.artifacts.marks import MARK, stamped, write_result
 from genrec.artifacts.removal import remove_work_folder
+from genrec.artifacts.results import result_file, work_folder
 from genrec.artifacts.targets import overwriting
 from genrec.artifacts.versions import environment, git_commit
 
@@ -47,10 +48,13 @@ __all__ = [
     "reserve_file",
     "reserve_folder",
     "reserve_work_folder",
+    "result_file",
     "stamped",
     "verify_artifact",
+    "work_folder",
     "write_artifact",
     "write_file",
     "write_json",
     "write_manifest",
+    "write_result",
 ]

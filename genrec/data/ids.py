@@ -14,7 +14,8 @@ from unicodedata import normalize
 import polars as pl
 
 from genrec.data.account import TableAccount
-from genrec.errors import DataError, first_rows
+from genrec.data.refusal import refuse
+from genrec.errors import DataError
 
 ID_COLUMNS = ("user_id", "item_id")
 # White space, control characters, and what takes no room: soft hyphen, zero-width characters, directions of text.
@@ -38,7 +39,8 @@ ADVICE = {
     SHORTENED: "different ids may have become one; export them again as text",
 }
 # The largest whole number below which a float of some bits holds all of them.
-EXACT_BELOW = {"Float16": 2**11, "Float32": 2**24, "Float64": 2**53}
+EXACT = 2**53
+EXACT_BELOW = {"Float16": 2**11, "Float32": 2**24, "Float64": EXACT}
 SHOWN = 5
 
 
@@ -147,7 +149,7 @@ def id_text(value: object, where: str = "") -> str:
         return str(int(value))
     if isinstance(value, Real) and not isinstance(value, bool):
         number = float(value)
-        if number.is_integer() and abs(number) < EXACT_BELOW.get(f"{getattr(value, 'dtype', '')}".capitalize(), 2**53):
+        if number.is_integer() and abs(number) < EXACT_BELOW.get(f"{getattr(value, 'dtype', '')}".capitalize(), EXACT):
             return str(int(number))
     raise DataError(
         f"{value!r} is not an id",
@@ -189,12 +191,6 @@ def _rule(value: pl.Expr, dtype: Any) -> tuple[pl.Expr, pl.Expr | None]:
 
 
 def _refuse(values: pl.Series, bad: pl.Series, where: str, first_row: int) -> None:
-    rows = bad.arg_true()
-    if len(rows):
-        first = values[int(rows[0])]
-        raise DataError(
-            f"{values.name} is not an id: {first.to_list() if isinstance(first, pl.Series) else first!r}",
-            where=f"{where}, {first_rows((rows + first_row).to_list())}",
-            expected="text or whole numbers; floats only below 2^53 (16-bit: 2^11, 32-bit: 2^24): larger ones merge",
-            fix="write the ids as text or whole numbers, or remove these rows",
-        )
+    expected = "text or whole numbers; floats only below 2^53 (16-bit: 2^11, 32-bit: 2^24): larger ones merge"
+    fix = "write the ids as text or whole numbers, or remove these rows"
+    refuse(values, bad, f"{values.name} is not an id", expected, where, fix, first_row)

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from genrec.data.ids import EXACT
 from genrec.errors import DataError
-
-EXACT = 2**53
 
 
 def joined(frames: Sequence[pl.DataFrame], where: str, what: str) -> pl.DataFrame:

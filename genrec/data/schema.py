@@ -9,7 +9,8 @@ import polars as pl
 from genrec.data.account import IDS, REPEATS, TableAccount, examples_of
 from genrec.data.columns import check_names, require_columns
 from genrec.data.ids import check_id_types, tidy_ids
-from genrec.data.times import read_positions, read_times, refuse
+from genrec.data.refusal import refuse
+from genrec.data.times import read_positions, read_times
 from genrec.errors import DataError, first_rows
 
 # Columns of our own while rows are compared and sorted: times finer than seconds, numbers of rows, how many are alike.

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from genrec.data.account import TableAccount
-from genrec.errors import DataError, first_rows
+from genrec.data.refusal import refuse
+from genrec.errors import DataError
 
 # The year 1973 in milliseconds and the year 5138 in seconds: nothing between the two readings is plausible.
 MILLISECONDS_FROM, MICROSECONDS_FROM, NANOSECONDS_FROM = 10**11, 10**14, 10**17
@@ -102,19 +103,6 @@ def read_positions(values: pl.Series, where: str) -> pl.Series:
     expected = f"whole numbers of 64 bits; as floats below {limit:.0f}"
     refuse(values, inexact, "order is too large to be exact", expected, where, "write the column as whole numbers")
     return positions.fill_null(numbers.cast(pl.Int64, strict=False))
-
-
-def refuse(values: pl.Series, bad: pl.Series, what: str, expected: str, where: str, fix: str = "") -> None:
-    """Raise a DataError with the rows that are bad, if there are any; rows are counted from 1."""
-    rows = bad.arg_true()
-    if len(rows):
-        value = values[int(rows[0])]
-        raise DataError(
-            f"{what}: {value.to_list() if isinstance(value, pl.Series) else value!r}",
-            where=f"{where}, {first_rows((rows + 1).to_list())}",
-            expected=expected,
-            fix=fix or "correct these rows, or remove them",
-        )
 
 
 def _times(counts: pl.Series, per_second: int) -> Times:

@@ -30,11 +30,7 @@ class FastRPSettings(CollaborativeSettings):
 
 
 class FastRPEncoder(CollaborativeEncoder):
-    """FastRP on walks between items.
-
-    Args:
-        settings: See :class:`FastRPSettings`.
-    """
+    """FastRP on walks between items."""
 
     name: ClassVar[str] = "fastrp"
     Settings: ClassVar[type[Section]] = FastRPSettings

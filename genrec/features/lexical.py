@@ -53,9 +53,6 @@ class LexicalEncoder(FeatureEncoder):
 
     An item of which no word stands in enough items counts as the known words that are spelled like its own; how many
     such items there are is logged and kept.
-
-    Args:
-        settings: See :class:`LexicalSettings`.
     """
 
     name: ClassVar[str] = "lexical"

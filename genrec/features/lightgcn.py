@@ -35,11 +35,7 @@ class LightGCNSettings(CollaborativeSettings):
 
 
 class LightGCNEncoder(CollaborativeEncoder):
-    """LightGCN trained with BPR.
-
-    Args:
-        settings: See :class:`LightGCNSettings`.
-    """
+    """LightGCN trained with BPR."""
 
     name: ClassVar[str] = "lightgcn"
     Settings: ClassVar[type[Section]] = LightGCNSettings

@@ -43,9 +43,6 @@ class MatrixEncoder(FeatureEncoder):
 
     A Parquet file has the column ``item_id`` and either one list column or numeric columns. A safetensors file has one
     tensor ``[rows, D]`` (or one named by ``tensor``), a .npy file one array; both come with a JSON list of item ids.
-
-    Args:
-        settings: See :class:`MatrixSettings`.
     """
 
     name: ClassVar[str] = "matrix"

@@ -22,6 +22,7 @@ from genrec.config.ranges import Count, Factor, Seed, Share, Width
 from genrec.data.texts import PLAIN, is_text
 from genrec.errors import DataError, first_rows
 from genrec.features.base import FeatureEncoder, ItemFeatures, check_rows, unit_rows
+from genrec.features.text import check_columns
 from genrec.features.words import plain_text
 
 if TYPE_CHECKING:
@@ -53,9 +54,6 @@ class MetadataEncoder(FeatureEncoder):
 
     A text is its values; a path ``A > B`` is the values ``A`` and ``A > B``, so that items of one department are alike;
     a number is the list of the steps that it reaches, so that near prices are alike. Rare values weigh more.
-
-    Args:
-        settings: See :class:`MetadataSettings`.
     """
 
     name: ClassVar[str] = "metadata"
@@ -118,14 +116,9 @@ class MetadataEncoder(FeatureEncoder):
 
     def _choose_columns(self, items: pl.DataFrame) -> list[str]:
         available = [name for name, dtype in items.schema.items() if name != "item_id" and _is_usable(dtype)]
-        unknown = [name for name in (*(self.settings.columns or ()), *self.settings.weights) if name not in available]
-        if unknown:
-            raise DataError(
-                f"the items have no column {unknown[0]!r} of texts, lists of texts, truth values or numbers",
-                where="features.columns",
-                expected=f"one of {', '.join(available)}" if available else "a column beside item_id",
-                fix="correct the column's name",
-            )
+        wanted = (*(self.settings.columns or ()), *self.settings.weights)
+        missing = "the items have no column {} of texts, lists of texts, truth values or numbers"
+        check_columns(wanted, available, missing, "a column beside item_id")
         chosen = self.settings.columns or [
             name for name in available if not _is_free_text(items[name], self.settings.max_distinct)
         ]

@@ -38,11 +38,7 @@ class SASRecFeatureSettings(Section):
 
 
 class SASRecEncoder(FeatureEncoder):
-    """The item table of a trained SASRec, which saw the training part of the same data set.
-
-    Args:
-        settings: See :class:`SASRecFeatureSettings`.
-    """
+    """The item table of a trained SASRec, which saw the training part of the same data set."""
 
     name: ClassVar[str] = "sasrec"
     Settings: ClassVar[type[Section]] = SASRecFeatureSettings

@@ -45,11 +45,7 @@ class SentenceSettings(Section):
 
 
 class SentenceEncoder(FeatureEncoder):
-    """A pretrained sentence-transformers model, used as it is.
-
-    Args:
-        settings: See :class:`SentenceSettings`.
-    """
+    """A pretrained sentence-transformers model, used as it is."""
 
     name: ClassVar[str] = "sentence"
     Settings: ClassVar[type[Section]] = SentenceSettings

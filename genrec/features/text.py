@@ -1,7 +1,7 @@
 """Texts of items for the encoders that read words."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import polars as pl
@@ -31,14 +31,7 @@ def read_texts(
         DataError: If a column does not exist, no column holds text, or an item has no text.
     """
     available = [name for name, dtype in items.schema.items() if name != "item_id" and is_text(dtype)]
-    unknown = [name for name in columns or () if name not in available]
-    if unknown:
-        raise DataError(
-            f"the items have no text column {unknown[0]!r}",
-            where="features.columns",
-            expected=f"one of {', '.join(available)}" if available else "a text column",
-            fix="correct the column's name",
-        )
+    check_columns(columns or (), available, "the items have no text column {}", "a text column")
     chosen = list(columns) if columns is not None else available
     if columns is None:
         _report_unread(items, available)
@@ -72,3 +65,25 @@ def _report_unread(items: pl.DataFrame, available: Sequence[str]) -> None:
     unread = [f"{name} ({dtype})" for name, dtype in kinds.items() if name not in available]
     if unread:
         logger.warning("columns of the items that hold no text are not read: %s", ", ".join(unread))
+
+
+def check_columns(wanted: Iterable[str], available: Sequence[str], missing: str, otherwise: str) -> None:
+    """Refuse names of columns that cannot be read.
+
+    Args:
+        wanted: The names in the settings.
+        available: The columns that can be read.
+        missing: What the error says, with ``{}`` for the first name that is missing.
+        otherwise: What was expected, where no column can be read.
+
+    Raises:
+        DataError: If a name is missing.
+    """
+    unknown = [name for name in wanted if name not in available]
+    if unknown:
+        raise DataError(
+            missing.format(repr(unknown[0])),
+            where="features.columns",
+            expected=f"one of {', '.join(available)}" if available else otherwise,
+            fix="correct the column's name",
+        )

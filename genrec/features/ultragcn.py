@@ -62,11 +62,7 @@ class Graph:
 
 
 class UltraGCNEncoder(CollaborativeEncoder):
-    """UltraGCN on the training interactions.
-
-    Args:
-        settings: See :class:`UltraGCNSettings`.
-    """
+    """UltraGCN on the training interactions."""
 
     name: ClassVar[str] = "ultragcn"
     Settings: ClassVar[type[Section]] = UltraGCNSettings

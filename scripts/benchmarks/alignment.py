@@ -13,12 +13,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from genrec.alignment.objectives import PairObjective
-from genrec.alignment.scoring import sequence_log_probs
-from genrec.config import AlignmentConfig, DecodingConfig, RecommenderConfig
+from genrec import AlignmentConfig, DecodingConfig, ItemIndex, RecommenderConfig
+from genrec.alignment import PairObjective, sequence_log_probs
 from genrec.decoding import recommend
 from genrec.models import GenerativeRecommender, build_recommender
-from genrec.tokenizers.index import ItemIndex
 
 ITEMS, LEVEL_SIZES = 5_000, (256, 256, 256)
 BATCH, LENGTH = 64, 20

@@ -20,12 +20,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from genrec.artifacts import MANIFEST, fingerprint, open_work_folder, read_json, read_manifest, write_file, write_json
-from genrec.artifacts.results import work_folder
-from genrec.config import AlignmentConfig, EvaluationConfig, load_recipe
-from genrec.data import Dataset
-from genrec.errors import ConfigError, GenrecError, InterruptedRun
-from genrec.evaluation.protocol import metrics_json
+from genrec import AlignmentConfig, ConfigError, Dataset, EvaluationConfig, GenrecError, InterruptedRun, load_recipe
+from genrec.artifacts import (
+    MANIFEST,
+    fingerprint,
+    open_work_folder,
+    read_json,
+    read_manifest,
+    work_folder,
+    write_file,
+    write_json,
+)
+from genrec.evaluation import metrics_json
 from genrec.pipeline.aligned import align_model
 from genrec.pipeline.steps import measure_model
 

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from genrec.artifacts import open_work_folder
-from genrec.artifacts.results import work_folder
+from genrec.artifacts import open_work_folder, work_folder
 
 ROWS = 1_000_000
 BOUND_GB = 12

@@ -17,11 +17,9 @@ from typing import Final, Literal
 import numpy as np
 import polars as pl
 
-from genrec.artifacts import open_work_folder
-from genrec.artifacts.results import work_folder
-from genrec.config import DataConfig
-from genrec.data import make_dataset
-from genrec.data.parquet import read_parquet
+from genrec import DataConfig, make_dataset
+from genrec.artifacts import open_work_folder, work_folder
+from genrec.data import read_parquet
 
 PARTS: Final[tuple[Literal["validation", "test"], ...]] = ("validation", "test")
 

@@ -15,9 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from genrec.evaluation.comparison import System, compare_systems
-from genrec.evaluation.metrics import Evaluation
-from genrec.evaluation.significance import permutation_p_value
+from genrec.evaluation import Evaluation, System, compare_systems, permutation_p_value
 from genrec.pipeline.compare import ComparisonRequest, compare
 
 BOOTSTRAPS = 400

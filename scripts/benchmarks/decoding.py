@@ -38,8 +38,7 @@ from decoding_figures.trained import trained_figures
 from rich.console import Console
 from rich.table import Table
 
-from genrec.artifacts.marks import write_result
-from genrec.artifacts.results import result_file
+from genrec.artifacts import result_file, write_result
 
 BEAMS = (50, 20)
 PARTS = ("guarantees", "constraint", "serving", *COMPARED)

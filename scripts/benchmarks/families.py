@@ -26,12 +26,10 @@ from typing import Any
 import numpy as np
 from shelf import RESULT_FILE, Inputs, average, spread, tokenizer_recipe
 
-from genrec.artifacts import MANIFEST, open_work_folder, read_json, write_file, write_json
-from genrec.artifacts.results import work_folder
-from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, TrainingConfig
-from genrec.data import Dataset
+from genrec import Dataset, DecodingConfig, EvaluationConfig, RecommenderConfig, TrainingConfig
+from genrec.artifacts import MANIFEST, open_work_folder, read_json, work_folder, write_file, write_json
 from genrec.decoding import generate_lists
-from genrec.evaluation.protocol import Result, score_lists
+from genrec.evaluation import Result, score_lists
 from genrec.models.families.setrec import SETRec
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions, TrainedModel, open_model
 from genrec.pipeline.steps import TrainingPlan, protocol_of, tokenize_items, train_model

@@ -16,10 +16,8 @@ from statistics import median
 import numpy as np
 import torch
 
-from genrec.artifacts.marks import write_result
-from genrec.artifacts.results import result_file
-from genrec.config import DecodingConfig
-from genrec.data import Dataset
+from genrec import Dataset, DecodingConfig
+from genrec.artifacts import result_file, write_result
 from genrec.decoding import generate_lists
 from genrec.pipeline.model_folder import open_model
 

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec.artifacts.marks import write_result
-from genrec.artifacts.results import result_file
+from genrec import Dataset, Histories
+from genrec.artifacts import result_file, write_result
 from genrec.config import parse_settings
-from genrec.data import Dataset, Histories
 from genrec.features import encoder_class
 from genrec.features.base import unit_rows
 from genrec.features.collaborative import training_edges

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from genrec.artifacts.marks import write_result
-from genrec.artifacts.results import result_file
+from genrec.artifacts import result_file, write_result
 from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts
 
 Way = Callable[[MixtureOfExperts, Tensor], Tensor]

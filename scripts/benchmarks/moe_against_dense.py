@@ -23,12 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.artifacts import MANIFEST, open_work_folder, read_json
-from genrec.artifacts.marks import write_result
-from genrec.artifacts.results import result_file, work_folder
-from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
-from genrec.data import Dataset
-from genrec.data.histories import pad_histories
+from genrec import Dataset, DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
+from genrec.artifacts import MANIFEST, open_work_folder, read_json, result_file, work_folder, write_result
+from genrec.data import pad_histories
 from genrec.models import RecommenderModel
 from genrec.pipeline.model_folder import EXPERTS_FILE, Companions
 from genrec.pipeline.scaling import train_point

@@ -33,14 +33,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from genrec.artifacts.marks import write_result
-from genrec.artifacts.results import result_file
-from genrec.config import DataConfig, RecommenderConfig
-from genrec.data import Dataset, Histories, pad_histories, prepare_dataset
+from genrec import DataConfig, Dataset, Histories, ItemIndex, RecommenderConfig, prepare_dataset
+from genrec.artifacts import result_file, write_result
+from genrec.data import pad_histories
+from genrec.models import build_recommender
 from genrec.models.families.decoder import Decoder
 from genrec.models.layers.history import prepend, state_at
-from genrec.models.registry import build_recommender
-from genrec.tokenizers.index import ItemIndex
 from genrec.training.batches import cut_windows, update_rows
 
 LEVELS = (256, 256, 256, 256)

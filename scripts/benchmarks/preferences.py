@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from genrec.alignment.monitor import score_candidates
-from genrec.alignment.pairs import feedback_column
-from genrec.alignment.preferences import Preferences
-from genrec.data import Dataset
+from genrec import Dataset
+from genrec.alignment import Preferences, feedback_column, score_candidates
 from genrec.decoding import generate_lists
 from genrec.models import GenerativeRecommender
 from genrec.pipeline.model_folder import open_model

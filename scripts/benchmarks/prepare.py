@@ -15,8 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from genrec.config import DataConfig
-from genrec.data import prepare_dataset
+from genrec import DataConfig, prepare_dataset
 
 WRITE = """
 import sys

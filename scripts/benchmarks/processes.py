@@ -24,13 +24,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from genrec.artifacts import environment
-from genrec.artifacts.marks import write_result
-from genrec.artifacts.results import result_file
-from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig
-from genrec.data import Histories
-from genrec.models.registry import build_recommender, recommender_class
-from genrec.tokenizers.index import ItemIndex
+from genrec import DecodingConfig, Histories, ItemIndex, RecommenderConfig, TrainingConfig
+from genrec.artifacts import environment, result_file, write_result
+from genrec.models import build_recommender, recommender_class
 from genrec.training import train_recommender
 
 ROOT = Path(__file__).resolve().parents[2]

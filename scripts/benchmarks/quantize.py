@@ -27,11 +27,8 @@ import faiss
 import numpy as np
 import polars as pl
 
-from genrec.artifacts import open_work_folder, write_artifact, write_json
-from genrec.artifacts.results import work_folder
-from genrec.config import DataConfig, TokenizerConfig
-from genrec.data import Dataset, make_dataset
-from genrec.features import ItemFeatures
+from genrec import DataConfig, Dataset, ItemFeatures, TokenizerConfig, make_dataset
+from genrec.artifacts import open_work_folder, work_folder, write_artifact, write_json
 from genrec.features.base import DESCRIPTION_FILE, EMBEDDINGS_FILE, ITEM_IDS_FILE
 from genrec.pipeline.steps import load_features
 from genrec.tokenizers import fit_tokenizer

@@ -22,20 +22,29 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from genrec.artifacts import MANIFEST, fingerprint, open_work_folder, read_json, read_manifest, write_file, write_json
-from genrec.artifacts.results import work_folder
-from genrec.config import (
+from genrec import (
+    Dataset,
     DecodingConfig,
     EvaluationConfig,
+    GenrecError,
+    InterruptedRun,
     RecommenderConfig,
     TokenizerConfig,
     TrainingConfig,
     load_recipe,
-    read_yaml,
 )
-from genrec.data import Dataset
-from genrec.errors import GenrecError, InterruptedRun
-from genrec.evaluation.protocol import metrics_json
+from genrec.artifacts import (
+    MANIFEST,
+    fingerprint,
+    open_work_folder,
+    read_json,
+    read_manifest,
+    work_folder,
+    write_file,
+    write_json,
+)
+from genrec.config import read_yaml
+from genrec.evaluation import metrics_json
 from genrec.features import build_features
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions
 from genrec.pipeline.steps import TrainingPlan, measure_model, tokenize_items, train_model

@@ -36,24 +36,24 @@ import polars as pl
 import torch
 from rich.console import Console
 
-from genrec.alignment.align import align_recommender
-from genrec.artifacts import git_commit, verify_artifact
-from genrec.artifacts.marks import write_result
-from genrec.artifacts.results import result_file
-from genrec.config import (
+from genrec import (
     AlignmentConfig,
+    ArtifactError,
     DataConfig,
+    Dataset,
     DecodingConfig,
+    InterruptedRun,
+    ItemFeatures,
+    ItemIndex,
     RecommenderConfig,
     TokenizerConfig,
     TrainingConfig,
+    make_dataset,
 )
-from genrec.data import Dataset, make_dataset
-from genrec.errors import ArtifactError, InterruptedRun
-from genrec.features import ItemFeatures
+from genrec.alignment import align_recommender
+from genrec.artifacts import git_commit, result_file, verify_artifact, write_result
 from genrec.models import RecommenderModel, build_recommender
 from genrec.tokenizers import build_tokenizer, fit_tokenizer
-from genrec.tokenizers.index import ItemIndex
 from genrec.tokenizers.parts import learning
 from genrec.training import train
 from genrec.training.checkpoints import STATE_FILE, CheckpointStore

@@ -19,15 +19,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from genrec.artifacts import open_work_folder, read_json
-from genrec.artifacts.marks import write_result
-from genrec.artifacts.results import result_file, work_folder
-from genrec.artifacts.targets import overwriting
-from genrec.config import DataConfig, EvaluationConfig
-from genrec.data import Dataset, prepare_dataset
-from genrec.errors import ConfigError
-from genrec.evaluation.baselines import fit_baseline
-from genrec.evaluation.protocol import Protocol, score_lists
+from genrec import ConfigError, DataConfig, Dataset, EvaluationConfig, prepare_dataset
+from genrec.artifacts import open_work_folder, overwriting, read_json, result_file, work_folder, write_result
+from genrec.evaluation import Protocol, fit_baseline, score_lists
 from genrec.evaluation.tables import SYSTEMS
 from genrec.tokenizers.quality.canvas import ACCENT, MUTED, SECOND, dress, new_figure, write_figure
 

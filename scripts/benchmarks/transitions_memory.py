@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from genrec import Histories
 from genrec.artifacts import write_json
-from genrec.data.histories import Histories
 from genrec.evaluation.baselines import transition
 
 BOUND_GB = 12

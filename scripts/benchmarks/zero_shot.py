@@ -23,15 +23,11 @@ import polars as pl
 import torch
 from scipy import sparse
 
-from genrec.artifacts import open_work_folder, write_file, write_json
-from genrec.artifacts.results import work_folder
-from genrec.config import DataConfig, DecodingConfig, EvaluationConfig, load_recipe
-from genrec.data import Dataset, make_dataset
-from genrec.data.histories import Histories, pad_histories
-from genrec.data.parquet import read_parquet
+from genrec import DataConfig, Dataset, DecodingConfig, EvaluationConfig, Histories, load_recipe, make_dataset
+from genrec.artifacts import open_work_folder, work_folder, write_file, write_json
+from genrec.data import pad_histories, read_parquet
 from genrec.decoding import generate_lists
-from genrec.evaluation.baselines import Baseline, fit_baseline
-from genrec.evaluation.protocol import Protocol, score_lists
+from genrec.evaluation import Baseline, Protocol, fit_baseline, score_lists
 from genrec.models.families.recgpt import RecGPT
 from genrec.pipeline.catalogue import on_catalogue
 from genrec.pipeline.model_folder import open_model

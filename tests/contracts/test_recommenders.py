@@ -7,10 +7,11 @@ import pytest
 import torch
 from tiny_allmrec import second_stage
 
+from genrec import testing
 from genrec.config import DecodingConfig, RecommenderConfig
 from genrec.data import Histories
 from genrec.decoding import recommend
-from genrec.models import GenerativeRecommender, ItemScorer, ItemTexts, build_recommender, load_recommender
+from genrec.models import ItemScorer, ItemTexts, build_recommender
 from genrec.models.families.allmrec import AllmRec
 from genrec.models.families.setrec import SETRec
 from genrec.models.layers.history import gather_targets
@@ -94,18 +95,16 @@ def log_probability(model, items: torch.Tensor, lengths: torch.Tensor, targets: 
     if isinstance(model, AllmRec):
         # It learns to write titles, of which other items and things that are no item may have some.
         return model.score_candidates(items, lengths, targets[:, None])[:, 0]
-    if isinstance(model, ItemScorer):
-        scores = model.score_items(items, lengths, **extras_of(model, items))
-        return scores.log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    context = model.encode(items, lengths, **extras_of(model, items))
-    codes = model.item_codes[targets].long()[:, None]
-    total = torch.zeros(len(items))
-    for level in range(model.num_levels):
-        parents = torch.zeros(len(items), 1, dtype=torch.long)
-        logits = model.next_code_logits(context, codes[:, :, :level], parents)
-        total += logits[:, 0].log_softmax(-1).gather(1, codes[:, 0, level : level + 1])[:, 0]
-    by_items = getattr(model.settings, "item_loss", 0.0)
-    return total + by_items * model.item_log_probabilities(context, targets[:, None])[:, 0] if by_items else total
+    return testing.log_probability(model, items, lengths, targets, extras_of(model, items))
+
+
+def contract_of(family: str, **settings) -> testing.RecommenderContract:
+    return testing.RecommenderContract(
+        lambda seed: make_model(family, seed, **settings),
+        learns_all_items=family not in DRAWING,
+        probability=lambda model, items, lengths, targets, extras: log_probability(model, items, lengths, targets),
+        side_inputs=extras_of,
+    )
 
 
 @pytest.fixture(params=[*sorted([*FAMILIES, *VARIANTS]), *EXTRAS])
@@ -119,32 +118,16 @@ def histories() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randint(NUM_ITEMS, (6, 9), generator=generator), torch.tensor([9, 4, 1, 6, 2, 3])
 
 
-def test_saved_and_loaded_model_gives_the_same_bytes(family, histories, tmp_path):
-    model = make_model(family).eval()
-    model.save_pretrained(tmp_path)
-    loaded = load_recommender(tmp_path)
-    assert not loaded.training
-    assert loaded.config.index_fingerprint == model.config.index_fingerprint
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, loaded.state_dict()[name]), name
-    targets = histories[0][:, 0]
-    with torch.no_grad():
-        assert torch.equal(log_probability(model, *histories, targets), log_probability(loaded, *histories, targets))
+def test_saved_and_loaded_model_gives_the_same_bytes(family, tmp_path):
+    contract_of(family).check_saving(tmp_path)
 
 
 def test_equal_seeds_give_equal_weights(family):
-    first, second, other = make_model(family, 1), make_model(family, 1), make_model(family, 2)
-    for left, right in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(left, right)
-    assert any(not torch.equal(left, right) for left, right in zip(first.parameters(), other.parameters(), strict=True))
+    contract_of(family).check_seeds()
 
 
-def test_every_parameter_learns(family, histories):
-    model = make_model(family)
-    loss_of(model, *histories).backward()
-    learned = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    assert learned
-    assert [name for name, value in learned.items() if value.grad is None or not value.grad.abs().sum()] == []
+def test_every_parameter_learns(family):
+    contract_of(family).check_gradients()
 
 
 def test_it_can_be_compiled(family, histories):
@@ -195,37 +178,12 @@ def test_it_learns_and_answers_in_bfloat16(family, histories):
     assert torch.allclose(*scores, rtol=0.02, atol=0.3 if family == "allmrec" else 0.05)
 
 
-def test_padding_and_batch_change_nothing(family, histories):
-    model = make_model(family).eval()
-    items, lengths = histories
-    targets = (items[:, 0] + 1) % NUM_ITEMS
-    noisy = items.clone()
-    for row, length in enumerate(lengths):
-        noisy[row, length:] = (noisy[row, length:] + 7) % NUM_ITEMS
-    with torch.no_grad():
-        batched = log_probability(model, items, lengths, targets)
-        assert torch.allclose(log_probability(model, noisy, lengths, targets), batched, atol=1e-5)
-        for row, length in enumerate(lengths):
-            alone = log_probability(
-                model, items[row : row + 1, :length], lengths[row : row + 1], targets[row : row + 1]
-            )
-            assert torch.allclose(alone[0], batched[row], atol=1e-5)
-        assert (
-            torch.allclose(loss_of(model, noisy, lengths), loss_of(model, items, lengths), atol=1e-5)
-            or family in DRAWING
-        )
+def test_padding_and_batch_change_nothing(family):
+    contract_of(family).check_padding()
 
 
-def test_every_history_item_is_read(family, histories):
-    model = make_model(family).eval()
-    items, lengths = histories[0][:1], histories[1][:1]
-    targets = torch.tensor([3])
-    with torch.no_grad():
-        before = log_probability(model, items, lengths, targets)
-        for position in range(int(lengths[0])):
-            changed = items.clone()
-            changed[0, position] = (changed[0, position] + 11) % NUM_ITEMS
-            assert not torch.equal(log_probability(model, changed, lengths, targets), before), position
+def test_every_history_item_is_read(family):
+    contract_of(family).check_history_is_read()
 
 
 @pytest.mark.parametrize("family", [*sorted({*FAMILIES, *VARIANTS} - DRAWING), *EXTRAS])
@@ -274,53 +232,17 @@ def test_what_is_drawn_sees_what_is_before_it_and_no_other(family, histories, mo
             assert torch.equal(loss_of(model, changed, lengths), before) == (place > 2), place
 
 
-def test_training_loss_is_the_probability_that_decoding_sees(family, histories):
+def test_training_loss_is_the_probability_that_decoding_sees(family):
     """The one-pass loss equals scoring every item by decoding after its own prefix: no position sees its future."""
-    model = make_model(family, **NEXT_ITEM.get(family, {})).eval()
-    items, lengths = histories
-    terms = []
-    with torch.no_grad():
-        for row, length in enumerate(lengths.tolist()):
-            for cut in [length - 1] if family in DRAWING else range(length):
-                prefix = items[row : row + 1, : max(cut, 1)]
-                target = items[row : row + 1, cut]
-                terms.append(log_probability(model, prefix, torch.tensor([cut]), target))
-        expected = -torch.cat(terms).mean()
-        assert torch.allclose(loss_of(model, items, lengths), expected, atol=1e-5, rtol=1e-6)
+    contract_of(family, **NEXT_ITEM.get(family, {})).check_loss()
 
 
 def test_empty_history_is_answered(family):
-    model = make_model(family).eval()
-    with torch.no_grad():
-        items = torch.tensor([[0, 0], [5, 6]])
-        values = log_probability(model, items, torch.tensor([0, 2]), torch.tensor([1, 1]))
-        other = log_probability(model, items + 3, torch.tensor([0, 2]), torch.tensor([1, 1]))
-    assert torch.isfinite(values).all()
-    assert torch.allclose(values[0], other[0], atol=1e-6)
-    assert not torch.allclose(values[1], other[1], atol=1e-6)
+    contract_of(family).check_empty_history()
 
 
-def test_incremental_decoding_equals_recomputation(family, histories):
-    model = make_model(family).eval()
-    if isinstance(model, ItemScorer):
-        assert model.score_items(*histories).shape == (6, NUM_ITEMS)
-        return
-    assert isinstance(model, GenerativeRecommender)
-    generator = torch.Generator().manual_seed(7)
-    batch, beams = 6, 5
-    cached, fresh = (model.encode(*histories, **extras_of(model, histories[0])) for _ in range(2))
-    prefix = torch.zeros(batch, 1, 0, dtype=torch.long)
-    with torch.no_grad():
-        logits = model.next_code_logits(cached, prefix)
-        assert logits.shape == (batch, 1, LEVEL_SIZES[0])
-        for level in range(1, model.num_levels):
-            parents = torch.randint(prefix.shape[1], (batch, beams), generator=generator)
-            codes = torch.randint(LEVEL_SIZES[level - 1], (batch, beams, 1), generator=generator)
-            kept = prefix.gather(1, parents[:, :, None].expand(-1, -1, level - 1))
-            prefix = torch.cat([kept, codes], dim=2)
-            logits = model.next_code_logits(cached, prefix, parents)
-            assert logits.shape == (batch, beams, LEVEL_SIZES[level])
-            assert torch.allclose(logits, model.next_code_logits(fresh, prefix), atol=1e-5)
+def test_incremental_decoding_equals_recomputation(family):
+    contract_of(family).check_incremental_decoding()
 
 
 @pytest.mark.parametrize("family", sorted([*FAMILIES, *VARIANTS]))
@@ -358,3 +280,21 @@ def test_it_memorizes_a_few_users(family):
             every_item = [log_probability(model, history, cut, torch.full((64,), item)) for item in range(NUM_ITEMS)]
             scores = torch.stack(every_item, dim=1)
     assert (scores.argmax(dim=1) == items[:, 4]).float().mean() >= 0.99
+
+
+def test_a_recommender_is_checked_by_name(tmp_path):
+    testing.check_recommender("decoder", SMALL, tmp_path)
+
+
+def test_a_model_that_reads_padding_is_found():
+    def build(seed: int):
+        model = testing.build_tiny("depth", SMALL, seed)
+        encode = model.encode
+        # Every user has the length of the longest.
+        model.encode = lambda items, lengths, **extras: encode(
+            items, torch.full_like(lengths, items.shape[1]), **extras
+        )
+        return model
+
+    with pytest.raises(AssertionError, match="padding changes no probability"):
+        testing.RecommenderContract(build).check_padding()

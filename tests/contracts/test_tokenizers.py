@@ -1,22 +1,17 @@
 """Checks that every item tokenizer must pass; a new family is tested by being in the registry."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from leakage import poisoned
 
-from genrec.artifacts import read_manifest, verify_artifact
-from genrec.config import DataConfig, FeaturesConfig, TokenizerConfig
-from genrec.data import Dataset, make_dataset
+from genrec.artifacts import read_manifest
+from genrec.config import TokenizerConfig
 from genrec.errors import ConfigError, DataError
-from genrec.features import ItemFeatures, build_encoder
+from genrec.features import ItemFeatures
+from genrec.testing import TokenizerContract, check_tokenizer, tiny_features
 from genrec.tokenizers import (
     TOKENIZERS,
     ItemIndex,
-    ItemTokenizer,
-    TokenizerSettings,
     build_tokenizer,
     fit_tokenizer,
     tokenizer_class,
@@ -65,18 +60,17 @@ def recipe(name: str, **settings) -> TokenizerConfig:
 
 @pytest.fixture(scope="module")
 def features(tiny_dataset) -> ItemFeatures:
-    # Two parts, because some families read what users did beside what items are.
-    return item_features(tiny_dataset)
-
-
-def item_features(dataset: Dataset) -> ItemFeatures:
-    parts = [{"encoder": "lexical", "dim": 12}, {"encoder": "fastrp", "dim": 4}]
-    return build_encoder(FeaturesConfig(encoder="concat", parts=parts)).fit(dataset)
+    return tiny_features(tiny_dataset)
 
 
 @pytest.fixture(params=sorted(TOKENIZERS), scope="module")
 def name(request) -> str:
     return request.param
+
+
+@pytest.fixture(scope="module")
+def contract(name, tiny_dataset, features) -> TokenizerContract:
+    return TokenizerContract(name, tiny_dataset, features, recipe(name).settings)
 
 
 @pytest.fixture(scope="module")
@@ -87,27 +81,16 @@ def folder(name, tiny_dataset, features, tmp_path_factory) -> Path:
     return out
 
 
-def test_it_belongs_to_the_shelf(name):
-    cls = tokenizer_class(name)
-    assert issubclass(cls, ItemTokenizer)
-    assert issubclass(cls.Settings, TokenizerSettings)
-    assert cls.name == name
-    assert cls.__doc__
+def test_it_is_documented_and_named(contract):
+    contract.check_class()
 
 
-def test_every_item_gets_an_identifier_of_its_own(folder, tiny_dataset):
-    verify_artifact(folder, "tokenizer")
-    index = ItemIndex.load(folder)
-    assert index.num_items == tiny_dataset.num_items
-    assert index.item_ids == tiny_dataset.item_ids
-    assert len(np.unique(index.codes, axis=0)) == tiny_dataset.num_items
-    assert (index.codes < np.array(index.level_sizes)).all()
+def test_every_item_gets_a_semantic_id_of_its_own(contract, folder):
+    contract.check_semantic_ids(folder)
 
 
-def test_the_same_bytes_twice(name, folder, tiny_dataset, features, tmp_path):
-    index = fit_tokenizer(recipe(name), tiny_dataset, features, tmp_path / "again")
-    assert read_manifest(tmp_path / "again").fingerprint == read_manifest(folder).fingerprint
-    assert ItemIndex.load(folder).fingerprint == index.fingerprint
+def test_the_same_bytes_twice(contract, folder, tmp_path):
+    contract.check_same_bytes(folder, tmp_path / "again")
 
 
 def test_another_seed_is_another_tokenizer(name, folder, tiny_dataset, features, tmp_path):
@@ -119,57 +102,20 @@ def test_another_seed_is_another_tokenizer(name, folder, tiny_dataset, features,
     assert one != other
 
 
-def test_it_encodes_items_never_seen_and_loads_what_it_saved(folder, tiny_dataset, features, tmp_path):
-    tokenizer = ItemTokenizer.from_pretrained(folder)
-    assert tokenizer.level_sizes
-    if not tokenizer.encodes_new_items:
-        with pytest.raises(ConfigError, match="cannot name items that it was not fitted on"):
-            tokenizer.encode(features.values)
-        known = tokenizer.encode_catalogue(tiny_dataset, features)
-        tokenizer.save_pretrained(tmp_path / "again")
-        again = ItemTokenizer.from_pretrained(tmp_path / "again")
-        np.testing.assert_array_equal(again.encode_catalogue(tiny_dataset, features), known)
-        return
-    items, unseen = tiny_dataset.items, features.values[::-1] * 0.9 + 0.01
-    codes = tokenizer.encode_items(items, unseen)
-    assert codes.dtype == np.int32
-    assert codes.shape == (40, len(tokenizer.level_sizes))
-    assert (codes >= 0).all()
-    assert (codes < np.array(tokenizer.level_sizes)).all()
-    tokenizer.save_pretrained(tmp_path / "again")
-    np.testing.assert_array_equal(ItemTokenizer.from_pretrained(tmp_path / "again").encode_items(items, unseen), codes)
-    # Nothing depends on which items are encoded together.
-    alone = [tokenizer.encode_items(items[row : row + 1], unseen[row : row + 1]) for row in range(8)]
-    np.testing.assert_array_equal(np.concatenate(alone), codes[:8])
-    assert tokenizer.encode_items(items[:0], unseen[:0]).shape == (0, len(tokenizer.level_sizes))
+def test_it_encodes_items_never_seen_and_loads_what_it_saved(contract, folder, tmp_path):
+    contract.check_new_items(folder, tmp_path / "again")
 
 
-def test_held_out_interactions_change_no_byte(name, folder, tiny_interactions, tiny_items, tmp_path):
-    table = poisoned(tiny_interactions, 40)
-    dataset = make_dataset(table, tiny_items, DataConfig(k_core=0), tmp_path / "dataset")
-    fit_tokenizer(recipe(name), dataset, item_features(dataset), tmp_path / "tokenizer")
-    files = [
-        {key: file.sha256 for key, file in read_manifest(at).files.items()} for at in (folder, tmp_path / "tokenizer")
-    ]
-    assert files[0] == files[1]
+def test_held_out_interactions_change_no_byte(contract, folder, tmp_path):
+    contract.check_held_out(folder, tmp_path)
 
 
-def test_the_folder_holds_no_pickle(folder):
-    suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
-    assert suffixes <= {".json", ".safetensors", ".parquet", ".png"}
+def test_the_folder_holds_no_pickle(contract, folder):
+    contract.check_files(folder)
 
 
-def test_it_reports_its_quality(name, folder):
-    index = ItemIndex.load(folder)
-    report = json.loads((folder / "quality.json").read_text())
-    assert report["tokenizer"] == name
-    assert report["items"] == 40
-    for level in report["levels"]:
-        assert 0 < level["use"] <= 1
-        assert 1 <= level["perplexity"] <= level["size"] * (1 + 1e-9)
-    assert report["collisions"]["before"]["identifiers"] <= 40
-    assert report["collisions"]["after"]["identifiers"] == len(np.unique(index.codes, axis=0))
-    assert report["neighbors"]
+def test_it_reports_its_quality(contract, folder):
+    contract.check_quality(folder)
 
 
 def test_it_reassigns_codes_or_says_so_before_it_is_fitted(name):
@@ -181,16 +127,23 @@ def test_it_reassigns_codes_or_says_so_before_it_is_fitted(name):
         build_tokenizer(chosen)
 
 
-def test_it_refuses_what_it_cannot_use(name, tiny_dataset, features, tmp_path):
-    with pytest.raises(ConfigError, match=r"(?s)unknown key colisions.*did you mean 'collisions'"):
-        fit_tokenizer(recipe(name, colisions="error"), tiny_dataset, features, tmp_path / "tokenizer")
+def test_it_refuses_what_it_cannot_use(contract, name, tiny_dataset, features, tmp_path):
     foreign, owner = ("resolution", "louvain") if name != "louvain" else ("leaf_size", "cid")
     with pytest.raises(ConfigError, match=f"(?s)unknown key {foreign}: the tokenizer {name} has.*that has it: {owner}"):
         fit_tokenizer(recipe(name, **{foreign: 3}), tiny_dataset, features, tmp_path / "tokenizer")
     if has_codebooks(name):
         with pytest.raises(DataError, match="level 1 has 99 codes but the 40 items have 40 different vectors"):
             fit_tokenizer(recipe(name, codebook_size=(99, 5)), tiny_dataset, features, tmp_path / "tokenizer")
-    broken = ItemFeatures(np.where(np.arange(40)[:, None] == 6, np.nan, features.values), features.item_ids, {})
-    with pytest.raises(DataError, match=r"(?s)NaN or infinity.*row 6"):
-        fit_tokenizer(recipe(name), tiny_dataset, broken, tmp_path / "tokenizer")
+    contract.check_bad_input(tmp_path)
     assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+def test_a_tokenizer_is_checked_by_name(tmp_path):
+    check_tokenizer("rqkmeans", SMALL, tmp_path / "checks")
+
+
+def test_a_tokenizer_that_shares_semantic_ids_is_found(tiny_dataset, features, tmp_path):
+    contract = TokenizerContract("rqkmeans", tiny_dataset, features, {**SMALL, "collisions": "bucket"})
+    contract.fit(tmp_path / "tokenizer")
+    with pytest.raises(AssertionError, match=r"\d+ semantic IDs for 40 items"):
+        contract.check_semantic_ids(tmp_path / "tokenizer")

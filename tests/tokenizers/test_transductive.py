@@ -7,13 +7,13 @@ from genrec.config import DataConfig
 from genrec.data import make_dataset
 from genrec.errors import ConfigError, DataError
 from genrec.features import ItemFeatures
-from genrec.tokenizers import ItemTokenizer
-from genrec.tokenizers.families.independent import IndependentSettings, IndependentTokenizer
+from genrec.tokenizers import ItemTokenizer, TokenizerSettings
+from genrec.tokenizers.families.independent import IndependentTokenizer
 
 
 @pytest.fixture
 def tokenizer(tiny_dataset, tiny_features) -> IndependentTokenizer:
-    tokenizer = IndependentTokenizer(IndependentSettings())
+    tokenizer = IndependentTokenizer(TokenizerSettings())
     tokenizer.fit(tiny_dataset, tiny_features)
     return tokenizer
 
@@ -47,4 +47,4 @@ def test_another_catalogue_is_refused(tokenizer, tiny_interactions, tiny_items, 
 
 def test_what_has_not_been_fitted_names_nothing(tiny_dataset, tiny_features):
     with pytest.raises(ConfigError, match="the tokenizer independent has not been fitted"):
-        IndependentTokenizer(IndependentSettings()).encode_catalogue(tiny_dataset, tiny_features)
+        IndependentTokenizer(TokenizerSettings()).encode_catalogue(tiny_dataset, tiny_features)

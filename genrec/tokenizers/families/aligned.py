@@ -40,9 +40,6 @@ class AlignedTokenizer(ResidualKMeansTokenizer):
 
     An item without collaborative vector (zeros) stands with its adapted semantic vector in both places: that is what
     the alignment is for.
-
-    Args:
-        settings: See :class:`AlignedSettings`.
     """
 
     name: ClassVar[str] = "aligned"

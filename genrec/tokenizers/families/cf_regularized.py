@@ -50,9 +50,6 @@ class CFRegularizedTokenizer(ResidualVAETokenizer):
     """An RQ-VAE of the semantic columns with LETTER's two further terms; only they see the collaborative columns.
 
     So new items need no collaborative vector to be named.
-
-    Args:
-        settings: See :class:`CFRegularizedSettings`.
     """
 
     name: ClassVar[str] = "cf-regularized"

@@ -32,11 +32,7 @@ class CIDSettings(TokenizerSettings):
 
 
 class CollaborativeTokenizer(TransductiveTokenizer):
-    """Recursive spectral clustering of the co-occurrence graph; the collision policy tells the items of a leaf apart.
-
-    Args:
-        settings: See :class:`CollaborativeSettings`.
-    """
+    """Recursive spectral clustering of the co-occurrence graph; the collision policy separates the items of a leaf."""
 
     name: ClassVar[str] = "cid"
     Settings: ClassVar[type[TokenizerSettings]] = CIDSettings

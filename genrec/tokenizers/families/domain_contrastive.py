@@ -37,9 +37,6 @@ class DomainContrastiveTokenizer(ResidualVAETokenizer):
     """An RQ-VAE that keeps domains apart as far as that does not cost much reconstruction.
 
     New items need only a vector: their domain is not asked for.
-
-    Args:
-        settings: See :class:`DomainContrastiveSettings`.
     """
 
     name: ClassVar[str] = "domain-contrastive"

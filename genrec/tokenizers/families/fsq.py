@@ -59,9 +59,6 @@ class ScalarTokenizer(ItemTokenizer):
 
     The codebook is a fixed grid and may have more codes than there are items, so that a tokenizer that was fitted on
     one domain names the items of another.
-
-    Args:
-        settings: See :class:`ScalarSettings`.
     """
 
     name: ClassVar[str] = "fsq"

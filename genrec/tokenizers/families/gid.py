@@ -30,11 +30,7 @@ class GIDSettings(TokenizerSettings):
 
 
 class GIDTokenizer(ItemTokenizer):
-    """The path of an item through a tree of clusters of which each leaf holds at most ``num_clusters`` items.
-
-    Args:
-        settings: See :class:`GIDSettings`.
-    """
+    """The path of an item through a tree of clusters of which each leaf holds at most ``num_clusters`` items."""
 
     name: ClassVar[str] = "gid"
     Settings: ClassVar[type[TokenizerSettings]] = GIDSettings

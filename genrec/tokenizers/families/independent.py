@@ -15,21 +15,12 @@ if TYPE_CHECKING:
     from genrec.data import Dataset
 
 
-class IndependentSettings(TokenizerSettings):
-    """Settings of the tokenizer ``independent``."""
-
-
 class IndependentTokenizer(TransductiveTokenizer):
-    """Every item has one code that no other item has.
-
-    Args:
-        settings: See :class:`IndependentSettings`.
-    """
+    """Every item has one code that no other item has."""
 
     name: ClassVar[str] = "independent"
-    Settings: ClassVar[type[TokenizerSettings]] = IndependentSettings
+    Settings: ClassVar[type[TokenizerSettings]] = TokenizerSettings
     reason: ClassVar[str] = "a new item would need a code of its own, which no model has learned"
-    settings: IndependentSettings
 
     def _name_items(self, dataset: "Dataset", features: ItemFeatures) -> np.ndarray:
         return np.arange(dataset.num_items)[:, None]

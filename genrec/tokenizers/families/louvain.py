@@ -30,11 +30,7 @@ class LouvainSettings(TokenizerSettings):
 
 
 class LouvainTokenizer(TransductiveTokenizer):
-    """The community of an item, then its community within that; the collision policy tells the items of one apart.
-
-    Args:
-        settings: See :class:`LouvainSettings`.
-    """
+    """The community of an item, then its community within that; the collision policy tells the items of one apart."""
 
     name: ClassVar[str] = "louvain"
     Settings: ClassVar[type[TokenizerSettings]] = LouvainSettings

@@ -40,11 +40,7 @@ class QuantizerExpertSettings(QuantizerSettings):
 
 
 class ExpertTokenizer(ItemTokenizer):
-    """One code per expert; the order of the codes says nothing.
-
-    Args:
-        settings: See :class:`ExpertSettings`.
-    """
+    """One code per expert; the order of the codes says nothing."""
 
     name: ClassVar[str] = "mpq"
     Settings: ClassVar[type[TokenizerSettings]] = QuantizerExpertSettings

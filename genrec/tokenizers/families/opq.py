@@ -21,11 +21,7 @@ class OptimizedProductSettings(ProductSettings):
 
 
 class OptimizedProductTokenizer(ProductTokenizer):
-    """Product quantization of rotated vectors.
-
-    Args:
-        settings: See :class:`OptimizedProductSettings`.
-    """
+    """Product quantization of rotated vectors."""
 
     name: ClassVar[str] = "opq"
     Settings: ClassVar[type[TokenizerSettings]] = OptimizedProductSettings

@@ -33,11 +33,7 @@ class ProductSettings(CodebookSettings):
 
 
 class ProductTokenizer(ItemTokenizer):
-    """A k-means of its own for every part of the vector; the order of the codes says nothing.
-
-    Args:
-        settings: See :class:`ProductSettings`.
-    """
+    """A k-means of its own for every part of the vector; the order of the codes says nothing."""
 
     name: ClassVar[str] = "pq"
     Settings: ClassVar[type[TokenizerSettings]] = ProductSettings

@@ -30,11 +30,7 @@ class RandomSettings(TokenizerSettings):
 
 
 class RandomTokenizer(TransductiveTokenizer):
-    """Every item has a random number of its own, written in digits.
-
-    Args:
-        settings: See :class:`RandomSettings`.
-    """
+    """Every item has a random number of its own, written in digits."""
 
     name: ClassVar[str] = "random"
     Settings: ClassVar[type[TokenizerSettings]] = RandomSettings

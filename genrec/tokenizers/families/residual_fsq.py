@@ -44,11 +44,7 @@ class ResidualScalarSettings(TokenizerSettings, NetworkSettings):
 
 
 class ResidualScalarTokenizer(AutoencodedTokenizer):
-    """Residual quantization on fixed grids in the middle of a learned autoencoder.
-
-    Args:
-        settings: See :class:`ResidualScalarSettings`.
-    """
+    """Residual quantization on fixed grids in the middle of a learned autoencoder."""
 
     name: ClassVar[str] = "residual-fsq"
     Settings: ClassVar[type[TokenizerSettings]] = ResidualScalarSettings

@@ -32,11 +32,7 @@ class ResidualKMeansSettings(CodebookSettings):
 
 
 class ResidualKMeansTokenizer(ResidualTokenizer):
-    """Residual k-means on the vectors as they are.
-
-    Args:
-        settings: See :class:`ResidualKMeansSettings`.
-    """
+    """Residual k-means on the vectors as they are."""
 
     name: ClassVar[str] = "rqkmeans"
     Settings: ClassVar[type[TokenizerSettings]] = ResidualKMeansSettings

@@ -40,9 +40,6 @@ class BalancedKMeansTokenizer(ResidualKMeansTokenizer):
     """Residual k-means whose clusters differ by at most one item in size.
 
     Sizes are equal for the catalogue of the fit; new items get the nearest centroids.
-
-    Args:
-        settings: See :class:`BalancedKMeansSettings`.
     """
 
     name: ClassVar[str] = "rqkmeans-balanced"

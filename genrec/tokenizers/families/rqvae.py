@@ -53,11 +53,7 @@ class ResidualVAESettings(QuantizerSettings):
 
 
 class ResidualVAETokenizer(AutoencodedTokenizer):
-    """Residual quantization in the middle of a learned autoencoder.
-
-    Args:
-        settings: See :class:`ResidualVAESettings`.
-    """
+    """Residual quantization in the middle of a learned autoencoder."""
 
     name: ClassVar[str] = "rqvae"
     Settings: ClassVar[type[TokenizerSettings]] = ResidualVAESettings

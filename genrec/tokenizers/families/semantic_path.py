@@ -35,9 +35,6 @@ class SemanticPathTokenizer(TextTokenizer):
 
     Categories above all items (``Beauty`` in a catalogue of beauty products) are left out. A shorter path goes on with
     the code of its end. New items may lack the finer categories: their path ends before the first one that is unknown.
-
-    Args:
-        settings: See :class:`SemanticPathSettings`.
     """
 
     name: ClassVar[str] = "semantic-path"

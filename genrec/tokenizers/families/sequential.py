@@ -35,11 +35,7 @@ class SequentialSettings(TokenizerSettings):
 
 
 class SequentialTokenizer(TransductiveTokenizer):
-    """Numbers in the order of first appearance, written in digits; items of no training history come last.
-
-    Args:
-        settings: See :class:`SequentialSettings`.
-    """
+    """Numbers in the order of first appearance, written in digits; items of no training history come last."""
 
     name: ClassVar[str] = "sequential"
     Settings: ClassVar[type[TokenizerSettings]] = SequentialSettings

@@ -46,9 +46,6 @@ class SetTokenizer(ItemTokenizer):
 
     Every slot has its own codebook, so no code depends on another. All tokens are as wide as the collaborative vectors.
     An item without collaborative vector has a token of zeros, which says nothing for or against it.
-
-    Args:
-        settings: See :class:`SetSettings`.
     """
 
     name: ClassVar[str] = "set"

@@ -51,9 +51,6 @@ class TitleTokenizer(TextTokenizer):
 
     Letters that were never seen at fitting share one code, as do the rarest where the titles have more different
     letters than half the vocabulary.
-
-    Args:
-        settings: See :class:`TitleSettings`.
     """
 
     name: ClassVar[str] = "title"

@@ -24,13 +24,13 @@ from decoding_figures.setup import (
     seen_items,
 )
 from decoding_figures.timing import clock, seconds_of, watch
+from genrec import DecodingConfig, Recommender
 from genrec.artifacts import Manifest
 from genrec.config import DecodingConfig, SearchOptions
 from genrec.decoding import beam_search, generate_lists, trie_of
 from genrec.decoding.beam import find_leaves
 from genrec.models.base import GenerativeRecommender, RecommenderModel
 from genrec.pipeline.model_folder import TrainedModel
-from genrec.recommender import Recommender
 
 NUM_BEAMS = 50
 LATENCY_K = 10

@@ -8,14 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.config import DataConfig, FeaturesConfig, RecommenderConfig, TokenizerConfig
-from genrec.data import Dataset, Histories, prepare_dataset
-from genrec.data.histories import pad_histories
+from genrec import (
+    DataConfig,
+    Dataset,
+    FeaturesConfig,
+    Histories,
+    ItemIndex,
+    RecommenderConfig,
+    TokenizerConfig,
+    prepare_dataset,
+)
+from genrec.data import pad_histories
 from genrec.features import build_features
-from genrec.models import build_recommender
-from genrec.models.base import RecommenderModel
+from genrec.models import RecommenderModel, build_recommender
 from genrec.tokenizers import fit_tokenizer
-from genrec.tokenizers.index import ItemIndex
 
 BATCH, TOP_K = 64, 20
 RANDOM_SIZES = (256, 256, 256, 256)

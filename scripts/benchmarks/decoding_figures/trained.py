@@ -7,7 +7,7 @@ from decoding_figures.timing import clock
 from genrec.config import DecodingConfig
 from genrec.decoding import SearchOptions, beam_search, exhaustive_search, generate_lists, trie_of
 from genrec.evaluation import evaluate_lists
-from genrec.models.base import GenerativeRecommender, RecommenderModel
+from genrec.models import GenerativeRecommender, RecommenderModel
 from genrec.pipeline.model_folder import open_model
 
 WIDTHS = (10, 20, 50, 100, 200, 500)
