@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 from genrec.config.ranges import Heads, HistoryLength, Layers, Rate, Width
 from genrec.data.histories import Histories
 from genrec.errors import ConfigError
-from genrec.models.layers.codes import NO_CODE, CodeHead
+from genrec.models.layers.codes import NO_CODE, CodeHead, CodeSpace
 from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts, expert_layers, routing_metrics
 from genrec.models.layers.transformer import CausalTransformer, KeyValue
 from genrec.tokenizers.base import Kind
@@ -320,6 +320,7 @@ class GenerativeRecommender(RecommenderModel):
         super().__init__(config)
         self.level_sizes = list(config.level_sizes or [])
         self.num_levels = len(self.level_sizes)
+        self.code_space = CodeSpace(self.level_sizes)
         self.register_buffer("item_codes", torch.zeros(config.num_items, self.num_levels, dtype=torch.int32))
 
     def new_for(self, config: GenrecConfig) -> "GenerativeRecommender":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
-from genrec.models.layers.codes import CodeEmbedding, CodeHead, code_loss
+from genrec.models.layers.codes import CodeEmbedding, CodeHead
 from genrec.models.layers.history import gather_targets, length_mask, positions_read, state_at
 from genrec.models.side_inputs import SideInputs, SideInputSettings
 
@@ -51,8 +51,7 @@ class Decoder(GenerativeRecommender):
         hidden, _ = self.transformer(inputs[:, :-1], mask)
         states, targets = gather_targets(hidden.view(batch, length, self.num_levels, -1), items, lengths)
         codes = self.item_codes[targets].long()
-        losses = [code_loss(self.head(level, states[:, level]), codes[:, level]) for level in range(self.num_levels)]
-        return self.training_output(torch.stack(losses).sum())
+        return self.training_output(self.code_space.loss(lambda level: self.head(level, states[:, level]), codes))
 
     def encode(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Context:
         """Read each history once and keep its keys and values."""

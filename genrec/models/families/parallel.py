@@ -12,7 +12,6 @@ from torch.nn.functional import silu
 
 from genrec.models.base import BackboneSettings, Context, GenrecConfig
 from genrec.models.item_backbone import ItemBackbone, ItemBackboneSettings
-from genrec.models.layers.codes import code_loss
 from genrec.models.layers.history import state_at
 
 
@@ -31,11 +30,9 @@ class Parallel(ItemBackbone):
     def codes_loss(self, states: Tensor, codes: Tensor) -> Tensor:
         """Write each code from the state alone."""
         hidden = self._per_level(states)
-        losses = [
-            code_loss(self.head(level, hidden[:, level]), codes[:, level], self.settings.label_smoothing)
-            for level in range(self.num_levels)
-        ]
-        return torch.stack(losses).sum()
+        return self.code_space.loss(
+            lambda level: self.head(level, hidden[:, level]), codes, self.settings.label_smoothing
+        )
 
     def encode(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Context:
         """Run the backbone once per user; there is nothing to attend to afterwards."""

@@ -35,7 +35,6 @@ from genrec.models.base import (
     RecommenderModel,
     TrainingOutput,
 )
-from genrec.models.layers.codes import code_loss
 from genrec.models.layers.history import gather_targets, length_mask, positions_read, state_at
 from genrec.models.layers.neighborhoods import Neighborhoods, SoftmaxMixture
 
@@ -123,8 +122,7 @@ class RecGPT(GenerativeRecommender):
         hidden = self.read(items[:, :-1], lengths - 1)
         states, targets = gather_targets(hidden, items, lengths)
         codes = self.item_codes[targets].long()
-        losses = [code_loss(self.code_logits(level, states), codes[:, level]) for level in range(self.num_levels)]
-        loss = torch.stack(losses).sum()
+        loss = self.code_space.loss(lambda level: self.code_logits(level, states), codes)
         if self.neighborhoods is not None:
             loss = loss + self.settings.item_loss * self.neighborhoods.next_item_loss(
                 self.item_state(hidden),
