@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
+from genrec.models.capabilities import ExpertAssignment, SessionWriter
 from genrec.models.layers.codes import CodeEmbedding, CodeHead
 from genrec.models.layers.history import gather_targets, length_mask, positions_read, state_at
 from genrec.models.side_inputs import SideInputs, SideInputSettings
@@ -25,7 +26,7 @@ class DecoderSettings(SideInputSettings):
         return self.max_history
 
 
-class Decoder(GenerativeRecommender):
+class Decoder(SessionWriter, ExpertAssignment, GenerativeRecommender):
     """Codes in, codes out, causal at the level of single codes."""
 
     Settings: ClassVar[type[BackboneSettings]] = DecoderSettings
@@ -71,8 +72,10 @@ class Decoder(GenerativeRecommender):
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``, counted on in a session."""
-        vectors, mask = self.codes.level(level % self.num_levels, codes), self.real_codes(codes)
-        if level % self.num_levels == self.num_levels - 1:
+        level_of_item, ends_item = self.level_of(level)
+        vectors, mask = self.codes.level(level_of_item, codes), self.real_codes(codes)
+        if ends_item:
+            # From an item's last position the next item is predicted: it is real however short the semantic ID.
             vectors, mask = self.inputs.of_written(vectors), None
         hidden, context.beam_cache = self.transformer.step(
             vectors, context.lengths + level, context.history, context.attention_mask, context.beam_cache, mask

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from genrec.models.base import BackboneSettings, Context, GenrecConfig
+from genrec.models.capabilities import ParallelCodes
 from genrec.models.item_backbone import ItemBackbone, ItemBackboneSettings
 from genrec.models.layers.history import state_at
 
 
-class Parallel(ItemBackbone):
+class Parallel(ParallelCodes, ItemBackbone):
     """Items in, all codes out at once."""
 
     Settings: ClassVar[type[BackboneSettings]] = ItemBackboneSettings
-    supports_parallel = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
@@ -48,10 +48,6 @@ class Parallel(ItemBackbone):
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Logits over the codebook of ``level`` from the user's state."""
         return self.head(level, self._per_level(hidden)[..., level, :])
-
-    def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
-        """What the codes written so far change: nothing."""
-        return context.state.unsqueeze(1).expand(-1, codes.shape[1], -1)
 
     def _per_level(self, states: Tensor) -> Tensor:
         """``[..., D]`` as ``[..., L, D]``; the residual keeps what all levels need."""

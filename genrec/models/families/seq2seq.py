@@ -24,6 +24,7 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5DenseActDense
 
 from genrec.config.ranges import Few, Heads, HistoryLength, Layers, Rate, Width
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
+from genrec.models.capabilities import ExpertAssignment, SessionWriter
 from genrec.models.layers.codes import NO_CODE, CodeSpace
 from genrec.models.layers.history import draw_cuts, positions_read
 from genrec.models.layers.moe import MixtureOfExperts, expert_layers, only_real
@@ -75,7 +76,7 @@ class Seq2SeqSettings(BackboneSettings):
         return self
 
 
-class Seq2Seq(GenerativeRecommender):
+class Seq2Seq(SessionWriter, ExpertAssignment, GenerativeRecommender):
     """Codes of the history in, codes of the next item out."""
 
     Settings: ClassVar[type[BackboneSettings]] = Seq2SeqSettings
@@ -235,13 +236,12 @@ class Seq2Seq(GenerativeRecommender):
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``; in a session an item's last one and the next start."""
-        level %= self.num_levels
+        level, ends_item = self.level_of(level)
         tokens = codes + self.code_space.offsets[level]
         if self.config.variable_length:
             tokens = tokens.masked_fill(codes == NO_CODE, PADDING)
         hidden = self._decode_token(context, tokens, self.real_codes(codes))
-        ends = level == self.num_levels - 1
-        return self._decode_token(context, torch.full_like(codes, PADDING)) if ends else hidden
+        return self._decode_token(context, torch.full_like(codes, PADDING)) if ends_item else hidden
 
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Logits over the codebook of ``level`` from the decoder's output."""
