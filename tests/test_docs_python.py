@@ -1,6 +1,7 @@
 """The library's pages: Python blocks run, recipes are accepted, examples have the form of the real files."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 import typer.main
 from docs_world import GUIDES
-from documents import PAGES, ROOT, CodeBlock, Command, all_blocks, commands_of, page_name
+from documents import PAGES, ROOT, CodeBlock, Command, all_blocks, blocks_of, commands_of, page_name
 from tiny_run import copy_run, tiny_home, write_recipe
 
 from genrec.cli import main
@@ -56,9 +57,19 @@ def is_library(block: CodeBlock) -> bool:
     return str(block.page.relative_to(ROOT)) not in GUIDES
 
 
+def write_shown_files(page: Path, folder: Path) -> None:
+    """The files that a page shows: its Python blocks whose first line is a comment with the name of a file."""
+    for block in blocks_of(page, "python"):
+        first = block.text.partition("\n")[0]
+        if re.fullmatch(r"# \w+\.py", first):
+            (folder / first.removeprefix("# ")).write_text(block.text, encoding="utf-8")
+
+
 @pytest.mark.parametrize("block", filter(is_library, all_blocks("python")), ids=lambda block: block.place)
 def test_python_blocks_run(block, home, monkeypatch):
     monkeypatch.chdir(home)
+    monkeypatch.syspath_prepend(home)
+    write_shown_files(block.page, home)
     exec(compile(block.text, block.place, "exec"), {})
 
 

@@ -14,6 +14,7 @@ import torch
 
 from genrec.data.histories import pad_histories
 from genrec.models.base import RecommenderModel
+from genrec.models.capabilities import ExpertAssignment
 from genrec.models.layers.moe import MixtureOfExperts, expert_layers
 from genrec.tokenizers.parts.sampling import draw_rows
 from genrec.tokenizers.quality.neighborhoods import item_categories
@@ -164,6 +165,7 @@ def _pass(
     model: RecommenderModel, layers: list[MixtureOfExperts], histories: Any, targets: Any
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], list[float]]:
     """Item and place ``[n]`` that every routed position reads; per layer its choices ``[n, k]`` and mean entropy."""
+    assert isinstance(model, ExpertAssignment)  # only such families have layers of experts
     training, read, places = model.training, [], []
     chosen: list[list[np.ndarray]] = [[] for _ in layers]
     nats = np.zeros(len(layers))

@@ -1,9 +1,15 @@
-"""What every recommender is: a ``transformers`` model with a loss from histories and answers for a decoder.
+"""The base classes of recommenders: a ``transformers`` model with a loss from histories and answers for a decoder.
 
 A batch holds dense item ids and lengths, right-padded. The model owns the code table as a buffer and looks codes up on
 its own device, so one prepared data set serves every tokenizer.
+
+- The contract is small: every family defines ``forward``; one that scores items ``score_items``; one that writes
+  semantic IDs ``encode``, ``beam_step`` and ``code_logits``. These are abstract: a class that lacks one cannot be made.
+- What only some families can is a mixin of :mod:`genrec.models.capabilities`. The refusals that are left here answer a
+  caller who asks a family for something that it does not have.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +25,7 @@ from transformers.utils import ModelOutput
 from genrec.config.ranges import Heads, HistoryLength, Layers, Rate, Width
 from genrec.data.histories import Histories
 from genrec.errors import ConfigError
-from genrec.models.layers.codes import NO_CODE, CodeHead
+from genrec.models.layers.codes import NO_CODE, CodeHead, CodeSpace
 from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts, expert_layers, routing_metrics
 from genrec.models.layers.transformer import CausalTransformer, KeyValue
 from genrec.tokenizers.base import Kind
@@ -168,10 +174,11 @@ class Context:
         history: Keys and values ``[B, H, T, d]`` per layer, shared by a user's beams.
         attention_mask: bool ``[B, T]`` over the history's positions.
         lengths: int64 ``[B]``, the number of visible positions.
-        first: Keys and values ``[B, 1, H, d]`` of decoder positions before the first code, per layer, if there are any.
+        prefix_cache: Keys and values ``[B, 1, H, d]`` of decoder positions before the first code, per layer, if there
+            are any.
         item_state: ``[B, D]``, what points at item vectors; None where a family only writes codes.
-        own: Keys and values ``[B, M, H, d]`` of the beams' own positions, per layer; each call of ``next_code_logits``
-            adds one.
+        beam_cache: Keys and values ``[B, M, H, d]`` of the beams' own positions, per layer; each call of
+            ``next_code_logits`` adds one.
     """
 
     state: Tensor
@@ -187,20 +194,21 @@ class Context:
         if self.beam_cache is not None:
             users = torch.arange(len(beam_index), device=beam_index.device).unsqueeze(1)
             self.beam_cache = [
-                [KeyValue(*(_take_beams(part, beam_index, users) for part in position)) for position in layer]
+                [KeyValue(*(_take_beams(cached, beam_index, users) for cached in position)) for position in layer]
                 for layer in self.beam_cache
             ]
 
 
-def _take_beams(part: Tensor, beam_index: Tensor, users: Tensor) -> Tensor:
-    """Rows ``beam_index [B, M]`` of ``part [B, M', H, d]``; what beams share stays as it is."""
-    beams = part.shape[1]
+def _take_beams(cached: Tensor, beam_index: Tensor, users: Tensor) -> Tensor:
+    """Rows ``beam_index [B, M]`` of ``cached [B, M', H, d]``; what beams share stays as it is."""
+    beams = cached.shape[1]
     if beams == 1:
-        return part
-    return part.flatten(0, 1).index_select(0, (beam_index + users * beams).flatten()).unflatten(0, beam_index.shape)
+        return cached
+    # Users and beams as one axis: a single index_select copies whole rows, where gather would index every element.
+    return cached.flatten(0, 1).index_select(0, (beam_index + users * beams).flatten()).unflatten(0, beam_index.shape)
 
 
-class RecommenderModel(PreTrainedModel):
+class RecommenderModel(PreTrainedModel, ABC):
     """Base of all recommenders: reads dense item ids ``[B, T]`` with lengths ``[B]``."""
 
     config_class = GenrecConfig
@@ -230,6 +238,7 @@ class RecommenderModel(PreTrainedModel):
             model.get_buffer("items.features").copy_(torch.tensor(materials.features))
         return model
 
+    @abstractmethod
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
         """Compute the loss of next-item prediction.
 
@@ -237,7 +246,6 @@ class RecommenderModel(PreTrainedModel):
             items: Dense item ids, int64 ``[B, T]``, right-padded.
             lengths: Items per user, int64 ``[B]``.
         """
-        raise TypeError(f"{type(self).__name__} must define forward")
 
     def training_output(self, loss: Tensor) -> TrainingOutput:
         """The loss; in training with what the routers of experts add to it."""
@@ -246,19 +254,6 @@ class RecommenderModel(PreTrainedModel):
                 if layer.auxiliary is not None:
                     loss = loss + layer.auxiliary
         return TrainingOutput(loss=loss)
-
-    def expert_assignments(self, items: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Pass every layer of experts once, and say what each position that they route reads.
-
-        Args:
-            items: Histories, int64 ``[B, T]``, right-padded.
-            lengths: int64 ``[B]``.
-            targets: An item that follows each, int64 ``[B]``, for families whose experts write.
-
-        Returns:
-            Item and place within it (0 where an item is one position), int64 ``[n]`` each; -1 at starts.
-        """
-        raise TypeError(f"{type(self).__name__} must define route")
 
     def set_item_tokens(self, tokens: Tensor) -> None:
         """Keep the catalogue's continuous tokens float32 ``[N, Q, C]``; only where ``reads_tokens``."""
@@ -300,16 +295,17 @@ class ItemScorer(RecommenderModel):
 
     needs_semantic_ids = False
 
+    @abstractmethod
     def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Score the whole catalogue, float32 ``[B, N]``, from ``items [B, T]`` and ``lengths [B]``."""
-        raise TypeError(f"{type(self).__name__} must define score_items")
 
 
 class GenerativeRecommender(RecommenderModel):
     """A recommender that writes the next item's semantic ID code by code.
 
-    A decoder needs ``encode`` once per user and ``next_code_logits`` per level; families whose heads are independent
-    given the context also answer ``all_code_logits`` and set ``supports_parallel``.
+    A decoder needs ``encode`` once per user and ``next_code_logits`` per level, which asks the family for ``beam_step``
+    and ``code_logits``; families whose heads are independent given the context
+    (:class:`~genrec.models.capabilities.ParallelCodes`) also answer ``all_code_logits``.
     """
 
     supports_parallel: ClassVar[bool] = False
@@ -320,15 +316,16 @@ class GenerativeRecommender(RecommenderModel):
         super().__init__(config)
         self.level_sizes = list(config.level_sizes or [])
         self.num_levels = len(self.level_sizes)
+        self.code_space = CodeSpace(self.level_sizes)
         self.register_buffer("item_codes", torch.zeros(config.num_items, self.num_levels, dtype=torch.int32))
 
     def new_for(self, config: GenrecConfig) -> "GenerativeRecommender":
         """A model of this one's family for another catalogue, with weights drawn anew."""
         return type(self)(config)
 
+    @abstractmethod
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
         """Read each history once; ``items`` int64 ``[B, T]`` right-padded, ``lengths`` int64 ``[B]``, 0 allowed."""
-        raise TypeError(f"{type(self).__name__} must define encode")
 
     def next_code_logits(self, context: Context, prefix: Tensor, beam_index: Tensor | None = None) -> Tensor:
         """Logits of the next code of each beam.
@@ -342,36 +339,37 @@ class GenerativeRecommender(RecommenderModel):
         Returns:
             ``[B, M, K]`` over the codebook of level ``l % L``, unnormalized.
         """
-        place = prefix.shape[2]
-        if place == 0:
+        position = prefix.shape[2]
+        if position == 0:
             context.beam_cache = context.prefix_cache
             return self.code_logits(0, context.state).unsqueeze(1)
-        written = range(place - 1, place)
+        # With the caches of the call before, only the newest code of each beam is still to be read.
+        unread = range(position - 1, position)
         if beam_index is None:
             context.beam_cache = context.prefix_cache
             beam_index = torch.zeros_like(prefix[:, :, 0])
-            written = range(place)
+            unread = range(position)
         context.reorder(beam_index)
-        for earlier in written:
+        for earlier in unread:
             hidden = self.beam_step(context, earlier, prefix[:, :, earlier])
-        return self.code_logits(place % self.num_levels, hidden)
+        return self.code_logits(position % self.num_levels, hidden)
 
+    @abstractmethod
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Logits over the codebook of ``level``, ``[..., K]``, from ``hidden [..., D]``."""
-        raise TypeError(f"{type(self).__name__} must define code_logits")
 
+    @abstractmethod
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level`` (``[B, M]``); returns ``[B, M, D]``.
 
-        Families that write sessions count on: place ``i * L + l`` is level l of the item i.
+        In a session the levels go on counting: :class:`~genrec.models.capabilities.SessionWriter`.
         """
-        raise TypeError(f"{type(self).__name__} must define beam_step")
 
     def item_log_probabilities(self, context: Context, items: Tensor) -> Tensor:
-        """Natural log-probabilities of ``items [B, C]`` by their item vectors, float32 ``[B, C]``.
+        """Refused: only a family with :class:`~genrec.models.capabilities.ItemProbabilities` compares item vectors.
 
         Raises:
-            ConfigError: If the model was trained without an item-level loss.
+            ConfigError: Always.
         """
         raise no_item_probabilities(self.config.family)
 
@@ -380,7 +378,7 @@ class GenerativeRecommender(RecommenderModel):
         return None if self.config.routes_ended else codes != NO_CODE
 
     def all_code_logits(self, context: Context) -> list[Tensor]:
-        """Logits of every level at once, ``[B, K_l]`` each; only where ``supports_parallel``."""
+        """Refused: only a family with :class:`~genrec.models.capabilities.ParallelCodes` (``supports_parallel``)."""
         raise TypeError(f"{type(self).__name__} writes its codes one after another")
 
 

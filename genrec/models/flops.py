@@ -81,7 +81,7 @@ def _linear(module: nn.Linear, given: tuple[Tensor, ...]) -> int:
 
 
 def _head(module: CodeHead, given: tuple[int, Tensor]) -> int:
-    return 2 * given[1].numel() * module.level_sizes[given[0]]
+    return 2 * given[1].numel() * module.space.level_sizes[given[0]]
 
 
 def _experts(module: MixtureOfExperts, given: tuple[Tensor, ...]) -> int:

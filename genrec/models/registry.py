@@ -1,9 +1,13 @@
-"""The shelf of recommender families: build one from a recipe, load one from a folder.
+"""The registry of recommender families: build one from a recipe, load one from a folder.
 
-A new family is one file and one line here.
+- A new family of the package is one file and one line here; one outside it is named ``module:Class`` in the recipe.
+- A recipe may name code to import, because its author runs it; a model folder may come from anywhere and may not. The
+  price: before a folder of an outside family is loaded, the program must have imported its module.
 """
 
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import cast
 
@@ -36,12 +40,40 @@ FAMILIES = {
 
 
 def recommender_class(name: str) -> type[RecommenderModel]:
-    """The class of a family.
+    """The class of a family, by its name here or as ``module:Class``, which is imported.
 
     Raises:
-        ConfigError: If there is no such family, naming the nearest.
+        ConfigError: If there is no such family, naming the nearest, or no such module, or the class is no recommender.
     """
+    if ":" in name:
+        return _outside_class(name)
     return cast(type[RecommenderModel], lookup(FAMILIES, name, kind="recommender", where="recommender.name"))
+
+
+def _outside_class(name: str) -> type[RecommenderModel]:
+    """The class ``module:Class`` of a family outside the package.
+
+    Raises:
+        ConfigError: If it cannot be imported or is no recommender.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        family = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"the recommender {name!r} cannot be imported: {error}",
+            where="recommender.name",
+            expected="module:Class, of a module on the Python path",
+            fix="correct the name, or add the folder of the module to PYTHONPATH",
+        ) from error
+    if not (isinstance(family, type) and issubclass(family, RecommenderModel)):
+        raise ConfigError(
+            f"{name!r} is no recommender",
+            where="recommender.name",
+            expected="a subclass of GenerativeRecommender or ItemScorer",
+            fix="see docs/recommenders/add-your-own.md",
+        )
+    return family
 
 
 def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
@@ -147,16 +179,29 @@ def load_recommender(folder: Path) -> RecommenderModel:
     """
     with reading(folder):
         config = read_config(folder)
-        if config.family not in FAMILIES:
-            raise ArtifactError(
-                f"{folder} holds no genrec model: there is no family {config.family!r}",
-                where=str(folder / CONFIG_FILE),
-                expected=f"a family of {', '.join(FAMILIES)}",
-                fix="give a model folder of genrec",
-            )
+        _check_family(config.family, folder)
         model = restore_model(recommender_class(config.family), config, folder)
         model.take_parts(folder)
     return model.eval()
+
+
+def _check_family(name: str, folder: Path) -> None:
+    """Refuse to load a family that is unknown; what is not imported yet is not imported at a folder's word.
+
+    Raises:
+        ArtifactError: If so.
+    """
+    module = name.partition(":")[0]
+    if name in FAMILIES or (":" in name and module in sys.modules):
+        return
+    outside = ":" in name
+    why = f"the module {module!r} of its family is not imported" if outside else f"there is no family {name!r}"
+    raise ArtifactError(
+        f"{folder} holds {'an outside' if outside else 'no genrec'} model: {why}",
+        where=str(folder / CONFIG_FILE),
+        expected=f"a family of {', '.join(FAMILIES)}, or a module:Class that is imported already",
+        fix=f"import {module} before, if you trust it" if outside else "give a model folder of genrec",
+    )
 
 
 def _check_index(name: str, index: ItemIndex | None, num_items: int) -> ItemIndex:

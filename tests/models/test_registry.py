@@ -1,13 +1,14 @@
 """Building and loading recommenders: what does not fit is said, and nothing else is changed."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from genrec.config import RecommenderConfig
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models import build_recommender, load_recommender
+from genrec.models import GenerativeRecommender, GenrecConfig, build_recommender, load_recommender
 from genrec.models.registry import FAMILIES, parse_recommender, recommender_class
 from genrec.tokenizers.index import ItemIndex
 
@@ -127,3 +128,48 @@ def test_a_setting_that_nothing_reads_is_refused(family, settings, needed):
 def test_what_may_be_unread_is_a_setting(family):
     settings = recommender_class(family).Settings()
     assert settings.unread.keys() <= type(settings).model_fields.keys()
+
+
+def write_module(folder, monkeypatch, name: str, text: str) -> None:
+    (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+
+
+OUTSIDE = "from genrec.models.families.decoder import Decoder\nclass Mine(Decoder): pass\nnumber = 3\n"
+
+
+def test_a_family_outside_the_package_is_imported_by_a_recipe_but_not_by_a_folder(tmp_path, monkeypatch):
+    write_module(tmp_path, monkeypatch, "outside_family", OUTSIDE)
+    config = RecommenderConfig(name="outside_family:Mine", hidden_size=8)
+    model = build_recommender(config, num_items=4, index=index())
+    assert type(model).__name__ == "Mine"
+    model.save_pretrained(tmp_path / "model")
+    assert type(load_recommender(tmp_path / "model")) is type(model)
+    monkeypatch.delitem(sys.modules, "outside_family")
+    with pytest.raises(ArtifactError, match="the module 'outside_family' of its family is not imported") as caught:
+        load_recommender(tmp_path / "model")
+    assert caught.value.exit_code == 4
+    assert "outside_family" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module:Mine", "cannot be imported: No module named 'no_such_module'"),
+        ("outside_names:Other", "cannot be imported: module 'outside_names' has no attribute 'Other'"),
+        ("outside_names:number", "'outside_names:number' is no recommender"),
+        (":Mine", "cannot be imported: Empty module name"),
+    ],
+)
+def test_an_outside_name_that_is_no_family_is_refused(tmp_path, monkeypatch, name, message):
+    write_module(tmp_path, monkeypatch, "outside_names", OUTSIDE)
+    with pytest.raises(ConfigError, match=message) as caught:
+        recommender_class(name)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("missing", ["forward", "encode", "beam_step", "code_logits"])
+def test_a_family_that_lacks_a_method_cannot_be_made(missing):
+    methods = {name: lambda *_: None for name in ("forward", "encode", "beam_step", "code_logits") if name != missing}
+    with pytest.raises(TypeError, match=f"abstract.*{missing}"):
+        type("Unfinished", (GenerativeRecommender,), methods)(GenrecConfig(num_items=2, level_sizes=[2]))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
-from genrec.models.layers.codes import CodeEmbedding, CodeHead, code_loss
+from genrec.models.capabilities import ExpertAssignment, SessionWriter
+from genrec.models.layers.codes import CodeEmbedding, CodeHead
 from genrec.models.layers.history import gather_targets, length_mask, positions_read, state_at
 from genrec.models.side_inputs import SideInputs, SideInputSettings
 
@@ -25,7 +26,7 @@ class DecoderSettings(SideInputSettings):
         return self.max_history
 
 
-class Decoder(GenerativeRecommender):
+class Decoder(SessionWriter, ExpertAssignment, GenerativeRecommender):
     """Codes in, codes out, causal at the level of single codes."""
 
     Settings: ClassVar[type[BackboneSettings]] = DecoderSettings
@@ -51,8 +52,7 @@ class Decoder(GenerativeRecommender):
         hidden, _ = self.transformer(inputs[:, :-1], mask)
         states, targets = gather_targets(hidden.view(batch, length, self.num_levels, -1), items, lengths)
         codes = self.item_codes[targets].long()
-        losses = [code_loss(self.head(level, states[:, level]), codes[:, level]) for level in range(self.num_levels)]
-        return self.training_output(torch.stack(losses).sum())
+        return self.training_output(self.code_space.loss(lambda level: self.head(level, states[:, level]), codes))
 
     def encode(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Context:
         """Read each history once and keep its keys and values."""
@@ -72,8 +72,10 @@ class Decoder(GenerativeRecommender):
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``, counted on in a session."""
-        vectors, mask = self.codes.level(level % self.num_levels, codes), self.real_codes(codes)
-        if level % self.num_levels == self.num_levels - 1:
+        level_of_item, ends_item = self.level_of(level)
+        vectors, mask = self.codes.level(level_of_item, codes), self.real_codes(codes)
+        if ends_item:
+            # From an item's last position the next item is predicted: it is real however short the semantic ID.
             vectors, mask = self.inputs.of_written(vectors), None
         hidden, context.beam_cache = self.transformer.step(
             vectors, context.lengths + level, context.history, context.attention_mask, context.beam_cache, mask

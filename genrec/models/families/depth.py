@@ -15,7 +15,7 @@ from torch import Tensor
 from genrec.config.ranges import Layers, Rate
 from genrec.models.base import BackboneSettings, Context, GenrecConfig
 from genrec.models.item_backbone import ItemBackbone, ItemBackboneSettings
-from genrec.models.layers.codes import CodeEmbedding, code_loss
+from genrec.models.layers.codes import CodeEmbedding
 from genrec.models.layers.history import state_at
 
 
@@ -44,11 +44,9 @@ class Depth(ItemBackbone):
         """Write each code from the state and the codes before it."""
         written = self.codes(codes)[:, :-1]
         depth, _ = self.depth(torch.cat([states.unsqueeze(1), written], dim=1))
-        losses = [
-            code_loss(self.head(level, depth[:, level]), codes[:, level], self.settings.label_smoothing)
-            for level in range(self.num_levels)
-        ]
-        return torch.stack(losses).sum()
+        return self.code_space.loss(
+            lambda level: self.head(level, depth[:, level]), codes, self.settings.label_smoothing
+        )
 
     def encode(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Context:
         """Run the backbone once per user; the depth decoder's history is the state alone."""

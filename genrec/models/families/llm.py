@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from genrec.config.ranges import BatchSize, Codes, Heads, Layers, Positive, Rate, Weight, Width, WidthOrNone
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings, Context, GenrecConfig, ItemTexts, ModelInputs, TrainingOutput
-from genrec.models.layers.codes import code_loss
+from genrec.models.layers.codes import CodeSpace
 from genrec.models.layers.history import gather_targets, length_mask, state_at
 from genrec.models.layers.language import (
     input_vectors,
@@ -136,9 +136,11 @@ class LLM(TextModel):
 
     def __init__(self, config: GenrecConfig, lm: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        settings, codes = self.settings, sum(self.level_sizes)
+        settings, codes = self.settings, self.code_space.end
         self.lm = language_model_like(config.backbone or {}) if lm is None else lm
         width = input_vectors(self.lm).shape[1]
+        # Tables of codes have no rows for words (code_space); a sequence numbers the codes behind its words.
+        self._token_space = CodeSpace(self.level_sizes, config.num_words)
         self.codes = nn.Embedding(codes, width)
         tied = self.lm.config.tie_word_embeddings
         self.code_head = None if tied else nn.Linear(output_vectors(self.lm).shape[1], codes, bias=False)
@@ -252,7 +254,7 @@ class LLM(TextModel):
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``."""
-        vectors = self.dropout(self.codes(codes + sum(self.level_sizes[:level])))
+        vectors = self.dropout(self.codes(codes + self.code_space.offsets[level]))
         positions = context.lengths + level
         hidden, context.beam_cache = step_beams(
             self.lm, vectors, positions, context.history, context.attention_mask, context.beam_cache
@@ -261,17 +263,13 @@ class LLM(TextModel):
 
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Logits over the codebook of ``level``."""
-        start = sum(self.level_sizes[:level])
         table = self.codes.weight if self.code_head is None else self.code_head.weight
-        return linear(hidden, table[start : start + self.level_sizes[level]])
+        return linear(hidden, table[self.code_space.rows(level)])
 
     def _semantic_id_loss(self, states: Tensor, items: Tensor) -> Tensor:
         """The sum over levels of the loss of writing ``items [n]`` from ``states [n, L, D]``."""
         codes = self.item_codes[items].long()
-        losses = [
-            code_loss(self.code_logits(level, states[:, level]), codes[:, level]) for level in range(self.num_levels)
-        ]
-        return torch.stack(losses).sum()
+        return self.code_space.loss(lambda level: self.code_logits(level, states[:, level]), codes)
 
     def _word_loss(self, joined: Joined) -> Tensor:
         """Mean cross-entropy over the learned words, in float32, and the balance of experts."""
@@ -319,8 +317,7 @@ class LLM(TextModel):
 
     def _code_tokens(self, items: Tensor) -> Tensor:
         """Token ids ``[..., L]`` of dense item ids ``[...]``, behind the words."""
-        starts = torch.tensor([0, *self.level_sizes[:-1]], device=items.device).cumsum(0)
-        return self.item_codes[items].long() + starts + self.config.num_words
+        return self._token_space.token_ids(self.item_codes[items].long())
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """Vectors ``[B, S, D]`` of words and codes."""

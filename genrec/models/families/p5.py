@@ -21,7 +21,7 @@ from genrec.config.ranges import Few
 from genrec.errors import ConfigError
 from genrec.models.base import BackboneSettings, GenrecConfig, ModelInputs, RecommenderModel
 from genrec.models.families.seq2seq import END, PADDING, Seq2Seq, Seq2SeqSettings
-from genrec.models.layers.codes import NO_CODE
+from genrec.models.layers.codes import NO_CODE, CodeSpace
 from genrec.models.layers.history import length_mask
 from genrec.models.layers.language import without_code
 from genrec.models.layers.text_tokenizer import (
@@ -88,7 +88,7 @@ class P5(TextModel, Seq2Seq):
         config.num_words = add_semantic_ids(words, config.level_sizes or [])
         if pretrained is not None:
             check_sizes(settings, sizes_of(pretrained.config), str(settings.backbone))
-            rows = config.num_words + sum(config.level_sizes or [])
+            rows = CodeSpace(config.level_sizes or [], config.num_words).end
             config.backbone = adapt_vocabulary(pretrained, config.num_words, rows)
             config.backbone["dropout_rate"] = settings.dropout
         model = cast(P5, super().build(config, materials))

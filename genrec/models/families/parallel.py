@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from genrec.models.base import BackboneSettings, Context, GenrecConfig
+from genrec.models.capabilities import ParallelCodes
 from genrec.models.item_backbone import ItemBackbone, ItemBackboneSettings
-from genrec.models.layers.codes import code_loss
 from genrec.models.layers.history import state_at
 
 
-class Parallel(ItemBackbone):
+class Parallel(ParallelCodes, ItemBackbone):
     """Items in, all codes out at once."""
 
     Settings: ClassVar[type[BackboneSettings]] = ItemBackboneSettings
-    supports_parallel = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
@@ -31,11 +30,9 @@ class Parallel(ItemBackbone):
     def codes_loss(self, states: Tensor, codes: Tensor) -> Tensor:
         """Write each code from the state alone."""
         hidden = self._per_level(states)
-        losses = [
-            code_loss(self.head(level, hidden[:, level]), codes[:, level], self.settings.label_smoothing)
-            for level in range(self.num_levels)
-        ]
-        return torch.stack(losses).sum()
+        return self.code_space.loss(
+            lambda level: self.head(level, hidden[:, level]), codes, self.settings.label_smoothing
+        )
 
     def encode(self, items: Tensor, lengths: Tensor, **extras: Tensor) -> Context:
         """Run the backbone once per user; there is nothing to attend to afterwards."""
@@ -51,10 +48,6 @@ class Parallel(ItemBackbone):
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Logits over the codebook of ``level`` from the user's state."""
         return self.head(level, self._per_level(hidden)[..., level, :])
-
-    def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
-        """What the codes written so far change: nothing."""
-        return context.state.unsqueeze(1).expand(-1, codes.shape[1], -1)
 
     def _per_level(self, states: Tensor) -> Tensor:
         """``[..., D]`` as ``[..., L, D]``; the residual keeps what all levels need."""

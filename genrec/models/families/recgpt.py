@@ -34,8 +34,9 @@ from genrec.models.base import (
     ModelInputs,
     RecommenderModel,
     TrainingOutput,
+    no_item_probabilities,
 )
-from genrec.models.layers.codes import code_loss
+from genrec.models.capabilities import ExpertAssignment, ItemProbabilities, ParallelCodes
 from genrec.models.layers.history import gather_targets, length_mask, positions_read, state_at
 from genrec.models.layers.neighborhoods import Neighborhoods, SoftmaxMixture
 
@@ -79,12 +80,11 @@ class ReadContext(Context):
     mixture: SoftmaxMixture = field(kw_only=True)
 
 
-class RecGPT(GenerativeRecommender):
+class RecGPT(ParallelCodes, ItemProbabilities, ExpertAssignment, GenerativeRecommender):
     """Codes and slices in, all codes of the next item out."""
 
     Settings: ClassVar[type[BackboneSettings]] = RecGPTSettings
     settings: RecGPTSettings
-    supports_parallel = True
     supports_experts = True
 
     def __init__(self, config: GenrecConfig) -> None:
@@ -123,8 +123,7 @@ class RecGPT(GenerativeRecommender):
         hidden = self.read(items[:, :-1], lengths - 1)
         states, targets = gather_targets(hidden, items, lengths)
         codes = self.item_codes[targets].long()
-        losses = [code_loss(self.code_logits(level, states), codes[:, level]) for level in range(self.num_levels)]
-        loss = torch.stack(losses).sum()
+        loss = self.code_space.loss(lambda level: self.code_logits(level, states), codes)
         if self.neighborhoods is not None:
             loss = loss + self.settings.item_loss * self.neighborhoods.next_item_loss(
                 self.item_state(hidden),
@@ -160,7 +159,7 @@ class RecGPT(GenerativeRecommender):
     def item_log_probabilities(self, context: Context, items: Tensor) -> Tensor:
         """log p of ``items [B, C]`` as neighbors of what was read, float32 ``[B, C]``."""
         if self.neighborhoods is None or not isinstance(context, ReadContext):
-            return super().item_log_probabilities(context, items)
+            raise no_item_probabilities(self.config.family)
         features = self.get_buffer("items.features")
         return self.neighborhoods.log_probabilities(context.mixture, context.items, features).gather(1, items)
 
@@ -178,10 +177,6 @@ class RecGPT(GenerativeRecommender):
         state = hidden.unflatten(-1, (self.num_levels, -1))[..., level, :]
         rows = self.head.weight if self.head_numbers is None else self.head.weight + self.head_numbers()
         return functional.linear(state, rows[: self.level_sizes[level]])
-
-    def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
-        """What the codes written so far change: nothing."""
-        return context.state.unsqueeze(1).expand(-1, codes.shape[1], -1)
 
 
 class SliceEmbedding(nn.Module):

@@ -24,7 +24,8 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5DenseActDense
 
 from genrec.config.ranges import Few, Heads, HistoryLength, Layers, Rate, Width
 from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
-from genrec.models.layers.codes import NO_CODE, code_loss
+from genrec.models.capabilities import ExpertAssignment, SessionWriter
+from genrec.models.layers.codes import NO_CODE, CodeSpace
 from genrec.models.layers.history import draw_cuts, positions_read
 from genrec.models.layers.moe import MixtureOfExperts, expert_layers, only_real
 from genrec.models.layers.transformer import KeyValue, own_mixture, own_scores
@@ -75,7 +76,7 @@ class Seq2SeqSettings(BackboneSettings):
         return self
 
 
-class Seq2Seq(GenerativeRecommender):
+class Seq2Seq(SessionWriter, ExpertAssignment, GenerativeRecommender):
     """Codes of the history in, codes of the next item out."""
 
     Settings: ClassVar[type[BackboneSettings]] = Seq2SeqSettings
@@ -85,6 +86,7 @@ class Seq2Seq(GenerativeRecommender):
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
+        self.code_space = CodeSpace(self.level_sizes, self.first_code)
         self.t5 = T5ForConditionalGeneration(self.t5_config())
         self.t5.config.decoder_start_token_id = PADDING
         if self.settings.experts:
@@ -129,11 +131,10 @@ class Seq2Seq(GenerativeRecommender):
                 encoder_attention_mask=attention_mask,
                 use_cache=False,
             ).last_hidden_state
-        losses = [
-            code_loss(self.code_logits(level, hidden[:, level :: self.num_levels + 1][there]), wanted)
-            for level, wanted in enumerate(codes[there].unbind(1))
-        ]
-        return torch.stack(losses).sum()
+        # Position i * (L + 1) + l of a session predicts level l of item i.
+        return self.code_space.loss(
+            lambda level: self.code_logits(level, hidden[:, level :: self.num_levels + 1][there]), codes[there]
+        )
 
     def t5_config(self) -> T5Config:
         """The T5 that the settings describe."""
@@ -158,7 +159,7 @@ class Seq2Seq(GenerativeRecommender):
 
     def vocabulary_size(self) -> int:
         """Rows of the T5's table of embeddings; a family may put its own behind those of the codes."""
-        return self.first_code + sum(self.level_sizes)
+        return self.code_space.end
 
     def draw_targets(self, lengths: Tensor) -> dict[str, Tensor]:
         """What must be drawn before a batch of ``lengths [B]`` is counted, by the keywords of :meth:`forward`.
@@ -206,8 +207,7 @@ class Seq2Seq(GenerativeRecommender):
 
     def code_tokens(self, codes: Tensor) -> Tensor:
         """Token ids of complete semantic IDs ``[..., L]``; padding where there is no code."""
-        starts = torch.tensor([0, *self.level_sizes[:-1]], device=codes.device).cumsum(0)
-        tokens = codes + starts + self.first_code
+        tokens = self.code_space.token_ids(codes)
         return tokens.masked_fill(codes == NO_CODE, PADDING) if self.config.variable_length else tokens
 
     def encode(self, items: Tensor, lengths: Tensor) -> Context:
@@ -236,18 +236,16 @@ class Seq2Seq(GenerativeRecommender):
 
     def beam_step(self, context: Context, level: int, codes: Tensor) -> Tensor:
         """Feed each beam the code that it wrote at ``level``; in a session an item's last one and the next start."""
-        level %= self.num_levels
-        tokens = codes + self.first_code + sum(self.level_sizes[:level])
+        level, ends_item = self.level_of(level)
+        tokens = codes + self.code_space.offsets[level]
         if self.config.variable_length:
             tokens = tokens.masked_fill(codes == NO_CODE, PADDING)
         hidden = self._decode_token(context, tokens, self.real_codes(codes))
-        ends = level == self.num_levels - 1
-        return self._decode_token(context, torch.full_like(codes, PADDING)) if ends else hidden
+        return self._decode_token(context, torch.full_like(codes, PADDING)) if ends_item else hidden
 
     def code_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Logits over the codebook of ``level`` from the decoder's output."""
-        start = self.first_code + sum(self.level_sizes[:level])
-        rows = self.t5.lm_head.weight[start : start + self.level_sizes[level]]
+        rows = self.t5.lm_head.weight[self.code_space.rows(level)]
         if self.t5.config.scale_decoder_outputs:
             hidden = hidden * self.t5.model_dim**-0.5
         return torch.nn.functional.linear(hidden, rows)

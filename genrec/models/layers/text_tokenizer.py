@@ -1,7 +1,7 @@
 """Words beside codes: a subword tokenizer, made from texts or loaded, and sequences that are joined from pieces.
 
 The semantic IDs' tokens stand behind the words in one vocabulary: word ids are those of the tokenizer, and the code k
-of level l is the token ``semantic_id_tokens(level_sizes)[sum(level_sizes[:l]) + k]``.
+of level l is the token ``semantic_id_tokens(level_sizes)[CodeSpace(level_sizes).offsets[l] + k]``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from genrec.models.layers.codes import CodeSpace
 from genrec.models.layers.text_tokenizer import NO_WORD
 
 
@@ -35,21 +36,18 @@ def codebook_rows(table: Tensor, vectors: Tensor | None, codes: Tensor, level_si
         ``[sum of level_sizes, D]``.
     """
     middle, spread = table.mean(0), table.std()
-    rows = torch.randn(sum(level_sizes), table.shape[1], device=table.device) * spread
+    space = CodeSpace(level_sizes)
+    rows = torch.randn(space.end, table.shape[1], device=table.device) * spread
     if vectors is None:
         return rows + middle
     residual = vectors - vectors.mean(0)
-    for level, (start, size) in enumerate(zip(_starts(level_sizes), level_sizes, strict=True)):
+    for level, size in enumerate(level_sizes):
         counts = torch.bincount(codes[:, level], minlength=size).unsqueeze(1)
         sums = residual.new_zeros(size, residual.shape[1]).index_add_(0, codes[:, level], residual)
         centroids = sums / counts.clamp_min(1)
         used = counts[:, 0] > 0
         scale = centroids[used].std()
         if scale > 0:
-            rows[start : start + size][used] = centroids[used] / scale * spread
+            rows[space.rows(level)][used] = centroids[used] / scale * spread
         residual = residual - centroids[codes[:, level]]
     return rows + middle
-
-
-def _starts(level_sizes: list[int]) -> list[int]:
-    return [sum(level_sizes[:level]) for level in range(len(level_sizes))]
