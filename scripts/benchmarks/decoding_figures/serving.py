@@ -26,7 +26,7 @@ from decoding_figures.setup import (
 from decoding_figures.timing import clock, seconds_of, watch
 from genrec import DecodingConfig, Recommender
 from genrec.artifacts import Manifest
-from genrec.config import DecodingConfig, SearchOptions
+from genrec.config import SearchOptions
 from genrec.decoding import beam_search, generate_lists, trie_of
 from genrec.decoding.beam import find_leaves
 from genrec.models.base import GenerativeRecommender, RecommenderModel
