@@ -12,7 +12,7 @@ from genrec.models.checkpoint import read_config
 from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts, expert_layers, only_real
 from genrec.models.upcycle import upcycle_recommender
 from genrec.tokenizers.index import ItemIndex
-from genrec.training.strategies.base import recomputed
+from genrec.training.gradient_checkpointing import recomputed
 
 SIZES = (4, 3, 3)
 PLAIN = [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 0], [1, 2, 1], [3, 0, 0], [3, 1, 1]]
