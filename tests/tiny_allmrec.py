@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from genrec.config import RecommenderConfig
 from genrec.data.histories import Histories
 from genrec.models import ItemTexts, RecommenderModel, build_recommender
-from genrec.models.families.allmrec import SENTENCES
+from genrec.models.families.allmrec_prompt import SENTENCES
 from genrec.models.layers.text_tokenizer import encode_texts, train_words
 
 SIZES = {"hidden_size": 32, "num_layers": 1, "num_heads": 2}

@@ -10,7 +10,7 @@ its own device, so one prepared data set serves every tokenizer.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -220,6 +220,8 @@ class RecommenderModel(PreTrainedModel, ABC):
     reads_tokens: ClassVar[bool] = False
     # Whether the features that it reads are to tell what users did, not what items are.
     needs_collaborative: ClassVar[bool] = False
+    # A setting, and for each of its values the class ``module:Class`` that is built: a family of several models.
+    variants: ClassVar[tuple[str, Mapping[str, str]] | None] = None
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)

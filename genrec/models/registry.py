@@ -7,9 +7,10 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -74,6 +75,17 @@ def _outside_class(name: str) -> type[RecommenderModel]:
             fix="see docs/recommenders/add-your-own.md",
         )
     return family
+
+
+def _variant(family: type[RecommenderModel], settings: Mapping[str, Any]) -> type[RecommenderModel]:
+    """The class that such settings of a family build."""
+    if family.variants is None:
+        return family
+    setting, classes = family.variants
+    value = getattr(family.Settings(**settings), setting)
+    return cast(
+        type[RecommenderModel], lookup(classes, value, kind=f"form of {setting}", where=f"recommender.{setting}")
+    )
 
 
 def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
@@ -147,7 +159,7 @@ def build_recommender(
             fix="give histories=dataset.train()",
         )
     variable_length = bool(family.needs_semantic_ids and index and index.variable_length)
-    return family.build(
+    return _variant(family, settings.model_dump()).build(
         GenrecConfig(
             family=config.name,
             settings=settings.model_dump(),
@@ -180,7 +192,7 @@ def load_recommender(folder: Path) -> RecommenderModel:
     with reading(folder):
         config = read_config(folder)
         _check_family(config.family, folder)
-        model = restore_model(recommender_class(config.family), config, folder)
+        model = restore_model(_variant(recommender_class(config.family), config.settings or {}), config, folder)
         model.take_parts(folder)
     return model.eval()
 

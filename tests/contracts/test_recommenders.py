@@ -211,7 +211,7 @@ def test_what_predicts_an_item_sees_those_before_it_and_no_other(family, histori
 def drawn_at(cuts: list[int], model, monkeypatch) -> None:
     """Let a family that draws what it learns learn these places of its users."""
     model.settings = model.settings.model_copy(update={"targets": "uniform"})
-    for module in ("seq2seq", "setrec", "allmrec"):
+    for module in ("seq2seq", "setrec", "allmrec_prompt"):
         monkeypatch.setattr(
             f"genrec.models.families.{module}.draw_cuts",
             lambda lengths: torch.tensor(cuts).repeat_interleave(len(lengths) // len(cuts)),

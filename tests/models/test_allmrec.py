@@ -26,7 +26,7 @@ from genrec.data import Dataset, Histories
 from genrec.decoding import recommend
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import ItemTexts, build_recommender, load_recommender
-from genrec.models.families.allmrec import NAMELESS, SENTENCES
+from genrec.models.families.allmrec_prompt import NAMELESS, SENTENCES
 from genrec.pipeline.steps import _check_trained_on
 
 N = 12
@@ -217,8 +217,8 @@ def test_the_best_of_the_first_stage_are_ranked_by_their_titles_and_stand_above_
 def test_many_titles_and_users_are_scored_as_few_are(monkeypatch):
     model = prompted()
     expected = model.score_items(ITEMS, LENGTHS)
-    monkeypatch.setattr("genrec.models.families.allmrec.TITLES_AT_ONCE", 5)
-    monkeypatch.setattr("genrec.models.families.allmrec.POSITIONS_AT_ONCE", 10)
+    monkeypatch.setattr("genrec.models.families.allmrec_prompt.TITLES_AT_ONCE", 5)
+    monkeypatch.setattr("genrec.models.families.allmrec_prompt.POSITIONS_AT_ONCE", 10)
     torch.testing.assert_close(model.score_items(ITEMS, LENGTHS), expected, atol=1e-4, rtol=0)
 
 

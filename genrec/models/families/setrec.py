@@ -6,12 +6,14 @@ see all of it, and of each other nothing. Each query's output is compared with t
 
 On the causal backbone a token sees, of its own item, only itself, and every prefix of a history has its queries in the
 same pass, so a user costs one forward pass. The T5 reads a history both ways and learns one drawn item of it per step
-(:class:`SetT5`). The tokens come from the tokenizer ``set``, which is fitted before (the paper trains its autoencoder
-together with the recommender).
+(:class:`SetT5`). They are two models with one loss and one way to score, chosen by the setting ``backbone``. The tokens
+come from the tokenizer ``set``, which is fitted before (the paper trains its autoencoder together with the
+recommender).
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -50,31 +52,26 @@ class SETRecSettings(BackboneSettings):
 
 
 class SETRec(ItemScorer):
-    """Sets of vectors in, a set of vectors out, grounded on the whole catalogue."""
+    """Sets of vectors in, a set of vectors out, grounded on the whole catalogue; a variant has the backbone."""
 
     Settings: ClassVar[type[BackboneSettings]] = SETRecSettings
     settings: SETRecSettings
     needs_semantic_ids = True
     semantic_id_kind: ClassVar[Kind] = "set"
     reads_tokens = True
+    variants = ("backbone", {"causal": f"{__name__}:CausalSETRec", "t5": f"{__name__}:T5SETRec"})
     tokens: Tensor
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)
-        settings, width = self.settings, self.settings.hidden_size
+        width, weight = self.settings.hidden_size, self.settings.semantic_weight
         self.num_tokens = config.num_tokens
         self.register_buffer("tokens", torch.zeros(config.num_items, config.num_tokens, config.token_size))
         # No bias: a missing collaborative token stays zero. One matrix for all semantic tokens: they have no order.
         self.collaborative = nn.Linear(config.token_size, width, bias=False)
         self.semantic = nn.Linear(config.token_size, width, bias=False)
         self.queries = nn.Parameter(torch.zeros(config.num_tokens, width))
-        if settings.backbone == "t5":
-            inner = settings.feed_forward_size or 2 * width
-            self.t5 = SetT5(width, settings.num_layers, settings.num_heads, inner, settings.dropout)
-        else:
-            self.transformer = settings.transformer()
-        self.semantic_weight = UNCHOSEN_WEIGHT if settings.semantic_weight is None else settings.semantic_weight
-        self.post_init()
+        self.semantic_weight = UNCHOSEN_WEIGHT if weight is None else weight
 
     def set_item_tokens(self, tokens: Tensor) -> None:
         """Keep the catalogue's tokens float32 ``[N, Q, C]``, each slot scaled to a mean square of one."""
@@ -83,14 +80,7 @@ class SETRec(ItemScorer):
 
     def forward(self, items: Tensor, lengths: Tensor) -> TrainingOutput:
         """Predict items from those before them; the loss is the mean over targets and tokens of the softmax."""
-        if self.settings.backbone == "t5":
-            cuts = draw_cuts(lengths) if self.settings.targets == "uniform" else lengths - 1
-            targets = items.gather(1, cuts.unsqueeze(1))[:, 0]
-            states = self.read(self.embed(self.tokens[items[:, : int(cuts.max())]]), cuts.unsqueeze(1))[:, 0]
-        else:
-            prefixes = torch.arange(items.shape[1], device=items.device).unsqueeze(0)
-            states = self.read(self.embed(self.tokens[items[:, :-1]]), prefixes)
-            states, targets = gather_targets(states, items, lengths)
+        states, targets = self.learned_states(items, lengths)
         tokens, correction = self.tokens, None
         if self.settings.negatives:
             candidates, targets, correction = shared_candidates(targets, len(tokens), self.settings.negatives)
@@ -102,9 +92,13 @@ class SETRec(ItemScorer):
             losses.append(cross_entropy(logits if correction is None else logits - correction, targets))
         return self.training_output(torch.stack(losses).mean())
 
+    @abstractmethod
+    def learned_states(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """States ``[n, Q, D]`` that a training step compares with items, and those items, int64 ``[n]``."""
+
+    @abstractmethod
     def count_targets(self, lengths: Tensor) -> int:
         """How many items the loss of such a batch is the mean over."""
-        return len(lengths) if self.settings.backbone == "t5" else int(lengths.sum())
 
     def score_items(self, items: Tensor, lengths: Tensor) -> Tensor:
         """The weighted sum over tokens of log p(token of the item), float32 ``[B, N]``; all items at once."""
@@ -149,28 +143,18 @@ class SETRec(ItemScorer):
         """Project ``[..., Q, C]`` to ``[..., Q, D]``: the collaborative token first, then the semantic ones."""
         return torch.cat([self.collaborative(tokens[..., :1, :]), self.semantic(tokens[..., 1:, :])], dim=-2)
 
+    @abstractmethod
     def read(self, vectors: Tensor, prefixes: Tensor) -> Tensor:
         """What the queries say after prefixes of histories.
 
         Args:
             vectors: Token vectors of the items, ``[B, T, Q, D]``.
             prefixes: How many items each block of queries has seen, int64 ``[B, P]``, or ``[1, P]`` for all users;
-                ``[B, 1]`` on the T5.
+                ``[B, 1]`` on the T5, whose encoder reads one prefix per pass.
 
         Returns:
             ``[B, P, Q, D]``.
         """
-        if self.settings.backbone == "t5":
-            return self.t5(vectors, prefixes[:, 0], self.queries).unsqueeze(1)
-        batch, length = vectors.shape[:2]
-        count = prefixes.shape[1]
-        queries = self.queries.expand(batch, count, -1, -1).to(vectors.dtype)
-        own = torch.arange(length, device=prefixes.device).expand(len(prefixes), -1)
-        positions = torch.cat([own, prefixes], dim=1).repeat_interleave(self.num_tokens, dim=1)
-        x = torch.cat([vectors, queries], dim=1).flatten(1, 2)
-        attention_mask = set_mask(positions, length * self.num_tokens)
-        hidden, _ = self.transformer(x, attention_mask=attention_mask.unsqueeze(1), positions=positions)
-        return hidden[:, length * self.num_tokens :].unflatten(1, (count, self.num_tokens))
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -178,6 +162,63 @@ class SETRec(ItemScorer):
             nn.init.normal_(module.queries, std=self.config.initializer_range)
         if isinstance(module, SetT5):
             nn.init.normal_(module.start)
+
+
+class CausalSETRec(SETRec):
+    """On the causal backbone: a user costs one pass, in which every prefix of the history has its own queries."""
+
+    def __init__(self, config: GenrecConfig) -> None:
+        super().__init__(config)
+        self.transformer = self.settings.transformer()
+        self.post_init()
+
+    def learned_states(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of every position."""
+        prefixes = torch.arange(items.shape[1], device=items.device).unsqueeze(0)
+        return gather_targets(self.read(self.embed(self.tokens[items[:, :-1]]), prefixes), items, lengths)
+
+    def count_targets(self, lengths: Tensor) -> int:
+        """Every item of every history."""
+        return int(lengths.sum())
+
+    def read(self, vectors: Tensor, prefixes: Tensor) -> Tensor:
+        """All prefixes in one pass, kept apart by :func:`set_mask`."""
+        batch, length = vectors.shape[:2]
+        count = prefixes.shape[1]
+        queries = self.queries.expand(batch, count, -1, -1).to(vectors.dtype)
+        # Tokens take the position of their item; queries that of the item to come.
+        item_positions = torch.arange(length, device=prefixes.device).expand(len(prefixes), -1)
+        positions = torch.cat([item_positions, prefixes], dim=1).repeat_interleave(self.num_tokens, dim=1)
+        x = torch.cat([vectors, queries], dim=1).flatten(1, 2)
+        attention_mask = set_mask(positions, length * self.num_tokens)
+        hidden, _ = self.transformer(x, attention_mask=attention_mask.unsqueeze(1), positions=positions)
+        return hidden[:, length * self.num_tokens :].unflatten(1, (count, self.num_tokens))
+
+
+class T5SETRec(SETRec):
+    """On a T5, which reads a history both ways and so learns one item of it per step."""
+
+    def __init__(self, config: GenrecConfig) -> None:
+        super().__init__(config)
+        settings, width = self.settings, self.settings.hidden_size
+        inner = settings.feed_forward_size or 2 * width
+        self.t5 = SetT5(width, settings.num_layers, settings.num_heads, inner, settings.dropout)
+        self.post_init()
+
+    def learned_states(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Those before one drawn item, or the last, of each history."""
+        cuts = draw_cuts(lengths) if self.settings.targets == "uniform" else lengths - 1
+        targets = items.gather(1, cuts.unsqueeze(1))[:, 0]
+        states = self.read(self.embed(self.tokens[items[:, : int(cuts.max())]]), cuts.unsqueeze(1))[:, 0]
+        return states, targets
+
+    def count_targets(self, lengths: Tensor) -> int:
+        """One item of each history."""
+        return len(lengths)
+
+    def read(self, vectors: Tensor, prefixes: Tensor) -> Tensor:
+        """One prefix of each history."""
+        return cast(Tensor, self.t5(vectors, prefixes[:, 0], self.queries).unsqueeze(1))
 
 
 def set_mask(positions: Tensor, written: int) -> Tensor:
