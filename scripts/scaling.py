@@ -25,7 +25,8 @@ from genrec.data import Dataset
 from genrec.models.flops import COUNTED
 from genrec.pipeline.model_folder import Companions
 from genrec.pipeline.scaling import POINT_FILE, train_point
-from genrec.pipeline.steps import TrainingPlan, tokenize_items
+from genrec.pipeline.tokenize import tokenize_items
+from genrec.pipeline.train import TrainingPlan
 from genrec.reports.scaling import draw_scaling, gather_studies, reading, scaling_text
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "tokenizers" / "rqkmeans.yaml"

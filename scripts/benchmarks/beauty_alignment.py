@@ -26,8 +26,8 @@ from genrec.config import AlignmentConfig, EvaluationConfig, load_recipe
 from genrec.data import Dataset
 from genrec.errors import ConfigError, GenrecError, InterruptedRun
 from genrec.evaluation.protocol import metrics_json
-from genrec.pipeline.aligned import align_model
-from genrec.pipeline.steps import measure_model
+from genrec.pipeline.align import align_model
+from genrec.pipeline.evaluate import measure_model
 
 RESULT_FILE, TEST_FILE = "result.json", "test.json"
 SELECTING, METRICS = "ndcg@10", ("ndcg@10", "recall@10")

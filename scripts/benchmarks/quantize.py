@@ -33,7 +33,7 @@ from genrec.config import DataConfig, TokenizerConfig
 from genrec.data import Dataset, make_dataset
 from genrec.features import ItemFeatures
 from genrec.features.base import DESCRIPTION_FILE, EMBEDDINGS_FILE, ITEM_IDS_FILE
-from genrec.pipeline.steps import load_features
+from genrec.pipeline.embed import load_features
 from genrec.tokenizers import fit_tokenizer
 from genrec.tokenizers.families.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
 
