@@ -8,7 +8,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from genrec.config.ranges import CountOrZero, Rate, Weight
-from genrec.models.base import BackboneSettings, Context, GenerativeRecommender, GenrecConfig, TrainingOutput
+from genrec.models.base import (
+    BackboneSettings,
+    CatalogueInput,
+    Context,
+    GenerativeRecommender,
+    GenrecConfig,
+    TrainingOutput,
+)
 from genrec.models.layers.codes import CodeHead
 from genrec.models.layers.history import gather_targets, length_mask, positions_read
 from genrec.models.layers.items import ItemEmbedding
@@ -24,6 +31,16 @@ class ItemBackboneSettings(SideInputSettings):
     label_smoothing: Rate = 0.0
     item_loss: Weight = Field(0.0, description="weight of a softmax over item vectors beside the codes' loss")
     item_negatives: CountOrZero = Field(0, description="items that a batch shares in the item loss; 0 takes all items")
+
+    @property
+    def reads(self) -> frozenset[CatalogueInput]:
+        """Item vectors, where they are used."""
+        return frozenset({"features"} if self.use_features else ())
+
+    @property
+    def has_item_probabilities(self) -> bool:
+        """With the item loss."""
+        return bool(self.item_loss)
 
     @property
     def unread(self) -> dict[str, str]:

@@ -180,7 +180,7 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
         check_vectors(config, features.description)
         values = features.values
     texts = texts_of(dataset) if uses_texts(plan.recommender) else None
-    for source in getattr(settings, "sources", ()):
+    for source in settings.sources:
         _check_trained_on(Path(source), dataset)
     torch.manual_seed(plan.training.seed)
     model = build_recommender(

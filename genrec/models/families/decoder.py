@@ -32,6 +32,7 @@ class Decoder(GenerativeRecommender):
     settings: DecoderSettings
     supports_variable_length = True
     supports_experts = True
+    counts_flops = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)

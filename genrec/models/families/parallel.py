@@ -21,6 +21,7 @@ class Parallel(ItemBackbone):
 
     Settings: ClassVar[type[BackboneSettings]] = ItemBackboneSettings
     supports_parallel = True
+    counts_flops = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)

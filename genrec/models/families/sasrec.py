@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from genrec.config.ranges import CountOrZero, Rate
-from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, TrainingOutput
+from genrec.models.base import BackboneSettings, CatalogueInput, GenrecConfig, ItemScorer, TrainingOutput
 from genrec.models.layers.history import gather_targets, length_mask, positions_read, state_at
 from genrec.models.layers.items import ItemEmbedding
 from genrec.models.side_inputs import SideInputs, SideInputSettings
@@ -25,6 +25,11 @@ class SASRecSettings(SideInputSettings):
     use_ids: bool = Field(True, description="one learned vector per item")
     use_features: bool = Field(False, description="add projected item features to the item vectors")
     feature_dropout: Rate = 0.0
+
+    @property
+    def reads(self) -> frozenset[CatalogueInput]:
+        """Item vectors, where they are used."""
+        return frozenset({"features"} if self.use_features else ())
 
     @property
     def unread(self) -> dict[str, str]:
