@@ -20,10 +20,11 @@ from typing import Any
 
 from genrec import Dataset, DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
 from genrec.artifacts import MANIFEST, open_work_folder, read_json, work_folder, write_file, write_json
-from genrec.models.flops import COUNTED
+from genrec.models.registry import families_with
 from genrec.pipeline.model_folder import Companions
 from genrec.pipeline.scaling import POINT_FILE, train_point
-from genrec.pipeline.steps import TrainingPlan, tokenize_items
+from genrec.pipeline.tokenize import tokenize_items
+from genrec.pipeline.train import TrainingPlan
 from genrec.reports.scaling import draw_scaling, gather_studies, reading, scaling_text
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "tokenizers" / "rqkmeans.yaml"
@@ -94,7 +95,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", type=Path, help="folders with dataset/ and features/")
     parser.add_argument("--out", type=work_folder, required=True)
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="a recipe of semantic IDs")
-    parser.add_argument("--family", choices=COUNTED, default="decoder")
+    parser.add_argument("--family", choices=families_with("counts_flops"), default="decoder")
     parser.add_argument("--widths", type=int, nargs="*", default=[16, 32, 64, 96], help="of dense models")
     parser.add_argument("--expert-widths", type=int, nargs="*", default=[16, 32, 64, 96], help="of models with experts")
     parser.add_argument("--experts", type=int, default=8)

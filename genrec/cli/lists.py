@@ -85,7 +85,7 @@ def add_items(
 ) -> None:
     """Put new items into a trained model's catalogue, without training."""
     from genrec.inspection import describe
-    from genrec.pipeline.new_items import add_new_items
+    from genrec.pipeline.catalogue import add_new_items
 
     added = add_new_items(model, items, out, features=features)
     show(describe(out))
@@ -100,7 +100,7 @@ def remove_items(
 ) -> None:
     """Take items out of a trained model's catalogue, without training."""
     from genrec.inspection import describe
-    from genrec.pipeline.removed_items import remove_known_items
+    from genrec.pipeline.catalogue import remove_known_items
 
     removed = remove_known_items(model, items, out)
     show(describe(out))
@@ -127,7 +127,7 @@ def evaluate(
     """Measure a model, or a file of lists, on held-out items."""
     from genrec.config import load_recipe
     from genrec.inspection import results_as_text
-    from genrec.pipeline.measure import measure
+    from genrec.pipeline.evaluate import measure
 
     config = load_recipe(None, [f"evaluation.{text}" for text in overrides or ()]).evaluation
     values = measure(

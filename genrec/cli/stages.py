@@ -81,7 +81,7 @@ def embed(dataset: DatasetFolder, out: Out, overrides: Overrides = None) -> None
     from genrec.config import load_recipe
     from genrec.data import Dataset
     from genrec.features import ItemFeatures
-    from genrec.pipeline.steps import embed_together
+    from genrec.pipeline.embed import embed_together
 
     config = load_recipe(None, [f"features.{text}" for text in overrides or ()]).features
     if embed_together(config, Dataset.load(dataset, verify=True), out):
@@ -104,7 +104,7 @@ def tokenize(
     from genrec.config import load_recipe
     from genrec.data import Dataset
     from genrec.inspection import describe
-    from genrec.pipeline.steps import tokenize_together
+    from genrec.pipeline.tokenize import tokenize_together
 
     recipe = load_recipe(config, [f"tokenizer.{text}" for text in overrides or ()])
     if tokenize_together(recipe.tokenizer, Dataset.load(dataset, verify=True), features, out, stability=stability):
@@ -129,7 +129,7 @@ def train(
     from genrec.distributed.world import World
     from genrec.inspection import describe
     from genrec.pipeline.model_folder import Companions
-    from genrec.pipeline.steps import TrainingPlan, train_model, try_training
+    from genrec.pipeline.train import TrainingPlan, train_model, try_training
 
     recipe = load_recipe(config, overrides or ())
     plan = TrainingPlan(recipe.recommender, recipe.training, recipe.decoding)
@@ -155,7 +155,7 @@ def align(
     from genrec.data import Dataset
     from genrec.distributed.world import World
     from genrec.inspection import describe
-    from genrec.pipeline.aligned import align_model
+    from genrec.pipeline.align import align_model
 
     recipe = load_recipe(config, overrides or ())
     align_model(model, Dataset.load(dataset, verify=True), recipe.alignment, out)
@@ -171,7 +171,7 @@ def upcycle(
 ) -> None:
     """Give a dense model sparse experts (--set recommender.experts=8); it answers as before until it learns."""
     from genrec.inspection import describe
-    from genrec.pipeline.upcycled import upcycle_model
+    from genrec.pipeline.upcycle import upcycle_model
 
     upcycle_model(model, overrides or (), out)
     show(describe(out))
@@ -190,8 +190,8 @@ def add_transitions(
     from genrec.config import DecodingConfig, parse_settings
     from genrec.data import Dataset
     from genrec.inspection import describe
-    from genrec.pipeline import transitions
+    from genrec.pipeline import add_transitions as adding
 
     wanted = parse_settings(DecodingConfig, {"transition_weight": weight}, where="--weight").transition_weight
-    transitions.add_transitions(model, Dataset.load(dataset, verify=True), out, wanted)
+    adding.add_transitions(model, Dataset.load(dataset, verify=True), out, wanted)
     show(describe(out))

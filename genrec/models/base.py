@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from genrec.models.layers.codes import NO_CODE, CodeHead, CodeSpace
 from genrec.models.layers.moe import ExpertSettings, MixtureOfExperts, expert_layers, routing_metrics
 from genrec.models.layers.transformer import CausalTransformer, KeyValue
 from genrec.tokenizers.base import Kind
+
+# What a model may read of the catalogue and of the training part, besides codes and continuous tokens.
+CatalogueInput = Literal["features", "texts", "histories"]
 
 
 class GenrecConfig(PreTrainedConfig):
@@ -74,10 +77,10 @@ class ModelInputs:
 
     Attributes:
         codes: int32 ``[N, L]``.
-        features: float32 ``[N, F]``, where the settings say ``use_features``.
+        features: float32 ``[N, F]``, where the settings' ``reads`` has ``features``.
         tokens: Continuous tokens, float32 ``[N, Q, C]``, where the family says ``reads_tokens``.
-        texts: Where the settings say ``use_texts``.
-        histories: Of the training part, where the settings say ``use_histories``.
+        texts: Where ``reads`` has ``texts``.
+        histories: Of the training part, where ``reads`` has ``histories``.
     """
 
     codes: np.ndarray | None = None
@@ -96,6 +99,21 @@ class BackboneSettings(ExpertSettings):
     feed_forward_size: Width | None = Field(None, ge=8, description="inner width of SwiGLU; twice the width if null")
     dropout: Rate = 0.3
     max_history: HistoryLength = Field(50, description="items of history that the model reads")
+
+    @property
+    def reads(self) -> frozenset[CatalogueInput]:
+        """What such a model is built from besides codes and continuous tokens; families that read more override it."""
+        return frozenset()
+
+    @property
+    def has_item_probabilities(self) -> bool:
+        """Whether such a model has a probability of every item besides those of its codes."""
+        return False
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Model folders that must have been trained on the data set that this one is trained on."""
+        return ()
 
     @property
     def longest_session(self) -> int:
@@ -216,6 +234,9 @@ class RecommenderModel(PreTrainedModel, ABC):
     Settings: ClassVar[type[BackboneSettings]] = BackboneSettings
     needs_semantic_ids: ClassVar[bool] = True
     supports_experts: ClassVar[bool] = False
+    supports_variable_length: ClassVar[bool] = False
+    # Whether all products of the family lie in modules that genrec.models.flops counts.
+    counts_flops: ClassVar[bool] = False
     semantic_id_kind: ClassVar[Kind] = "sequence"
     reads_tokens: ClassVar[bool] = False
     # Whether the features that it reads are to tell what users did, not what items are.
@@ -311,7 +332,6 @@ class GenerativeRecommender(RecommenderModel):
     """
 
     supports_parallel: ClassVar[bool] = False
-    supports_variable_length: ClassVar[bool] = False
     item_codes: Tensor
 
     def __init__(self, config: GenrecConfig) -> None:

@@ -18,9 +18,8 @@ from genrec.models.base import RecommenderModel
 from genrec.models.layers.codes import CodeHead
 from genrec.models.layers.moe import MixtureOfExperts, expert_layers
 from genrec.models.layers.transformer import TransformerBlock
+from genrec.models.registry import families_with
 
-# Families whose products all lie in the modules below.
-COUNTED = ("decoder", "depth", "parallel")
 TRAINING_PASSES = 3
 
 
@@ -34,12 +33,11 @@ def training_flops(model: RecommenderModel, lengths: np.ndarray) -> int:
     Raises:
         ConfigError: If the model has products that the rule does not know.
     """
-    item_loss = bool(getattr(model.settings, "item_loss", None))
-    if model.config.family not in COUNTED or item_loss:
+    if not model.counts_flops or model.settings.has_item_probabilities:
         raise ConfigError(
             f"the operations of this {model.config.family!r} model are not counted",
             where="recommender",
-            expected=f"one of {', '.join(COUNTED)}, without item_loss",
+            expected=f"one of {', '.join(families_with('counts_flops'))}, without item_loss",
             fix="choose one of these",
         )
     sizes, counts = np.unique(lengths, return_counts=True)

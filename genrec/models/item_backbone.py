@@ -36,6 +36,11 @@ class ItemBackboneSettings(ItemReaderSettings):
     item_negatives: CountOrZero = Field(0, description="items that a batch shares in the item loss; 0 takes all items")
 
     @property
+    def has_item_probabilities(self) -> bool:
+        """With the item loss."""
+        return bool(self.item_loss)
+
+    @property
     def unread(self) -> dict[str, str]:
         """With what the item loss needs."""
         return super().unread | ({} if self.item_loss else {"item_negatives": "item_loss above 0"})

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from genrec.config.ranges import Rate
-from genrec.models.base import BackboneSettings, GenrecConfig, RecommenderModel
+from genrec.models.base import BackboneSettings, CatalogueInput, GenrecConfig, RecommenderModel
 from genrec.models.capabilities import ExpertAssignment
 from genrec.models.layers.history import length_mask, positions_read
 from genrec.models.layers.items import ItemEmbedding
@@ -25,6 +25,11 @@ class ItemReaderSettings(SideInputSettings):
     use_ids: bool = Field(True, description="one learned vector per item")
     use_features: bool = Field(True, description="add projected item features to the item vectors")
     feature_dropout: Rate = 0.0
+
+    @property
+    def reads(self) -> frozenset[CatalogueInput]:
+        """Item vectors, where they are used."""
+        return frozenset({"features"} if self.use_features else ())
 
     @property
     def unread(self) -> dict[str, str]:

@@ -88,6 +88,15 @@ def _variant(family: type[RecommenderModel], settings: Mapping[str, Any]) -> typ
     )
 
 
+def families_with(capability: str) -> list[str]:
+    """Names of the families whose class declares a capability, sorted.
+
+    Args:
+        capability: A class variable of :class:`RecommenderModel`, such as ``supports_experts``.
+    """
+    return [name for name in sorted(FAMILIES) if getattr(recommender_class(name), capability)]
+
+
 def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
     """Validate a recipe's recommender section against its family.
 
@@ -101,7 +110,7 @@ def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
         raise ConfigError(
             f"the recommender {config.name!r} has no experts",
             where="recommender.experts",
-            expected="0, or a family with experts: depth, parallel, decoder, seq2seq, sasrec",
+            expected=f"0, or a family with experts: {', '.join(families_with('supports_experts'))}",
             fix="set recommender.experts=0, or choose such a family",
         )
     for name, needed in settings.unread.items():
@@ -144,14 +153,14 @@ def build_recommender(
     settings = parse_recommender(config)
     if family.needs_semantic_ids:
         index = _check_index(config.name, index, num_items)
-    uses_features = bool(getattr(settings, "use_features", False))
+    uses_features = "features" in settings.reads
     if uses_features:
         _check_features(config.name, features, num_items)
     sizes = _check_tokens(config.name, tokens, num_items) if family.reads_tokens else (0, 0)
-    uses_texts = bool(getattr(settings, "use_texts", False))
+    uses_texts = "texts" in settings.reads
     if uses_texts:
         check_texts(config.name, texts, num_items)
-    uses_histories = bool(getattr(settings, "use_histories", False))
+    uses_histories = "histories" in settings.reads
     if uses_histories and histories is None:
         raise ConfigError(
             f"the recommender {config.name!r} reads who took which items in training, and no histories are given",
@@ -242,7 +251,7 @@ def check_kind(name: str, kind: Kind, *, variable_length: bool = False) -> None:
         ConfigError: If they are of another kind than the family's, or of different lengths where it writes one.
     """
     family = recommender_class(name)
-    any_length = getattr(family, "supports_variable_length", False)
+    any_length = family.supports_variable_length
     if kind == family.semantic_id_kind and (any_length or not variable_length):
         return
     if family.semantic_id_kind == "set":

@@ -19,9 +19,10 @@ from genrec.evaluation.metrics import checked_ks
 from genrec.evaluation.protocol import Protocol, Result, score_lists
 from genrec.evaluation.recommendations import measured_description, score_recommendations
 from genrec.evaluation.tables import SYSTEMS
+from genrec.pipeline.evaluate import stopped_early
 from genrec.pipeline.resolve import LEARNED_BASELINE
 from genrec.pipeline.stage_cache import LEDGER_FILE
-from genrec.pipeline.steps import HOW, stopped_early
+from genrec.pipeline.train import HOW
 from genrec.pipeline.work import (
     BASELINE_LISTS_FILE,
     CONFIG_FILE,

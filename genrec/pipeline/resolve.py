@@ -84,12 +84,12 @@ def needs_semantic_ids(recipe: Recipe) -> bool:
 
 def uses_features(config: RecommenderConfig) -> bool:
     """Whether a recommender reads item vectors."""
-    return bool(getattr(parse_recommender(config), "use_features", False))
+    return "features" in parse_recommender(config).reads
 
 
 def uses_texts(config: RecommenderConfig) -> bool:
     """Whether a recommender reads what items say in words."""
-    return bool(getattr(parse_recommender(config), "use_texts", False))
+    return "texts" in parse_recommender(config).reads
 
 
 def check_vectors(config: RecommenderConfig, made: Mapping[str, Any]) -> None:
@@ -135,7 +135,7 @@ def _check_baselines(recipe: Recipe) -> None:
 def _check_item_scores(recipe: Recipe) -> None:
     wanted = recipe.decoding.mode == "items" or recipe.decoding.item_weight
     writes = issubclass(recommender_class(recipe.recommender.name), GenerativeRecommender)
-    if wanted and writes and not getattr(parse_recommender(recipe.recommender), "item_loss", 0):
+    if wanted and writes and not parse_recommender(recipe.recommender).has_item_probabilities:
         raise no_item_probabilities(recipe.recommender.name)
 
 

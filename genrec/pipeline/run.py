@@ -12,13 +12,7 @@ from rich.console import Console
 from genrec.artifacts import fingerprint, overwriting, read_json, reserve_work_folder, write_file
 from genrec.artifacts.manifest import CARD
 from genrec.artifacts.marks import stamped, write_result
-from genrec.artifacts.targets import (
-    check_file_target,
-    check_folder_target,
-    is_overwriting,
-    paths_named,
-    real_place,
-)
+from genrec.artifacts.targets import check_file_target, check_folder_target, is_overwriting, paths_named, real_place
 from genrec.config import Recipe, read_yaml
 from genrec.distributed.launch import refuse_processes
 from genrec.errors import ConfigError
@@ -26,7 +20,7 @@ from genrec.pipeline.environment import GIBIBYTE, describe_machine, peak_memory_
 from genrec.pipeline.resolve import resolve_recipe
 from genrec.pipeline.stage_cache import StageRecord, outputs_of
 from genrec.pipeline.stages import STAGES, Stage, examples
-from genrec.pipeline.steps import LOG_FILE
+from genrec.pipeline.train import LOG_FILE
 from genrec.pipeline.work import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,

@@ -15,7 +15,7 @@ from genrec.errors import ArtifactError
 from genrec.models import GenerativeRecommender
 from genrec.models.flops import active_parameters, training_flops
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions, open_model
-from genrec.pipeline.steps import TrainingPlan, train_model
+from genrec.pipeline.train import TrainingPlan, train_model
 from genrec.training.batches import cut_windows, window_size
 
 POINT_FILE = "point.json"

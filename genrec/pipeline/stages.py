@@ -10,13 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from genrec.artifacts import (
-    MANIFEST,
-    MARK,
-    read_json,
-    read_manifest,
-    write_file,
-)
+from genrec.artifacts import MANIFEST, MARK, read_json, read_manifest, write_file
 from genrec.artifacts.manifest import CARD
 from genrec.artifacts.marks import is_as_stamped, write_result
 from genrec.config import DecodingConfig, Recipe, RecommenderConfig
@@ -27,23 +21,14 @@ from genrec.evaluation.baselines import fit_baseline
 from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lists
 from genrec.features import build_features
 from genrec.models import recommender_class
-from genrec.pipeline.aligned import ALIGNMENT_FILE, EXAMPLES_FILE, align_model
+from genrec.pipeline.add_transitions import add_transitions
+from genrec.pipeline.align import ALIGNMENT_FILE, EXAMPLES_FILE, align_model
 from genrec.pipeline.environment import published
+from genrec.pipeline.evaluate import protocol_of
 from genrec.pipeline.model_folder import EXPERTS_FILE, TrainedModel, open_model
-from genrec.pipeline.resolve import (
-    LEARNED_BASELINE,
-    baseline_recommender,
-    needs_semantic_ids,
-    uses_features,
-)
-from genrec.pipeline.steps import (
-    LOG_FILE,
-    check_data,
-    protocol_of,
-    read_records,
-    tokenize_items,
-)
-from genrec.pipeline.transitions import add_transitions
+from genrec.pipeline.resolve import LEARNED_BASELINE, baseline_recommender, needs_semantic_ids, uses_features
+from genrec.pipeline.tokenize import tokenize_items
+from genrec.pipeline.train import LOG_FILE, check_data, read_records
 from genrec.pipeline.work import (
     BASELINE_LISTS_FILE,
     CONFIG_FILE,

@@ -19,7 +19,7 @@ from genrec.pipeline.resolve import (
     uses_features,
 )
 from genrec.pipeline.stage_cache import StageCache
-from genrec.pipeline.steps import LOG_FILE, TrainingPlan, train_model
+from genrec.pipeline.train import LOG_FILE, TrainingPlan, train_model
 
 METRICS_FILE = "metrics.json"
 LISTS_FILE = "lists.safetensors"

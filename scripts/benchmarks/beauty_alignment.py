@@ -32,8 +32,8 @@ from genrec.artifacts import (
     write_json,
 )
 from genrec.evaluation import metrics_json
-from genrec.pipeline.aligned import align_model
-from genrec.pipeline.steps import measure_model
+from genrec.pipeline.align import align_model
+from genrec.pipeline.evaluate import measure_model
 
 RESULT_FILE, TEST_FILE = "result.json", "test.json"
 SELECTING, METRICS = "ndcg@10", ("ndcg@10", "recall@10")

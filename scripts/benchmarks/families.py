@@ -31,8 +31,10 @@ from genrec.artifacts import MANIFEST, open_work_folder, read_json, work_folder,
 from genrec.decoding import generate_lists
 from genrec.evaluation import Result, score_lists
 from genrec.models.families.setrec import SETRec
+from genrec.pipeline.evaluate import protocol_of
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions, TrainedModel, open_model
-from genrec.pipeline.steps import TrainingPlan, protocol_of, tokenize_items, train_model
+from genrec.pipeline.tokenize import tokenize_items
+from genrec.pipeline.train import TrainingPlan, train_model
 from genrec.training.validation import DecodingValidation
 
 SIZES = {"hidden_size": 64, "num_layers": 2, "num_heads": 2}

@@ -29,7 +29,8 @@ from genrec.data import pad_histories
 from genrec.models import RecommenderModel
 from genrec.pipeline.model_folder import EXPERTS_FILE, Companions
 from genrec.pipeline.scaling import train_point
-from genrec.pipeline.steps import TrainingPlan, new_model, tokenize_items
+from genrec.pipeline.tokenize import tokenize_items
+from genrec.pipeline.train import TrainingPlan, new_model
 from genrec.training.batches import cut_windows, update_rows
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "tokenizers" / "rqkmeans.yaml"

@@ -30,7 +30,7 @@ import polars as pl
 from genrec import DataConfig, Dataset, ItemFeatures, TokenizerConfig, make_dataset
 from genrec.artifacts import open_work_folder, work_folder, write_artifact, write_json
 from genrec.features.base import DESCRIPTION_FILE, EMBEDDINGS_FILE, ITEM_IDS_FILE
-from genrec.pipeline.steps import load_features
+from genrec.pipeline.embed import load_features
 from genrec.tokenizers import fit_tokenizer
 from genrec.tokenizers.families.rqkmeans import ResidualKMeansSettings, ResidualKMeansTokenizer
 

@@ -46,8 +46,10 @@ from genrec.artifacts import (
 from genrec.config import read_yaml
 from genrec.evaluation import metrics_json
 from genrec.features import build_features
+from genrec.pipeline.evaluate import measure_model
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions
-from genrec.pipeline.steps import TrainingPlan, measure_model, tokenize_items, train_model
+from genrec.pipeline.tokenize import tokenize_items
+from genrec.pipeline.train import TrainingPlan, train_model
 from genrec.tokenizers import tokenizer_class
 
 RECIPES = Path(__file__).resolve().parents[2] / "tokenizers"

@@ -30,9 +30,9 @@ from genrec.decoding import generate_lists
 from genrec.evaluation import Baseline, Protocol, fit_baseline, score_lists
 from genrec.models.families.recgpt import RecGPT
 from genrec.pipeline.catalogue import on_catalogue
+from genrec.pipeline.evaluate import protocol_of
 from genrec.pipeline.model_folder import open_model
 from genrec.pipeline.run import run_recipe
-from genrec.pipeline.steps import protocol_of
 
 RECIPE = Path(__file__).resolve().parents[2] / "configs" / "recgpt.yaml"
 TITLES = "features.columns=[title]"

@@ -35,8 +35,8 @@ from genrec import Recommender
 from genrec.cli import main
 from genrec.errors import ArtifactError
 from genrec.inspection import describe
+from genrec.pipeline.catalogue import add_new_items
 from genrec.pipeline.model_folder import open_model
-from genrec.pipeline.new_items import add_new_items
 
 LISTS = [["i00", "i01"], ["i39"], []]
 LONG, DEEP = "9" * 5000, "[" * 100_000

@@ -27,7 +27,7 @@ from genrec.decoding import recommend
 from genrec.errors import ArtifactError, ConfigError
 from genrec.models import ItemTexts, build_recommender, load_recommender
 from genrec.models.families.allmrec_prompt import NAMELESS, SENTENCES
-from genrec.pipeline.steps import _check_trained_on
+from genrec.pipeline.train import _check_trained_on
 
 N = 12
 HISTORIES = Histories.from_lists([[0, 1], [2, 4]])

@@ -15,7 +15,7 @@ from genrec.errors import ArtifactError, ConfigError
 from genrec.models import build_recommender, load_recommender
 from genrec.models.families.setrec import set_mask
 from genrec.models.layers.set_t5 import SetT5
-from genrec.pipeline.steps import load_tokens
+from genrec.pipeline.tokenize import load_tokens
 from genrec.tokenizers.index import ItemIndex
 from genrec.training import decoding_validation
 

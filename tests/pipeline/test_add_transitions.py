@@ -22,10 +22,9 @@ from genrec.errors import ArtifactError, ConfigError
 from genrec.evaluation.baselines import Transition
 from genrec.evaluation.metrics import evaluate_lists
 from genrec.generation import GenerationRequest, write_lists
+from genrec.pipeline.add_transitions import WEIGHTS, add_transitions, fit_transitions
+from genrec.pipeline.catalogue import add_new_items, remove_known_items
 from genrec.pipeline.model_folder import open_model
-from genrec.pipeline.new_items import add_new_items
-from genrec.pipeline.removed_items import remove_known_items
-from genrec.pipeline.transitions import WEIGHTS, add_transitions, fit_transitions
 
 HISTORIES = [["i00", "i01"], ["i12", "i13", "i14"], ["i32", "i33", "i10"]]
 

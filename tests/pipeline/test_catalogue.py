@@ -13,7 +13,7 @@ from genrec.data import Dataset
 from genrec.errors import ConfigError, DataError
 from genrec.features.build import load_encoder
 from genrec.generation import GenerationRequest, write_lists
-from genrec.pipeline.measure import measure
+from genrec.pipeline.evaluate import measure
 from genrec.tokenizers import ItemTokenizer
 
 RECIPE = """

@@ -13,7 +13,7 @@ from genrec.artifacts import read_manifest, verify_artifact, write_manifest
 from genrec.artifacts.marks import without_stamp
 from genrec.cli import main
 from genrec.errors import ArtifactError, ConfigError, DataError
-from genrec.pipeline.new_items import Added, add_new_items
+from genrec.pipeline.catalogue import Added, add_new_items
 from genrec.tokenizers import ItemIndex
 
 NEW = pl.DataFrame(

@@ -10,8 +10,7 @@ from genrec.artifacts import read_manifest, verify_artifact
 from genrec.cli import main
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.generation import GenerationRequest, write_lists
-from genrec.pipeline.new_items import add_new_items
-from genrec.pipeline.removed_items import remove_known_items
+from genrec.pipeline.catalogue import add_new_items, remove_known_items
 from genrec.tokenizers import ItemIndex
 from genrec.tokenizers.trie import build_trie
 

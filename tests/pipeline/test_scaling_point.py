@@ -13,7 +13,7 @@ from genrec.errors import ArtifactError
 from genrec.models.flops import training_flops
 from genrec.pipeline.model_folder import Companions, open_model
 from genrec.pipeline.scaling import held_out_loss, train_point
-from genrec.pipeline.steps import TrainingPlan
+from genrec.pipeline.train import TrainingPlan
 
 
 def plan(**changes) -> TrainingPlan:

@@ -9,9 +9,9 @@ from tiny_run import tiny_home
 from genrec import Recommender
 from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig
 from genrec.data import Dataset
+from genrec.pipeline.catalogue import add_new_items
 from genrec.pipeline.model_folder import Companions, open_model
-from genrec.pipeline.new_items import add_new_items
-from genrec.pipeline.steps import TrainingPlan, texts_of, train_model
+from genrec.pipeline.train import TrainingPlan, texts_of, train_model
 
 SMALL = {"hidden_size": 16, "num_layers": 1, "num_heads": 1, "max_history": 10}
 SETTINGS = {

@@ -26,7 +26,15 @@ from torch.nn.functional import logsigmoid, mse_loss
 
 from genrec.config.ranges import Few, FewOrNone, HistoryLength, Rate, Weight, Width
 from genrec.errors import ArtifactError, ConfigError
-from genrec.models.base import BackboneSettings, GenrecConfig, ItemScorer, ModelInputs, RecommenderModel, TrainingOutput
+from genrec.models.base import (
+    BackboneSettings,
+    CatalogueInput,
+    GenrecConfig,
+    ItemScorer,
+    ModelInputs,
+    RecommenderModel,
+    TrainingOutput,
+)
 from genrec.models.families.sasrec import SASRec
 from genrec.models.layers.aligner import Aligner, with_one
 from genrec.models.layers.history import gather_targets, length_mask, state_at
@@ -71,19 +79,12 @@ class AllmRecSettings(BackboneSettings):
     )
 
     @property
-    def use_features(self) -> bool:
-        """The first stage reads text vectors, and the second has them from it."""
-        return self.stage == "align"
+    def reads(self) -> frozenset[CatalogueInput]:
+        """The first stage reads text vectors and which items have a training interaction, the second has both from it.
 
-    @property
-    def use_histories(self) -> bool:
-        """The first stage notes which items have a training interaction, and the second has it from there."""
-        return self.stage == "align"
-
-    @property
-    def use_texts(self) -> bool:
-        """The second stage tells titles."""
-        return self.stage == "prompt"
+        The second stage tells titles.
+        """
+        return frozenset({"features", "histories"} if self.stage == "align" else {"texts"})
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -228,7 +229,8 @@ def open_source(setting: str, path: str | None, num_items: int) -> RecommenderMo
             fix=fix,
         )
     model = load_recommender(Path(path))
-    if model.config.family != family or getattr(model.settings, "stage", "align") != "align":
+    later = isinstance(model.settings, AllmRecSettings) and model.settings.stage != "align"
+    if model.config.family != family or later:
         raise ConfigError(
             f"{path} holds the recommender {model.config.family!r}"
             + (", second stage" if model.config.family == family else ""),

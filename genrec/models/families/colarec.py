@@ -22,7 +22,14 @@ from torch.nn.functional import logsigmoid
 
 from genrec.config.ranges import Codes, Few, HistoryLength, Weight
 from genrec.errors import ConfigError
-from genrec.models.base import BackboneSettings, GenrecConfig, ModelInputs, RecommenderModel, TrainingOutput
+from genrec.models.base import (
+    BackboneSettings,
+    CatalogueInput,
+    GenrecConfig,
+    ModelInputs,
+    RecommenderModel,
+    TrainingOutput,
+)
 from genrec.models.families.seq2seq import PADDING, Seq2Seq, Seq2SeqSettings
 from genrec.models.layers.hashed_words import hash_words
 from genrec.models.layers.history import length_mask
@@ -51,9 +58,10 @@ class ColaRecSettings(Seq2SeqSettings):
         return super().unread | dict.fromkeys(names, "use_texts: true")
 
     @property
-    def use_histories(self) -> bool:
-        """Where users are read, who took which item."""
-        return self.use_features
+    def reads(self) -> frozenset[CatalogueInput]:
+        """Words and collaborative vectors where they are used; where users are read, who took which item."""
+        texts: frozenset[CatalogueInput] = frozenset({"texts"} if self.use_texts else ())
+        return texts | ({"features", "histories"} if self.use_features else set())
 
 
 class ColaRec(Seq2Seq):

@@ -33,6 +33,7 @@ class Decoder(SessionWriter, ExpertAssignment, GenerativeRecommender):
     settings: DecoderSettings
     supports_variable_length = True
     supports_experts = True
+    counts_flops = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)

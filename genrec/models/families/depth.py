@@ -31,6 +31,7 @@ class Depth(ItemBackbone):
 
     Settings: ClassVar[type[BackboneSettings]] = DepthSettings
     settings: DepthSettings
+    counts_flops = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)

@@ -21,7 +21,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.config.ranges import BatchSize, Codes, Heads, Layers, Positive, Rate, Weight, Width, WidthOrNone
 from genrec.errors import ConfigError
-from genrec.models.base import BackboneSettings, Context, GenrecConfig, ItemTexts, ModelInputs, TrainingOutput
+from genrec.models.base import (
+    BackboneSettings,
+    CatalogueInput,
+    Context,
+    GenrecConfig,
+    ItemTexts,
+    ModelInputs,
+    TrainingOutput,
+)
 from genrec.models.layers.codes import CodeSpace
 from genrec.models.layers.history import gather_targets, length_mask, state_at
 from genrec.models.layers.language import (
@@ -105,7 +113,7 @@ class LLMSettings(BackboneSettings):
             unread["text_rows"] = "text_weight above 0 and some text_tasks"
         if not self.text_weight:
             unread["text_tasks"] = "text_weight above 0"
-        if not self.use_texts:
+        if "texts" not in self.reads:
             unread["text_length"] = "text_weight above 0, or new_rows: texts"
         return unread
 
@@ -115,14 +123,11 @@ class LLMSettings(BackboneSettings):
         return bool(self.text_weight and set(self.text_tasks) - {"text-to-item"})
 
     @property
-    def use_texts(self) -> bool:
-        """Whether anything is made from what items say."""
-        return self.new_rows == "texts" or bool(self.text_weight and self.text_tasks)
-
-    @property
-    def use_features(self) -> bool:
-        """Whether anything is made from item vectors."""
-        return self.new_rows == "features"
+    def reads(self) -> frozenset[CatalogueInput]:
+        """Texts for tasks or for the rows of new tokens, item vectors for these rows alone."""
+        texts = self.new_rows == "texts" or bool(self.text_weight and self.text_tasks)
+        features: frozenset[CatalogueInput] = frozenset({"features"} if self.new_rows == "features" else ())
+        return features | ({"texts"} if texts else set())
 
 
 class LLM(TextModel):

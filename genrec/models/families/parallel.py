@@ -20,6 +20,7 @@ class Parallel(ParallelCodes, ItemBackbone):
     """Items in, all codes out at once."""
 
     Settings: ClassVar[type[BackboneSettings]] = ItemBackboneSettings
+    counts_flops = True
 
     def __init__(self, config: GenrecConfig) -> None:
         super().__init__(config)

@@ -28,6 +28,7 @@ from genrec.config.ranges import Codes, CountOrZero, Few, Layers, Rate, Weight
 from genrec.errors import ConfigError
 from genrec.models.base import (
     BackboneSettings,
+    CatalogueInput,
     Context,
     GenerativeRecommender,
     GenrecConfig,
@@ -53,6 +54,16 @@ class RecGPTSettings(BackboneSettings):
     item_loss: Weight = Field(0.0, description="weight of the loss of neighborhoods beside that of codes")
     item_negatives: CountOrZero = Field(0, description="items that a batch shares in the item loss; 0 takes all items")
     kernels: Few = Field(3, description="sharpnesses of neighborhoods, where there is an item loss")
+
+    @property
+    def reads(self) -> frozenset[CatalogueInput]:
+        """Item vectors, where they are used."""
+        return frozenset({"features"} if self.use_features else ())
+
+    @property
+    def has_item_probabilities(self) -> bool:
+        """With the item loss."""
+        return bool(self.item_loss)
 
     @property
     def unread(self) -> dict[str, str]:
