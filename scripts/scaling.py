@@ -22,6 +22,7 @@ from genrec.artifacts import MANIFEST, open_work_folder, read_json, write_file, 
 from genrec.artifacts.results import work_folder
 from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
 from genrec.data import Dataset
+from genrec.models import resolve_recommender
 from genrec.models.registry import families_with
 from genrec.pipeline.model_folder import Companions
 from genrec.pipeline.scaling import POINT_FILE, train_point
@@ -131,7 +132,7 @@ def plan_of(size: Size, seed: int, arguments: argparse.Namespace) -> TrainingPla
         seed=seed,
     )
     recommender = RecommenderConfig.model_validate(size.settings(arguments))
-    return TrainingPlan(recommender, training, DecodingConfig(top_k=10, num_beams=20))
+    return TrainingPlan(resolve_recommender(recommender), training, DecodingConfig(top_k=10, num_beams=20))
 
 
 def write_study(out: Path) -> None:

@@ -32,6 +32,7 @@ from genrec.config import DecodingConfig, EvaluationConfig, RecommenderConfig, T
 from genrec.data import Dataset
 from genrec.decoding import generate_lists
 from genrec.evaluation.protocol import Result, score_lists
+from genrec.models import resolve_recommender
 from genrec.models.families.setrec import SETRec
 from genrec.pipeline.evaluate import protocol_of
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions, TrainedModel, open_model
@@ -137,7 +138,9 @@ def plan_of(inputs: Inputs, entry: Entry, seed: int, minutes: float, history: in
     )
     sizes = {**SIZES, "max_history": history}
     recommender = RecommenderConfig.model_validate({"name": entry.family, **sizes, **entry.settings, **built_on})
-    return TrainingPlan(recommender, training, DecodingConfig(top_k=10, num_beams=20, **entry.decoding))
+    return TrainingPlan(
+        resolve_recommender(recommender), training, DecodingConfig(top_k=10, num_beams=20, **entry.decoding)
+    )
 
 
 def run_entry(inputs: Inputs, entry: Entry, folder: Path, plan: TrainingPlan) -> dict[str, Any]:
