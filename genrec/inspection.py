@@ -17,7 +17,7 @@ from genrec.data.ties import ties_in_words
 from genrec.errors import ArtifactError, ConfigError, DataError
 from genrec.pipeline.model_folder import EXPERTS_FILE
 from genrec.pipeline.stage_cache import LEDGER_FILE
-from genrec.pipeline.work import CONFIG_FILE, Work
+from genrec.pipeline.work import CONFIG_FILE, RunFolders
 from genrec.reports.console import print_examples, print_results
 from genrec.reports.content import Example, Listed
 from genrec.reports.experts import experts_sentence
@@ -73,7 +73,7 @@ def show_users(path: Path, dataset: Path | None, users: Sequence[str]) -> str:
     """
     model = path / "model" if (path / "model" / MANIFEST).is_file() else path
     if dataset is None and (path / CONFIG_FILE).is_file():
-        dataset = Work(load_recipe(path / CONFIG_FILE), path, Terminal()).dataset_folder
+        dataset = RunFolders(load_recipe(path / CONFIG_FILE), path).dataset_folder
     if dataset is None:
         raise ConfigError("it is not clear whose users are meant", expected="--dataset FOLDER", fix="give --dataset")
     return _captured(lambda console: print_examples(console, _examples(model, Dataset.load(dataset), users)))

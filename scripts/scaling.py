@@ -20,6 +20,7 @@ from typing import Any
 
 from genrec import Dataset, DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
 from genrec.artifacts import MANIFEST, open_work_folder, read_json, work_folder, write_file, write_json
+from genrec.models import resolve_recommender
 from genrec.models.registry import families_with
 from genrec.pipeline.model_folder import Companions
 from genrec.pipeline.scaling import POINT_FILE, train_point
@@ -129,7 +130,7 @@ def plan_of(size: Size, seed: int, arguments: argparse.Namespace) -> TrainingPla
         seed=seed,
     )
     recommender = RecommenderConfig.model_validate(size.settings(arguments))
-    return TrainingPlan(recommender, training, DecodingConfig(top_k=10, num_beams=20))
+    return TrainingPlan(resolve_recommender(recommender), training, DecodingConfig(top_k=10, num_beams=20))
 
 
 def write_study(out: Path) -> None:

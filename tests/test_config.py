@@ -181,7 +181,7 @@ def test_every_shipped_recipe_is_accepted_down_to_its_families(path):
     from genrec.pipeline.resolve import resolve_recipe
 
     resolved = resolve_recipe(load_recipe(path))
-    again = Recipe.model_validate(yaml.safe_load(yaml.safe_dump(resolved.model_dump(mode="json"))))
+    again = Recipe.model_validate(yaml.safe_load(yaml.safe_dump(resolved.recipe.model_dump(mode="json"))))
     assert resolve_recipe(again) == resolved
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,16 @@ from genrec.cli import main
 from genrec.config import load_recipe
 from genrec.data import Dataset
 from genrec.errors import ArtifactError, ConfigError
+from genrec.models import registry
+from genrec.models.families.sasrec import SASRec
+from genrec.models.families.seq2seq import Seq2Seq
+from genrec.pipeline import resolve
 from genrec.pipeline.resolve import baseline_recommender, baseline_training, resolve_recipe
 from genrec.pipeline.run import run_recipe
 from genrec.pipeline.stage_cache import StageCache, StageRecord, output_fingerprint
+from genrec.pipeline.stages import STAGES
+from genrec.pipeline.work import Work
+from genrec.terminal.console import Terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMISED = (
@@ -407,3 +415,29 @@ def wait_for(condition, process, seconds: float = 90.0) -> None:
         assert process.poll() is None, "the process ended too early"
         time.sleep(0.02)
     raise AssertionError("it did not happen in time")
+
+
+def test_a_resolved_recipe_holds_families_and_typed_settings():
+    overrides = ["recommender={name: seq2seq, hidden_size: 64}", "evaluation.sasrec={use_features: true}"]
+    resolved = resolve_recipe(load_recipe(None, ["data.path=x", *overrides]))
+    assert (resolved.recommender.family, resolved.baseline.family) == (Seq2Seq, SASRec)
+    assert (resolved.recommender.settings.hidden_size, resolved.recommender.reads_features) == (64, False)
+    assert (resolved.needs_semantic_ids, resolved.baseline.reads_features) == (True, True)
+    with pytest.raises(FrozenInstanceError):
+        resolved.recommender = resolved.baseline
+
+
+def test_stages_read_settings_that_were_checked_once(monkeypatch, tmp_path):
+    """Once a recipe is resolved, no stage's settings or needs validate a section again."""
+    resolved = resolve_recipe(load_recipe(tiny_home() / "tiny.yaml"))
+    work = Work(resolved, tmp_path / "run", Terminal(stderr=True))
+
+    def refuse(*args, **keywords):
+        raise AssertionError("parsed again")
+
+    for module in (registry, resolve):
+        monkeypatch.setattr(module, "parse_settings", refuse)
+    for stage in STAGES[1:]:
+        stage.settings(work)
+        assert stage.needed(resolved) in (True, False)
+        stage.after(resolved)

@@ -128,11 +128,12 @@ def train(
     from genrec.data import Dataset
     from genrec.distributed.world import World
     from genrec.inspection import describe
+    from genrec.models import resolve_recommender
     from genrec.pipeline.model_folder import Companions
     from genrec.pipeline.train import TrainingPlan, train_model, try_training
 
     recipe = load_recipe(config, overrides or ())
-    plan = TrainingPlan(recipe.recommender, recipe.training, recipe.decoding)
+    plan = TrainingPlan(resolve_recommender(recipe.recommender), recipe.training, recipe.decoding)
     data, companions = Dataset.load(dataset, verify=True), Companions(tokenizer, features)
     if dry_run:
         show(try_training(plan, data, companions).text())

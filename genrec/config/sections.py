@@ -324,3 +324,13 @@ class Recipe(Section):
     alignment: AlignmentConfig = AlignmentConfig()
     decoding: DecodingConfig = DecodingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def adds_transitions(self) -> bool:
+        """Whether transitions are added to what the model says."""
+        return bool(self.decoding.transition_weight)
+
+    @property
+    def aligns(self) -> bool:
+        """Whether the model is aligned."""
+        return self.alignment.method != "none"

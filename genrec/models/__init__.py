@@ -2,12 +2,14 @@
 
 from genrec.models.base import Context, GenerativeRecommender, GenrecConfig, ItemScorer, ItemTexts, RecommenderModel
 from genrec.models.registry import (
+    ResolvedRecommender,
     build_recommender,
     check_kind,
     check_texts,
     load_recommender,
     parse_recommender,
     recommender_class,
+    resolve_recommender,
 )
 
 __all__ = [
@@ -17,10 +19,12 @@ __all__ = [
     "ItemScorer",
     "ItemTexts",
     "RecommenderModel",
+    "ResolvedRecommender",
     "build_recommender",
     "check_kind",
     "check_texts",
     "load_recommender",
     "parse_recommender",
     "recommender_class",
+    "resolve_recommender",
 ]

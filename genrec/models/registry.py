@@ -8,6 +8,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,14 @@ from genrec.config import RecommenderConfig, parse_settings
 from genrec.data.histories import Histories
 from genrec.errors import ArtifactError, ConfigError
 from genrec.features.registry import lookup
-from genrec.models.base import BackboneSettings, GenrecConfig, ItemTexts, ModelInputs, RecommenderModel
+from genrec.models.base import (
+    BackboneSettings,
+    GenerativeRecommender,
+    GenrecConfig,
+    ItemTexts,
+    ModelInputs,
+    RecommenderModel,
+)
 from genrec.models.checkpoint import CONFIG_FILE, read_config, restore_model
 from genrec.tokenizers.base import Kind
 from genrec.tokenizers.index import ItemIndex
@@ -97,7 +105,52 @@ def families_with(capability: str) -> list[str]:
     return [name for name in sorted(FAMILIES) if getattr(recommender_class(name), capability)]
 
 
+@dataclass(frozen=True)
+class ResolvedRecommender:
+    """A family with settings that were checked.
+
+    Attributes:
+        name: Of the family.
+        family: Its class.
+        settings: An instance of the family's ``Settings``.
+    """
+
+    name: str
+    family: type[RecommenderModel]
+    settings: BackboneSettings
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Name and all settings, JSON-able: the section ``recommender`` that means the same."""
+        return {"name": self.name, **self.settings.model_dump(mode="json")}
+
+    @property
+    def needs_semantic_ids(self) -> bool:
+        """Whether it is built on the semantic IDs of a tokenizer."""
+        return self.family.needs_semantic_ids
+
+    @property
+    def writes_semantic_ids(self) -> bool:
+        """Whether it writes the semantic ID of the next item, code by code or all codes at once."""
+        return issubclass(self.family, GenerativeRecommender)
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether it is built on item vectors."""
+        return "features" in self.settings.reads
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether it is built on the texts of items."""
+        return "texts" in self.settings.reads
+
+
 def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
+    """The settings of :func:`resolve_recommender` alone."""
+    return resolve_recommender(config).settings
+
+
+def resolve_recommender(config: RecommenderConfig) -> ResolvedRecommender:
     """Validate a recipe's recommender section against its family.
 
     Raises:
@@ -122,11 +175,11 @@ def parse_recommender(config: RecommenderConfig) -> BackboneSettings:
                 expected=f"{name} together with {needed}" if not needed.startswith("no ") else needed,
                 fix=f"set recommender.{name}={json.dumps(default)}, or change what it depends on",
             )
-    return settings
+    return ResolvedRecommender(config.name, family, settings)
 
 
 def build_recommender(
-    config: RecommenderConfig,
+    config: RecommenderConfig | ResolvedRecommender,
     *,
     num_items: int,
     index: ItemIndex | None = None,
@@ -138,7 +191,7 @@ def build_recommender(
     """Make an untrained recommender; its weights are drawn from torch's global generator.
 
     Args:
-        config: Family and settings.
+        config: Family and settings, as read or resolved.
         num_items: Catalogue size N.
         index: Semantic IDs of the N items; needed by every family that writes semantic IDs.
         features: float32 ``[N, F]``; needed where the settings use features.
@@ -149,16 +202,14 @@ def build_recommender(
     Raises:
         ConfigError: If something that the family needs is missing or does not fit.
     """
-    family = recommender_class(config.name)
-    settings = parse_recommender(config)
+    resolved = config if isinstance(config, ResolvedRecommender) else resolve_recommender(config)
+    family, settings = resolved.family, resolved.settings
     if family.needs_semantic_ids:
         index = _check_index(config.name, index, num_items)
-    uses_features = "features" in settings.reads
-    if uses_features:
+    if resolved.reads_features:
         _check_features(config.name, features, num_items)
     sizes = _check_tokens(config.name, tokens, num_items) if family.reads_tokens else (0, 0)
-    uses_texts = "texts" in settings.reads
-    if uses_texts:
+    if resolved.reads_texts:
         check_texts(config.name, texts, num_items)
     uses_histories = "histories" in settings.reads
     if uses_histories and histories is None:
@@ -177,15 +228,15 @@ def build_recommender(
             variable_length=variable_length,
             routes_ended=not (variable_length and settings.experts),
             index_fingerprint=index.fingerprint if family.needs_semantic_ids and index else "",
-            feature_size=features.shape[1] if uses_features and features is not None else 0,
+            feature_size=features.shape[1] if resolved.reads_features and features is not None else 0,
             num_tokens=sizes[0],
             token_size=sizes[1],
         ),
         ModelInputs(
             codes=index.codes if family.needs_semantic_ids and index else None,
-            features=features if uses_features else None,
+            features=features if resolved.reads_features else None,
             tokens=tokens if family.reads_tokens else None,
-            texts=texts if uses_texts else None,
+            texts=texts if resolved.reads_texts else None,
             histories=histories if uses_histories else None,
         ),
     )

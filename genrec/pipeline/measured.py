@@ -19,10 +19,11 @@ from genrec.evaluation.metrics import checked_ks
 from genrec.evaluation.protocol import Protocol, Result, score_lists
 from genrec.evaluation.recommendations import measured_description, score_recommendations
 from genrec.evaluation.tables import SYSTEMS
+from genrec.models import resolve_recommender
 from genrec.pipeline.evaluate import stopped_early
-from genrec.pipeline.resolve import LEARNED_BASELINE
+from genrec.pipeline.resolve import LEARNED_BASELINE, baseline_recommender, baseline_training
 from genrec.pipeline.stage_cache import LEDGER_FILE
-from genrec.pipeline.train import HOW
+from genrec.pipeline.train import HOW, TrainingPlan
 from genrec.pipeline.work import (
     BASELINE_LISTS_FILE,
     CONFIG_FILE,
@@ -30,9 +31,8 @@ from genrec.pipeline.work import (
     LISTS_FILE,
     METRICS_FILE,
     VARIANT_LISTS_FILE,
-    Work,
+    RunFolders,
 )
-from genrec.terminal.console import Terminal
 
 GROUPS = {"baselines": BASELINE_LISTS_FILE, "variants": VARIANT_LISTS_FILE}
 # Sections that make a system, and keys in them that change no list.
@@ -118,7 +118,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         with reading(path):
-            self.work = Work(load_recipe(path / CONFIG_FILE), path, Terminal(stderr=True))
+            self.work = RunFolders(load_recipe(path / CONFIG_FILE), path)
         self.metrics: dict[str, Any] = read_json(self._sealed("evaluation", METRICS_FILE))
 
     @cached_property
@@ -176,7 +176,9 @@ class RunFolder:
         if group == "variants":
             return {**self._recipe, "variant": name}, self.path / self.work.model_name
         if name == LEARNED_BASELINE:
-            return _effective(self.work.baseline_plan.settings) | seen, self.path / LEARNED_FOLDER
+            recipe, baseline = self.work.recipe, resolve_recommender(baseline_recommender(self.work.recipe))
+            plan = TrainingPlan(baseline, baseline_training(recipe), recipe.decoding)
+            return _effective(plan.settings) | seen, self.path / LEARNED_FOLDER
         return {"name": name, "settings": values["settings"], **seen}, self.path
 
     def _sealed(self, stage: str, name: str) -> Path:

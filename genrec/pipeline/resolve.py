@@ -1,6 +1,7 @@
 """A recipe with every setting filled in and every name checked, before any work begins."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from genrec.alignment.rewards import check_names
@@ -10,7 +11,7 @@ from genrec.decoding.session import session_size_of
 from genrec.errors import ConfigError
 from genrec.evaluation.baselines import UNTRAINED
 from genrec.features.build import build_encoder
-from genrec.models import GenerativeRecommender, check_kind, parse_recommender, recommender_class
+from genrec.models import ResolvedRecommender, check_kind, recommender_class, resolve_recommender
 from genrec.models.base import no_item_probabilities
 from genrec.models.registry import embed_command, without_features
 from genrec.tokenizers import tokenizer_class
@@ -21,37 +22,77 @@ LEARNED_BASELINE = "sasrec"
 BASELINES = (*UNTRAINED, LEARNED_BASELINE)
 
 
-def resolve_recipe(recipe: Recipe) -> Recipe:
-    """Check what the families decide, and write their defaults into the recipe.
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A checked recipe with the families and the typed settings of its recommenders; stages read it as it is.
+
+    Attributes:
+        recipe: All sections with every default written into them; it means the same when it is read again.
+        recommender: Family and settings of the recommender.
+        baseline: Family and settings of the baseline that is trained.
+        baseline_training: How it is trained.
+    """
+
+    recipe: Recipe
+    recommender: ResolvedRecommender
+    baseline: ResolvedRecommender
+    baseline_training: TrainingConfig
+
+    @property
+    def needs_semantic_ids(self) -> bool:
+        """Whether the recommender is built on semantic IDs."""
+        return self.recommender.needs_semantic_ids
+
+    @property
+    def trains_baseline(self) -> bool:
+        """Whether one of the baselines is trained."""
+        return LEARNED_BASELINE in self.recipe.evaluation.baselines
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether anything is made from item vectors."""
+        learned = self.trains_baseline and self.baseline.reads_features
+        return self.needs_semantic_ids or self.recommender.reads_features or learned
+
+    @property
+    def has_variants(self) -> bool:
+        """Whether a run also measures variants of its recommender."""
+        recipe = self.recipe
+        return recipe.aligns or recipe.adds_transitions or bool(recipe.decoding.item_weight)
+
+
+def resolve_recipe(recipe: Recipe) -> ResolvedRecipe:
+    """Look up the families, check what they decide, and write their defaults into the recipe.
 
     Args:
         recipe: As read from YAML.
 
-    Returns:
-        A recipe that says everything, and means the same when it is read again.
-
     Raises:
         ConfigError: On the first unknown name or unusable setting.
     """
-    tokenizer = tokenizer_class(recipe.tokenizer.name)
-    filled = {
-        "features": build_encoder(recipe.features, where="features").settings,
-        "tokenizer": parse_settings(tokenizer.Settings, recipe.tokenizer.settings, where="tokenizer"),
-        "recommender": parse_recommender(recipe.recommender),
-    }
+    family = tokenizer_class(recipe.tokenizer.name)
+    encoder = build_encoder(recipe.features, where="features").settings
+    tokenizer = parse_settings(family.Settings, recipe.tokenizer.settings, where="tokenizer")
+    recommender = resolve_recommender(recipe.recommender)
     _check_baselines(recipe)
     selecting_k(recipe.training.metric)
-    _check_alignment(recipe)
-    if needs_semantic_ids(recipe):
-        check_kind(recipe.recommender.name, tokenizer.kind)
-        session_size_of(recipe.decoding, recipe.recommender.name, parse_recommender(recipe.recommender))
-        _check_item_scores(recipe)
+    _check_alignment(recipe, recommender)
+    if recommender.needs_semantic_ids:
+        check_kind(recommender.name, family.kind)
+        session_size_of(recipe.decoding, recommender.name, recommender.settings)
+        _check_item_scores(recipe, recommender)
+    filled = {"features": encoder, "tokenizer": tokenizer, "recommender": recommender.settings}
     sections = {
         name: getattr(recipe, name).model_copy(update=settings.model_dump(mode="json"))
         for name, settings in filled.items()
     }
-    check_vectors(recipe.recommender, sections["features"].model_dump())
-    return recipe.model_copy(update=sections)
+    check_vectors(recommender, sections["features"].model_dump())
+    return ResolvedRecipe(
+        recipe=recipe.model_copy(update=sections),
+        recommender=recommender,
+        baseline=resolve_recommender(baseline_recommender(recipe)),
+        baseline_training=baseline_training(recipe),
+    )
 
 
 def baseline_recommender(recipe: Recipe) -> RecommenderConfig:
@@ -77,40 +118,25 @@ def baseline_training(recipe: Recipe) -> TrainingConfig:
     return parse_settings(TrainingConfig, values, where="evaluation.sasrec_training")
 
 
-def needs_semantic_ids(recipe: Recipe) -> bool:
-    """Whether the recipe's recommender writes semantic IDs."""
-    return recommender_class(recipe.recommender.name).needs_semantic_ids
-
-
-def uses_features(config: RecommenderConfig) -> bool:
-    """Whether a recommender reads item vectors."""
-    return "features" in parse_recommender(config).reads
-
-
-def uses_texts(config: RecommenderConfig) -> bool:
-    """Whether a recommender reads what items say in words."""
-    return "texts" in parse_recommender(config).reads
-
-
-def check_vectors(config: RecommenderConfig, made: Mapping[str, Any]) -> None:
+def check_vectors(recommender: ResolvedRecommender, made: Mapping[str, Any]) -> None:
     """Refuse vectors of what items are for a recommender that reads of its vectors what users did.
 
     Args:
-        config: Family and settings.
+        recommender: Family and settings.
         made: How the vectors are made: the section ``features``, or the description of a folder.
 
     Raises:
         ConfigError: If none of the encoders reads interactions; ``matrix`` brings vectors that may be anything.
     """
-    if not (recommender_class(config.name).needs_collaborative and uses_features(config)):
+    if not (recommender.family.needs_collaborative and recommender.reads_features):
         return
     encoders = _encoders_of(made)
     if not {*COLLABORATIVE_ENCODERS, "matrix"}.intersection(encoders):
         raise ConfigError(
-            f"the recommender {config.name!r} reads collaborative vectors, and these are by {', '.join(encoders)}",
+            f"the recommender {recommender.name!r} reads collaborative vectors, and these are by {', '.join(encoders)}",
             where="features",
             expected=f"vectors by {', '.join(COLLABORATIVE_ENCODERS)}, or your own by matrix",
-            fix=f"make them ({embed_command(config.name)}), or {without_features(config.name)}",
+            fix=f"make them ({embed_command(recommender.name)}), or {without_features(recommender.name)}",
         )
 
 
@@ -132,17 +158,15 @@ def _check_baselines(recipe: Recipe) -> None:
     selecting_k(baseline_training(recipe).metric)
 
 
-def _check_item_scores(recipe: Recipe) -> None:
+def _check_item_scores(recipe: Recipe, recommender: ResolvedRecommender) -> None:
     wanted = recipe.decoding.mode == "items" or recipe.decoding.item_weight
-    writes = issubclass(recommender_class(recipe.recommender.name), GenerativeRecommender)
-    if wanted and writes and not parse_recommender(recipe.recommender).has_item_probabilities:
-        raise no_item_probabilities(recipe.recommender.name)
+    if wanted and recommender.writes_semantic_ids and not recommender.settings.has_item_probabilities:
+        raise no_item_probabilities(recommender.name)
 
 
-def _check_alignment(recipe: Recipe) -> None:
-    if recipe.alignment.method == "none":
+def _check_alignment(recipe: Recipe, recommender: ResolvedRecommender) -> None:
+    if not recipe.aligns:
         return
-    writes = issubclass(recommender_class(recipe.recommender.name), GenerativeRecommender)
-    check_family(recipe.recommender.name, parse_recommender(recipe.recommender), writes=writes)
+    check_family(recommender.name, recommender.settings, writes=recommender.writes_semantic_ids)
     if uses_reward(recipe.alignment):
         check_names(recipe.alignment.rewards)

@@ -81,14 +81,14 @@ def run_recipe(
     for name in (*force, *([until] if until else [])):
         if name not in names:
             raise ConfigError(f"there is no stage {name!r}", expected=f"one of {', '.join(names)}")
-    recipe = resolve_recipe(recipe)
+    resolved = resolve_recipe(recipe)
     console = console or Terminal(stderr=True)
     wanted = STAGES[: names.index(until) + 1] if until else STAGES
     with reserve_work_folder(folder, reads=[*paths_named(recipe.data.model_dump()), source]):
-        work = Work(recipe, folder, console)
+        work = Work(resolved, folder, console)
         runner = _Runner(work, force)
         runner.check(wanted)
-        _write_recipe(recipe, folder / CONFIG_FILE, source)
+        _write_recipe(resolved.recipe, folder / CONFIG_FILE, source)
         write_result(folder / ENVIRONMENT_FILE, describe_machine())
         runner.run(wanted)
     if until is None:
@@ -143,7 +143,7 @@ class _Runner:
         self.ledger.check()
         check_file_target(self.work.folder / ENVIRONMENT_FILE)
         MetricsLog(self.work.folder / LOG_FILE).check()
-        needed = [stage for stage in wanted if stage.needed(self.work.recipe)]
+        needed = [stage for stage in wanted if stage.needed(self.work.resolved)]
         self.fresh = {stage.name for stage in takewhile(lambda stage: self.stale_reason(stage) is None, needed)}
         for stage in needed[len(self.fresh) :]:
             with overwriting(is_overwriting() or stage.name in self.force):
@@ -164,7 +164,7 @@ class _Runner:
         """Run the stages that are stale."""
         for number, stage in enumerate(wanted, 1):
             label = f"[{number}/{len(wanted)}] {stage.name}"
-            if not stage.needed(self.work.recipe):
+            if not stage.needed(self.work.resolved):
                 self.say(f"{label}: not needed by this recipe")
                 continue
             reason = None if stage.name in self.fresh else self.stale_reason(stage)
@@ -194,7 +194,7 @@ class _Runner:
 
     def key(self, stage: Stage) -> str:
         """Fingerprint of a stage's settings and of what the stages before it left."""
-        recipe = self.work.recipe
+        recipe = self.work.resolved
         before = [other.name for other in STAGES if other.name in stage.after(recipe) and other.needed(recipe)]
         records = self.ledger.records
         read = {name: sorted(records[name].outputs.values()) for name in before if name in records}
@@ -202,7 +202,7 @@ class _Runner:
 
     def remaining(self, stages: Sequence[Stage]) -> str:
         """How long the stages took when they ran before, as words."""
-        needed = [stage.name for stage in stages if stage.needed(self.work.recipe)]
+        needed = [stage.name for stage in stages if stage.needed(self.work.resolved)]
         known = [self.ledger.records[name].seconds for name in needed if name in self.ledger.records]
         if len(known) == len(needed):
             return f"; about {clock(sum(known))} left in all"

@@ -13,20 +13,20 @@ from safetensors.numpy import load_file, save_file
 from genrec.artifacts import MANIFEST, MARK, read_json, read_manifest, write_file
 from genrec.artifacts.manifest import CARD
 from genrec.artifacts.marks import is_as_stamped, write_result
-from genrec.config import DecodingConfig, Recipe, RecommenderConfig
+from genrec.config import DecodingConfig
 from genrec.data import prepare_dataset
 from genrec.data.prepare import input_fingerprints, shaping
 from genrec.decoding import Names, generate_blocks, generate_lists, schema_of, write_recommendations
 from genrec.evaluation.baselines import fit_baseline
 from genrec.evaluation.protocol import Protocol, Result, metrics_json, score_lists
 from genrec.features import build_features
-from genrec.models import recommender_class
+from genrec.models import ResolvedRecommender
 from genrec.pipeline.add_transitions import add_transitions
 from genrec.pipeline.align import ALIGNMENT_FILE, EXAMPLES_FILE, align_model
 from genrec.pipeline.environment import published
 from genrec.pipeline.evaluate import protocol_of
 from genrec.pipeline.model_folder import EXPERTS_FILE, TrainedModel, open_model
-from genrec.pipeline.resolve import LEARNED_BASELINE, baseline_recommender, needs_semantic_ids, uses_features
+from genrec.pipeline.resolve import LEARNED_BASELINE, ResolvedRecipe
 from genrec.pipeline.tokenize import tokenize_items
 from genrec.pipeline.train import LOG_FILE, check_data, read_records
 from genrec.pipeline.work import (
@@ -41,9 +41,6 @@ from genrec.pipeline.work import (
     SETTINGS_FILE,
     VARIANT_LISTS_FILE,
     Work,
-    adds_transitions,
-    aligns,
-    needs_features,
 )
 from genrec.reports.content import Change, Example, ReportContent, make_examples
 from genrec.reports.html import write_report
@@ -76,8 +73,8 @@ class Stage:
     work: Callable[["Work"], str]
     settings: Callable[["Work"], Any]
     outputs: Callable[["Work"], Sequence[str]]
-    after: Callable[[Recipe], Sequence[str]]
-    needed: Callable[[Recipe], bool] = lambda recipe: True
+    after: Callable[[ResolvedRecipe], Sequence[str]]
+    needed: Callable[[ResolvedRecipe], bool] = lambda recipe: True
 
 
 def run_dataset(work: Work) -> str:
@@ -88,7 +85,7 @@ def run_dataset(work: Work) -> str:
 
 def make_features(work: Work) -> str:
     """Make one vector per item; not for a recommender that reads of histories or items what the data do not have."""
-    check_data(work.recipe.recommender, work.dataset)
+    check_data(work.resolved.recommender, work.dataset)
     features = build_features(work.recipe.features, work.dataset, work.folder / "features")
     return f"{work.recipe.features.encoder}, {features.values.shape[1]} numbers per item"
 
@@ -221,7 +218,7 @@ def report_content(work: Work) -> ReportContent:
         runs=[read_json(folder / METRICS_FILE)],
         statistics=work.dataset.statistics,
         training=read_records(folder / LOG_FILE),
-        quality=read_json(quality) if needs_semantic_ids(work.recipe) else {},
+        quality=read_json(quality) if work.resolved.needs_semantic_ids else {},
         experts=read_json(experts) if experts.is_file() else {},
         examples=examples(work),
         **_alignment_content(work),
@@ -249,7 +246,7 @@ def examples(work: Work) -> list[Example]:
 
 def _alignment_content(work: Work) -> dict[str, Any]:
     """What the folder ``aligned`` tells of itself, where the recipe aligns."""
-    if not aligns(work.recipe):
+    if not work.recipe.aligns:
         return {}
     folder = work.folder / "aligned"
     changes = [
@@ -281,10 +278,10 @@ def _save_lists(path: Path, lists: Mapping[str, np.ndarray]) -> None:
 def _variants(work: Work) -> list[Result]:
     """The same model before it was aligned, and by each part of its score alone."""
     recipe, results = work.recipe, []
-    if aligns(recipe):
+    if work.recipe.aligns:
         trained = open_model(work.folder / "model", verify=False)
         results.append(_measure_test(work, BEFORE_ALIGNMENT, trained, work.folder / "model", work.learned_decoding))
-    if adds_transitions(recipe):
+    if work.recipe.adds_transitions:
         name, folder = f"{recipe.recommender.name}, without transitions", work.folder / work.model_name
         results.append(_measure_test(work, name, work.trained, folder, work.learned_decoding))
     if recipe.decoding.item_weight:
@@ -317,20 +314,15 @@ def _baseline_results(work: Work) -> list[Result]:
     return results
 
 
-def has_variants(recipe: Recipe) -> bool:
-    """Whether a run also measures variants of its recommender (:func:`_variants`)."""
-    return aligns(recipe) or adds_transitions(recipe) or bool(recipe.decoding.item_weight)
-
-
-def _read_by(recipe: Recipe, config: RecommenderConfig) -> list[str]:
+def _read_by(recommender: ResolvedRecommender) -> list[str]:
     """Stages whose folders a recommender is built from."""
-    features = ["features"] if uses_features(config) else []
-    return features + (["tokenizer"] if recommender_class(config.name).needs_semantic_ids else [])
+    features = ["features"] if recommender.reads_features else []
+    return features + (["tokenizer"] if recommender.needs_semantic_ids else [])
 
 
 def _search_settings(work: Work) -> dict[str, Any]:
     # Without transitions the settings are those of versions that had none.
-    left_out = {"batch_size"} if adds_transitions(work.recipe) else {"batch_size", "transition_weight"}
+    left_out = {"batch_size"} if work.recipe.adds_transitions else {"batch_size", "transition_weight"}
     return work.recipe.decoding.model_dump(mode="json", exclude=left_out)
 
 
@@ -352,46 +344,46 @@ STAGES: tuple[Stage, ...] = (
         run_dataset,
         settings=_dataset_settings,
         outputs=lambda work: [str(work.dataset_folder) if _in_place(work) else "dataset"],
-        after=lambda recipe: (),
+        after=lambda resolved: (),
     ),
     Stage(
         "features",
         make_features,
         settings=lambda work: work.recipe.features.model_dump(mode="json"),
         outputs=lambda work: ["features"],
-        after=lambda recipe: ["dataset"],
-        needed=needs_features,
+        after=lambda resolved: ["dataset"],
+        needed=lambda resolved: resolved.needs_features,
     ),
     Stage(
         "tokenizer",
         make_tokenizer,
         settings=lambda work: work.recipe.tokenizer.model_dump(mode="json"),
         outputs=lambda work: ["tokenizer"],
-        after=lambda recipe: ["dataset", "features"],
-        needed=needs_semantic_ids,
+        after=lambda resolved: ["dataset", "features"],
+        needed=lambda resolved: resolved.needs_semantic_ids,
     ),
     Stage(
         "model",
         make_model,
         settings=lambda work: work.plan.settings,
         outputs=lambda work: ["model"],
-        after=lambda recipe: ["dataset", *_read_by(recipe, recipe.recommender)],
+        after=lambda resolved: ["dataset", *_read_by(resolved.recommender)],
     ),
     Stage(
         "aligned",
         make_aligned,
         settings=lambda work: [work.recipe.alignment.model_dump(mode="json"), _learned_search(work)],
         outputs=lambda work: ["aligned"],
-        after=lambda recipe: ["dataset", "model"],
-        needed=aligns,
+        after=lambda resolved: ["dataset", "model"],
+        needed=lambda resolved: resolved.recipe.aligns,
     ),
     Stage(
         "transitions",
         make_transitions,
         settings=_search_settings,
         outputs=lambda work: ["transitions"],
-        after=lambda recipe: ["dataset", "model", "aligned"],
-        needed=adds_transitions,
+        after=lambda resolved: ["dataset", "model", "aligned"],
+        needed=lambda resolved: resolved.recipe.adds_transitions,
     ),
     Stage(
         "baselines",
@@ -402,8 +394,8 @@ STAGES: tuple[Stage, ...] = (
             _learned_search(work),
         ],
         outputs=lambda work: [BASELINE_LISTS_FILE, SETTINGS_FILE],
-        after=lambda recipe: ["dataset", *_read_by(recipe, baseline_recommender(recipe))],
-        needed=lambda recipe: bool(recipe.evaluation.baselines),
+        after=lambda resolved: ["dataset", *_read_by(resolved.baseline)],
+        needed=lambda resolved: bool(resolved.recipe.evaluation.baselines),
     ),
     Stage(
         "evaluation",
@@ -412,21 +404,21 @@ STAGES: tuple[Stage, ...] = (
             work.recipe.evaluation.model_dump(mode="json", include={"ks", "baselines", "bootstrap_samples"}),
             _search_settings(work),
         ],
-        outputs=lambda work: [METRICS_FILE, LISTS_FILE, *([VARIANT_LISTS_FILE] if has_variants(work.recipe) else [])],
-        after=lambda recipe: ["dataset", "model", "aligned", "transitions", "baselines"],
+        outputs=lambda work: [METRICS_FILE, LISTS_FILE, *([VARIANT_LISTS_FILE] if work.resolved.has_variants else [])],
+        after=lambda resolved: ["dataset", "model", "aligned", "transitions", "baselines"],
     ),
     Stage(
         "generation",
         make_recommendations,
         settings=_search_settings,
         outputs=lambda work: [RECOMMENDATIONS_FILE],
-        after=lambda recipe: ["dataset", "model", "aligned", "transitions"],
+        after=lambda resolved: ["dataset", "model", "aligned", "transitions"],
     ),
     Stage(
         "report",
         make_report,
         settings=lambda work: work.recipe.evaluation.examples,
         outputs=lambda work: [REPORT_FILE, f"{work.model_name}/{CARD}"],
-        after=lambda recipe: ["dataset", "tokenizer", "model", "aligned", "transitions", "evaluation"],
+        after=lambda resolved: ["dataset", "tokenizer", "model", "aligned", "transitions", "evaluation"],
     ),
 )

@@ -1,7 +1,7 @@
 """``genrec train``: an untrained model from a plan and its companion folders, trained into a ``model`` folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from genrec.artifacts import read_manifest, remove_work_folder, reserve_folder, verify_artifact
 from genrec.artifacts.targets import check_work_folder, paths_named
-from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig
+from genrec.config import DecodingConfig, TrainingConfig
 from genrec.data import Dataset
 from genrec.decoding import use_index
 from genrec.decoding.transitions import without_transitions
@@ -21,10 +21,9 @@ from genrec.models import (
     GenerativeRecommender,
     ItemTexts,
     RecommenderModel,
+    ResolvedRecommender,
     build_recommender,
     check_texts,
-    parse_recommender,
-    recommender_class,
 )
 from genrec.models.registry import embed_command
 from genrec.models.side_inputs import SideInputSettings
@@ -32,7 +31,7 @@ from genrec.pipeline.add_transitions import fit_transitions
 from genrec.pipeline.embed import load_features
 from genrec.pipeline.model_folder import STAGE as MODEL_STAGE
 from genrec.pipeline.model_folder import Companions, save_model, to_device
-from genrec.pipeline.resolve import check_vectors, uses_features, uses_texts
+from genrec.pipeline.resolve import check_vectors
 from genrec.pipeline.tokenize import load_index, load_tokens
 from genrec.training import Estimate, TrainingResult, dry_run, train_recommender
 from genrec.training.log import MetricsLog
@@ -52,15 +51,17 @@ class TrainingPlan:
         decoding: How validation lists are written; the model's default later.
     """
 
-    recommender: RecommenderConfig
+    recommender: ResolvedRecommender
     training: TrainingConfig
     decoding: DecodingConfig
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
         """The sections that decide the weights; how lists are decoded later is not among them."""
-        recommender = {"name": self.recommender.name, **parse_recommender(self.recommender).model_dump(mode="json")}
-        return {"recommender": recommender, "training": self.training.model_dump(mode="json", exclude=HOW)}
+        return {
+            "recommender": self.recommender.described,
+            "training": self.training.model_dump(mode="json", exclude=HOW),
+        }
 
 
 def train_model(
@@ -91,7 +92,12 @@ def train_model(
     launch = Launch.from_environment()
     launch.check(plan.training)
     world = launch.join()
-    reads = [dataset.path, companions.tokenizer, companions.features, *paths_named(plan.recommender.settings)]
+    reads = [
+        dataset.path,
+        companions.tokenizer,
+        companions.features,
+        *paths_named(plan.recommender.settings.model_dump()),
+    ]
     with reserve_folder(out, MODEL_STAGE, reads=reads, lock=world.is_main) as place:
         checkpoints = checkpoints or place.with_name(f"{place.name}.checkpoints")
         log = log or place.with_name(f"{place.name}.{LOG_FILE}")
@@ -114,10 +120,10 @@ def _train_model(
     model = new_model(plan, dataset, companions)
     alone = without_transitions(plan.decoding)
     result = train_recommender(model, dataset, plan.training, alone, checkpoints, log=log, console=console)
-    identified = recommender_class(plan.recommender.name).needs_semantic_ids
+    identified = plan.recommender.needs_semantic_ids
     companions = Companions(
         companions.tokenizer if identified else None,
-        companions.features if identified or uses_features(plan.recommender) else None,
+        companions.features if identified or plan.recommender.reads_features else None,
     )
 
     def finish() -> None:
@@ -161,30 +167,29 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
         ConfigError: If a folder that the family reads is not given, or the data set lacks what it reads of histories.
         ArtifactError: If the folders do not belong to the data set.
     """
-    name, config = plan.recommender.name, plan.recommender
-    settings = parse_recommender(config)
+    name, recommender, settings = plan.recommender.name, plan.recommender, plan.recommender.settings
     settings.check_side_inputs(dataset.full())
     if isinstance(settings, SideInputSettings) and settings.use_user_features and dataset.profiles is not None:
         # Written into the model, which reads these of whatever data set it meets later.
         columns = settings.user_columns or list(dataset.profiles.columns)
-        config = config.model_copy(update={"user_columns": columns})
+        recommender = replace(recommender, settings=settings.model_copy(update={"user_columns": columns}))
     index, values, tokens = None, None, None
-    if recommender_class(name).needs_semantic_ids:
+    if recommender.needs_semantic_ids:
         command = "genrec tokenize TOKENIZER.yaml --dataset DIR --features DIR --out FOLDER"
         folder = _given(companions.tokenizer, name, "semantic IDs", "--tokenizer", command)
         index = load_index(folder, dataset)
-        tokens = load_tokens(folder) if recommender_class(name).reads_tokens else None
-    if uses_features(plan.recommender):
+        tokens = load_tokens(folder) if recommender.family.reads_tokens else None
+    if plan.recommender.reads_features:
         folder = _given(companions.features, name, "item features", "--features", embed_command(name))
         features = load_features(folder, dataset)
-        check_vectors(config, features.description)
+        check_vectors(recommender, features.description)
         values = features.values
-    texts = texts_of(dataset) if uses_texts(plan.recommender) else None
+    texts = texts_of(dataset) if plan.recommender.reads_texts else None
     for source in settings.sources:
         _check_trained_on(Path(source), dataset)
     torch.manual_seed(plan.training.seed)
     model = build_recommender(
-        config,
+        recommender,
         num_items=dataset.num_items,
         index=index,
         features=values,
@@ -198,15 +203,15 @@ def new_model(plan: TrainingPlan, dataset: Dataset, companions: Companions) -> R
     return model
 
 
-def check_data(config: RecommenderConfig, dataset: Dataset) -> None:
+def check_data(recommender: ResolvedRecommender, dataset: Dataset) -> None:
     """Refuse a data set without what a recommender reads of histories and items.
 
     Raises:
         ConfigError: Naming what is missing.
     """
-    parse_recommender(config).check_side_inputs(dataset.full())
-    if uses_texts(config):
-        check_texts(config.name, texts_of(dataset), dataset.num_items)
+    recommender.settings.check_side_inputs(dataset.full())
+    if recommender.reads_texts:
+        check_texts(recommender.name, texts_of(dataset), dataset.num_items)
 
 
 def texts_of(dataset: Dataset) -> ItemTexts:

@@ -11,13 +11,7 @@ from genrec.config import DecodingConfig, Recipe
 from genrec.data import Dataset
 from genrec.decoding.transitions import without_transitions
 from genrec.pipeline.model_folder import Companions, TrainedModel, open_model
-from genrec.pipeline.resolve import (
-    LEARNED_BASELINE,
-    baseline_recommender,
-    baseline_training,
-    needs_semantic_ids,
-    uses_features,
-)
+from genrec.pipeline.resolve import LEARNED_BASELINE, ResolvedRecipe
 from genrec.pipeline.stage_cache import StageCache
 from genrec.pipeline.train import LOG_FILE, TrainingPlan, train_model
 
@@ -35,17 +29,16 @@ ENVIRONMENT_FILE = "env.json"
 CONTINUING_KEYS = frozenset({"num_workers", "max_minutes", "patience", "save_steps"})
 
 
-class Work:
-    """The folder of a run, and what its stages left there, opened when it is first asked for.
+class RunFolders:
+    """Where the parts of a run are, which its recipe says as it is written: nothing is looked up or checked.
 
     Args:
-        recipe: Resolved.
+        recipe: As read from the run's folder.
         folder: ``runs/NAME``.
-        console: Where progress is shown.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, console: Console) -> None:
-        self.recipe, self.folder, self.console = recipe, folder, console
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
         self.ledger = StageCache(folder)
 
     @property
@@ -55,20 +48,34 @@ class Work:
         prepared = path and (Path(path) / MANIFEST).is_file() and read_manifest(Path(path)).stage == "dataset"
         return Path(str(path)).absolute() if prepared else self.folder / "dataset"
 
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The prepared data set."""
-        return Dataset.load(self.dataset_folder)
-
     @property
     def model_name(self) -> str:
         """The folder whose model writes the lists: ``transitions`` where the recipe adds them to what was learned."""
-        return "transitions" if adds_transitions(self.recipe) else self.learned_name
+        return "transitions" if self.recipe.adds_transitions else self.learned_name
 
     @property
     def learned_name(self) -> str:
         """The folder with the model as it was learned: ``aligned`` where the recipe aligns, else ``model``."""
-        return "aligned" if aligns(self.recipe) else "model"
+        return "aligned" if self.recipe.aligns else "model"
+
+
+class Work(RunFolders):
+    """The folder of a run, and what its stages left there, opened when it is first asked for.
+
+    Args:
+        resolved: The recipe.
+        folder: ``runs/NAME``.
+        console: Where progress is shown.
+    """
+
+    def __init__(self, resolved: ResolvedRecipe, folder: Path, console: Console) -> None:
+        super().__init__(resolved.recipe, folder)
+        self.resolved, self.console = resolved, console
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The prepared data set."""
+        return Dataset.load(self.dataset_folder)
 
     @cached_property
     def trained(self) -> TrainedModel:
@@ -78,7 +85,7 @@ class Work:
     @property
     def plan(self) -> TrainingPlan:
         """How the recipe's recommender is trained."""
-        return TrainingPlan(self.recipe.recommender, self.recipe.training, self.learned_decoding)
+        return TrainingPlan(self.resolved.recommender, self.recipe.training, self.learned_decoding)
 
     @property
     def learned_decoding(self) -> DecodingConfig:
@@ -88,14 +95,14 @@ class Work:
     @property
     def baseline_plan(self) -> TrainingPlan:
         """How the baseline that learns is trained."""
-        return TrainingPlan(baseline_recommender(self.recipe), baseline_training(self.recipe), self.learned_decoding)
+        return TrainingPlan(self.resolved.baseline, self.resolved.baseline_training, self.learned_decoding)
 
     @property
     def companions(self) -> Companions:
         """Folders that models are built from."""
         tokenizer, features = self.folder / "tokenizer", self.folder / "features"
-        made = needs_features(self.recipe)
-        return Companions(tokenizer if needs_semantic_ids(self.recipe) else None, features if made else None)
+        made = self.resolved.needs_features
+        return Companions(tokenizer if self.resolved.needs_semantic_ids else None, features if made else None)
 
     @property
     def list_length(self) -> int:
@@ -130,19 +137,3 @@ class Work:
         self.discard_checkpoints(stage)
         if not any((self.folder / "checkpoints").iterdir()):
             (self.folder / "checkpoints").rmdir()
-
-
-def needs_features(recipe: Recipe) -> bool:
-    """Whether a recipe has any use for item vectors."""
-    learned = LEARNED_BASELINE in recipe.evaluation.baselines and uses_features(baseline_recommender(recipe))
-    return needs_semantic_ids(recipe) or uses_features(recipe.recommender) or learned
-
-
-def adds_transitions(recipe: Recipe) -> bool:
-    """Whether a recipe adds transitions to what the model says."""
-    return bool(recipe.decoding.transition_weight)
-
-
-def aligns(recipe: Recipe) -> bool:
-    """Whether a recipe asks for alignment."""
-    return recipe.alignment.method != "none"

@@ -30,6 +30,7 @@ from genrec import Dataset, DecodingConfig, EvaluationConfig, RecommenderConfig,
 from genrec.artifacts import MANIFEST, open_work_folder, read_json, work_folder, write_file, write_json
 from genrec.decoding import generate_lists
 from genrec.evaluation import Result, score_lists
+from genrec.models import resolve_recommender
 from genrec.models.families.setrec import SETRec
 from genrec.pipeline.evaluate import protocol_of
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions, TrainedModel, open_model
@@ -135,7 +136,9 @@ def plan_of(inputs: Inputs, entry: Entry, seed: int, minutes: float, history: in
     )
     sizes = {**SIZES, "max_history": history}
     recommender = RecommenderConfig.model_validate({"name": entry.family, **sizes, **entry.settings, **built_on})
-    return TrainingPlan(recommender, training, DecodingConfig(top_k=10, num_beams=20, **entry.decoding))
+    return TrainingPlan(
+        resolve_recommender(recommender), training, DecodingConfig(top_k=10, num_beams=20, **entry.decoding)
+    )
 
 
 def run_entry(inputs: Inputs, entry: Entry, folder: Path, plan: TrainingPlan) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from genrec import Dataset, DecodingConfig, RecommenderConfig, TrainingConfig, load_recipe
 from genrec.artifacts import MANIFEST, open_work_folder, read_json, result_file, work_folder, write_result
 from genrec.data import pad_histories
-from genrec.models import RecommenderModel
+from genrec.models import RecommenderModel, resolve_recommender
 from genrec.pipeline.model_folder import EXPERTS_FILE, Companions
 from genrec.pipeline.scaling import train_point
 from genrec.pipeline.tokenize import tokenize_items
@@ -59,7 +59,7 @@ def plan_of(kind: str, seed: int, arguments: argparse.Namespace) -> TrainingPlan
         seed=seed,
     )
     recommender = RecommenderConfig.model_validate({"name": "decoder", **shape, **settings})
-    return TrainingPlan(recommender, training, DecodingConfig(top_k=10, num_beams=20))
+    return TrainingPlan(resolve_recommender(recommender), training, DecodingConfig(top_k=10, num_beams=20))
 
 
 def train_both(dataset: Dataset, companions: Companions, arguments: argparse.Namespace) -> list[dict[str, Any]]:

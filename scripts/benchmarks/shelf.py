@@ -46,6 +46,7 @@ from genrec.artifacts import (
 from genrec.config import read_yaml
 from genrec.evaluation import metrics_json
 from genrec.features import build_features
+from genrec.models import resolve_recommender
 from genrec.pipeline.evaluate import measure_model
 from genrec.pipeline.model_folder import TRAINING_FILE, Companions
 from genrec.pipeline.tokenize import tokenize_items
@@ -88,7 +89,7 @@ class Budget:
             seed=seed,
         )
         recommender = RecommenderConfig.model_validate({"name": "decoder", **DECODER})
-        return TrainingPlan(recommender, training, DecodingConfig(top_k=10, num_beams=30))
+        return TrainingPlan(resolve_recommender(recommender), training, DecodingConfig(top_k=10, num_beams=30))
 
 
 @dataclass(frozen=True)

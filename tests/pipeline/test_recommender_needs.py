@@ -6,6 +6,7 @@ from tiny_run import tiny_home
 from genrec.cli import main
 from genrec.config import RecommenderConfig
 from genrec.errors import ConfigError
+from genrec.models import resolve_recommender
 from genrec.pipeline.resolve import check_vectors
 
 EMBED = "genrec embed --dataset DIR --out FOLDER"
@@ -92,9 +93,9 @@ def test_the_verb_that_trains_names_the_verb_that_is_missing(recommender, folder
 )
 def test_vectors_are_collaborative_if_any_part_reads_interactions(made, fits):
     if fits:
-        check_vectors(RecommenderConfig(name="colarec"), made)
+        check_vectors(resolve_recommender(RecommenderConfig(name="colarec")), made)
         return
     with pytest.raises(ConfigError, match=r"or set recommender\.use_features=false"):
-        check_vectors(RecommenderConfig(name="colarec"), made)
-    check_vectors(RecommenderConfig(name="colarec", use_features=False), made)
-    check_vectors(RecommenderConfig(name="depth"), made)
+        check_vectors(resolve_recommender(RecommenderConfig(name="colarec")), made)
+    check_vectors(resolve_recommender(RecommenderConfig(name="colarec", use_features=False)), made)
+    check_vectors(resolve_recommender(RecommenderConfig(name="depth")), made)

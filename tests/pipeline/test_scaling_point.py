@@ -10,6 +10,7 @@ from genrec.cli import main
 from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig
 from genrec.data import Dataset
 from genrec.errors import ArtifactError
+from genrec.models import resolve_recommender
 from genrec.models.flops import training_flops
 from genrec.pipeline.model_folder import Companions, open_model
 from genrec.pipeline.scaling import held_out_loss, train_point
@@ -20,7 +21,7 @@ def plan(**changes) -> TrainingPlan:
     shape = {"hidden_size": 16, "num_layers": 1, "num_heads": 1, "max_history": 10, "experts": 3}
     training = TrainingConfig(epochs=2, batch_size=32, eval_epochs=2, **changes)
     recommender = RecommenderConfig.model_validate({"name": "decoder", **shape})
-    return TrainingPlan(recommender, training, DecodingConfig(top_k=10, num_beams=10))
+    return TrainingPlan(resolve_recommender(recommender), training, DecodingConfig(top_k=10, num_beams=10))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from tiny_run import tiny_home
 from genrec import Recommender
 from genrec.config import DecodingConfig, RecommenderConfig, TrainingConfig
 from genrec.data import Dataset
+from genrec.models import resolve_recommender
 from genrec.pipeline.catalogue import add_new_items
 from genrec.pipeline.model_folder import Companions, open_model
 from genrec.pipeline.train import TrainingPlan, texts_of, train_model
@@ -34,7 +35,7 @@ def test_trained_saved_served_and_extended(name, tmp_path):
     run = tiny_home() / "run"
     dataset = Dataset.load(run / "dataset")
     plan = TrainingPlan(
-        RecommenderConfig(name=name, **SETTINGS[name]),
+        resolve_recommender(RecommenderConfig(name=name, **SETTINGS[name])),
         TrainingConfig(epochs=1, batch_size=32),
         DecodingConfig(num_beams=10, top_k=5),
     )
