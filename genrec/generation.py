@@ -35,7 +35,7 @@ LONGEST_WAIT = timedelta(days=30)
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Whose lists are wanted, and which items may stand in them.
+    """Whose lists are wanted, and which items may be in them.
 
     Attributes:
         histories: A table of user_id, item_id and timestamp; or
@@ -235,7 +235,7 @@ def _read_histories(recommender: Recommender, request: GenerationRequest) -> tup
         users = read_table(request.users, "users") if request.users is not None else None
         return recommender.dense_histories(read_table(request.histories, "interactions"), request.unknown, users=users)
     dataset = Dataset.load(Path(str(request.dataset)), verify=True)
-    # Items that were added to the model later stand behind those of the data set that it learned from.
+    # Items that were added to the model later are after those of the data set that it learned from.
     if dataset.item_ids == recommender.item_ids[: dataset.num_items]:
         return dataset.user_ids, dataset.full()
     users = None if dataset.profiles is None else dataset.profiles.table

@@ -1,4 +1,4 @@
-"""``genrec inspect``: what a folder or file is, in words, and users' histories beside their lists, in titles."""
+"""``genrec inspect``: what a folder or file is, in words, and users' histories with their lists, in titles."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +59,7 @@ def _describe(path: Path) -> str:
 
 
 def show_users(path: Path, dataset: Path | None, users: Sequence[str]) -> str:
-    """Users' histories beside the lists that a model writes for them, in titles.
+    """Users' histories with the lists that a model writes for them, in titles.
 
     Args:
         path: A model folder, or a run with one.

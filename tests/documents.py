@@ -47,7 +47,7 @@ class Command:
     Attributes:
         place: Where it is.
         words: Program and arguments, without comment and without variables set before them.
-        comment: What the comment behind it says.
+        comment: What the comment after it says.
     """
 
     place: str

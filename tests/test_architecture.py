@@ -51,7 +51,7 @@ def room_of(path: Path) -> str:
 
 
 def imported_rooms(path: Path) -> set[str]:
-    """First parts below ``genrec`` that a file imports, wherever in the file the import stands."""
+    """First parts below ``genrec`` that a file imports, wherever in the file the import is."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):

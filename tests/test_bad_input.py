@@ -160,7 +160,7 @@ def test_interactions_with_unknown_items_are_refused(prepare):
 
 def test_items_in_several_rows_that_differ_are_refused(prepare):
     items = "item_id,title\n" + "".join(f"i{n},x\n" for n in range(5)) + "i0,y\n"
-    prepare(GOOD, "1 items stand in several rows that differ, such as 'i0'", "keep one row per item", items=items)
+    prepare(GOOD, "1 items occur in several rows that differ, such as 'i0'", "keep one row per item", items=items)
 
 
 def test_a_catalogue_of_one_item_is_refused(prepare):
@@ -455,7 +455,7 @@ def test_inspect_refuses_what_is_not_ours(refused, tmp_path):
     refused(4, "cannot be read", command=["inspect", tmp_path / "cut.parquet"])
     (tmp_path / "other.json").write_text("[1, 2]")
     refused(4, "holds no metrics", command=["inspect", tmp_path / "other.json"])
-    refused(3, "there is no user 'nobody'", command=["inspect", tiny_home() / "run", "--user", "nobody"])
+    refused(3, "there is no user 'no one'", command=["inspect", tiny_home() / "run", "--user", "nobody"])
     refused(
         2, "it is not clear whose users are meant", command=["inspect", tiny_home() / "run" / "model", "--user", "u1"]
     )

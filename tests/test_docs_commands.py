@@ -28,7 +28,7 @@ from genrec.tokenizers.registry import TOKENIZERS, tokenizer_class
 VERBS = {str(command.name): command for command in typer.main.get_command(app).commands.values()}
 COMMON = {"--debug", "--threads", "--help", "--version"}
 LAUNCHERS = {"accelerate": launch_command_parser, "torchrun": get_args_parser}
-# Programs that are not ours, and the options of theirs that stand in the prose.
+# Programs that are not ours, and the options of theirs that are in the prose.
 OTHERS = {"git", "cd", "pip", ".venv/bin/pip", ".venv/bin/pre-commit", "unzip", "export"}
 OTHER_OPTIONS = {"--num_gpus", "--report", "--dry-run", "--cpu"}
 # Recipes and folders that a reader makes.
@@ -165,7 +165,7 @@ def check_settings(command: Command, section: str | None, config: object, change
 
 
 def knows(section: str, key: str) -> bool:
-    """Whether a section, or a family that may stand in it, has a setting; ``a.b`` is one of a group."""
+    """Whether a section, or a family that may be in it, has a setting; ``a.b`` is one of a group."""
     field = Recipe.model_fields.get(section)
     if field is None:
         return False

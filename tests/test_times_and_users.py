@@ -240,7 +240,7 @@ def test_a_table_of_users_that_cannot_be_used_is_refused(people, tmp_path, capsy
         return " ".join(capsys.readouterr().err.split())
 
     (tmp_path / "twice.csv").write_text("user_id,age\nu01,3\nu02,4\nu01,5\n")
-    assert "1 users stand in several rows that differ, such as 'u01'" in refused(
+    assert "1 users occur in several rows that differ, such as 'u01'" in refused(
         *log, "--users", tmp_path / "twice.csv"
     )
     (tmp_path / "nameless.csv").write_text("users,age\nu01,3\n")

@@ -25,7 +25,7 @@ Count = Callable[[np.ndarray], int]
 
 
 class Extra(Protocol):
-    """What a batch holds beside its windows."""
+    """What a batch holds besides its windows."""
 
     def __len__(self) -> int:
         """How many rows there are."""

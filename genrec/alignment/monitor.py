@@ -62,12 +62,12 @@ class EvalSet:
         """Validation users of a data set, at most ``training.eval_users``, drawn by seed.
 
         Raises:
-            DataError: If nobody has both a history and a validation item.
+            DataError: If no user has both a history and a validation item.
         """
         histories, targets = dataset.evaluation("validation")
         if not len(histories):
             raise DataError(
-                "nobody has both a history and a validation item",
+                "no user has both a history and a validation item",
                 expected="users with at least three interactions (leave-one-out)",
                 fix="give more interactions, or choose another data.split",
             )
@@ -97,7 +97,7 @@ class Measurements:
 
 
 class Monitor:
-    """Measures a model beside the one that it started from.
+    """Compares a model with the one that it started from.
 
     Args:
         watch: What it is measured on.
@@ -336,7 +336,7 @@ def _joined(parts: list[np.ndarray], count: int) -> np.ndarray:
 
 
 def _child(trie: DeviceTrie, depth: int, nodes: Tensor, code: Tensor) -> Tensor:
-    """The node of depth d + 1 behind ``code [B, 1]`` of ``nodes [B, 1]``, whatever the level's form."""
+    """The node of depth d + 1 after ``code [B, 1]`` of ``nodes [B, 1]``, whatever the level's form."""
     level = trie.levels[depth]
     if level.full:
         return nodes * level.size + code

@@ -143,7 +143,7 @@ def implicit_pairs(
 def reward_pairs(prompts: Prompts, lists: np.ndarray, rewards: np.ndarray, config: PairsConfig) -> Preferences:
     """Self-play: of the items that the model wrote, the best against the worst (OneRec 2025, section 3.4).
 
-    With ``per_list`` above 1 the i-th best stands against the i-th worst and those after it.
+    With ``per_list`` above 1 the i-th best is contrasted with the i-th worst and those after it.
 
     Args:
         prompts: Where the lists begin.

@@ -43,7 +43,7 @@ class Preferences:
     Attributes:
         histories: P rows; ``users`` says whose they are (the row's number where that is not known).
         chosen: int64 ``[P]``; -1 where a row only says what was bad. Lists of m items are ``[P, m]``.
-        rejected: int64 ``[P, C]``; -1 fills, and stands alone where a row only says what was good; or ``[P, C, m]``.
+        rejected: int64 ``[P, C]``; -1 fills, and is used alone where a row only says what was good; or ``[P, C, m]``.
         weights: float32 ``[P]``.
         source: What the rows come from.
     """

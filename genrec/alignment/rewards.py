@@ -59,7 +59,7 @@ class Hit:
 
 
 class RankAware:
-    """A hit counts 1; in a list that holds one, other items lose the more the higher they stand (MiniOneRec 2025).
+    """A hit counts 1; in a list that holds one, other items lose the more the higher they are (MiniOneRec 2025).
 
     The item of rank r (from 0) gets -w_r / sum(w) with w_r = 1 / log2(r + 2); a list without a hit gets 0.
     """

@@ -160,7 +160,7 @@ def whole_worth(reward: ListWorth, prompts: Prompts, sessions: np.ndarray) -> np
 
 
 def _seen(items: Tensor, lengths: Tensor) -> Tensor:
-    """What is read of each history, int64 ``[B, T]``; -1 behind its end."""
+    """What is read of each history, int64 ``[B, T]``; -1 after its end."""
     position = torch.arange(items.shape[1], device=items.device)
     return items.masked_fill(position >= lengths.unsqueeze(1), -1)
 

@@ -27,7 +27,7 @@ def sequence_log_probs(
         items: Dense item ids, int64 ``[B, T]``, right-padded.
         lengths: Items per user, int64 ``[B]``; 0 allowed.
         candidates: Dense item ids, int64 ``[B, C]``, -1 where there is none; or lists of m items that are written as
-            one sequence, ``[B, C, m]``, -1 behind the end of a shorter one.
+            one sequence, ``[B, C, m]``, -1 after the end of a shorter one.
         item_weight: w; adds w log p(item) of the model's item vectors, as ``decoding.item_weight`` does in lists. The
             sum is then a score that differs from a log-probability by what is equal for all items of one history.
         extras: What else the model reads of the histories (:mod:`genrec.models.side_inputs`).
@@ -99,7 +99,7 @@ def path_logits(model: GenerativeRecommender, items: Tensor, lengths: Tensor, ta
 def _forced_logits(model: GenerativeRecommender, context: Context, codes: Tensor) -> list[Tensor]:
     """Logits of each level given the codes before it: ``[B, 1, K]`` at the first, then ``[B, C, K]``."""
     users, candidates, levels = codes.shape
-    # Behind the end of a shorter semantic ID a list goes on; models of equal semantic IDs know no such place.
+    # After the end of a shorter semantic ID a list goes on; models of equal semantic IDs know no such place.
     written = codes if model.config.variable_length and levels > model.num_levels else codes.clamp(min=0)
     start = torch.zeros(users, candidates, dtype=torch.int64, device=codes.device)
     own = torch.arange(candidates, device=codes.device).expand(users, -1)

@@ -122,7 +122,7 @@ def _acquire(path: Path, place: Path) -> int:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The process that held the lock before removes the file: a lock on a removed file keeps nobody out.
+            # The process that held the lock before removes the file: a lock on a removed file keeps no one out.
             if os.path.samestat(os.fstat(handle), os.stat(path)):
                 return handle
         except FileNotFoundError:

@@ -22,7 +22,7 @@ _LONGEST_HEADER = 1 << 24
 
 
 def is_generated(path: Path) -> bool:
-    """Whether genrec wrote a file and, in formats that people edit, nobody changed it since."""
+    """Whether genrec wrote a file and, in formats that people edit, no one changed it since."""
     check = {".parquet": _marked_parquet, ".safetensors": _marked_tensors, ".png": _marked_png, ".json": _marked_json}
     try:
         return check.get(path.suffix.lower(), is_as_stamped)(path)

@@ -22,7 +22,7 @@ from genrec.signals import watched
 from genrec.terminal.text import LineHandler, accept_all_characters, drop_closed_terminals, show
 
 INTERRUPTED = "nothing is left half-written; run the same command again (finished stages are kept)"
-# Threads that spin long while they wait stand still beside another process that does so (a hundredth of the speed on
+# Threads that spin long while they wait are slow next to another process that does so (a hundredth of the speed on
 # two cores); those that never spin take twice as long on a quiet machine. This many turns cost a tenth and avoid both.
 SETTINGS = {
     "GOMP_SPINCOUNT": "2000",

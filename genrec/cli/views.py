@@ -82,7 +82,7 @@ def inspect(
     dataset: Annotated[Path | None, typer.Option(help="With a model: show users of this data set.")] = None,
     user: Annotated[list[str] | None, typer.Option(help="Show this user; may be given several times.")] = None,
 ) -> None:
-    """Say in words what a folder is; with a model, show users' histories beside their lists."""
+    """Say in words what a folder is; with a model, show users' histories with their lists."""
     from genrec.inspection import describe, show_users
 
     show(describe(path))

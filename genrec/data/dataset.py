@@ -124,7 +124,7 @@ class Dataset:
 
     @property
     def profiles(self) -> Profiles | None:
-        """What is known of the users beside their interactions; None where there is no such column."""
+        """What is known of the users besides their interactions; None where there is no such column."""
         return self._everything.profiles
 
     @cached_property

@@ -17,7 +17,7 @@ class Histories:
         offsets: int64 [R+1], row r holds positions ``offsets[r]:offsets[r+1]``.
         items: int32 [total], dense item ids; may be a read-only view of a memory-mapped file.
         timestamps: int64 [total] in seconds, -1 where unknown; None where the data have no timestamps at all.
-        profiles: What is known of the dense users beside their items; None where nothing is.
+        profiles: What is known of the dense users besides their items; None where nothing is.
         any_of: Of held-out items: those of a row are alternatives, and any one of them is the row's target.
     """
 

@@ -160,7 +160,7 @@ def id_text(value: object, where: str = "") -> str:
 
 
 def id_texts(values: Iterable[object], known: Mapping[str, int], where: str = "") -> list[str]:
-    """Ids as text; those that are ``known`` as they stand are not looked at."""
+    """Ids as text; those that are ``known`` as they are, are not looked at."""
     return [value if isinstance(value, str) and value in known else id_text(value, where) for value in values]
 
 

@@ -1,4 +1,4 @@
-"""What is known of users beside their interactions: columns of a table, as one number per user and column."""
+"""What is known of users besides their interactions: columns of a table, as one number per user and column."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -7,7 +7,7 @@ from zlib import crc32
 import numpy as np
 import polars as pl
 
-# So many that few values of a column share a bucket, and a value that nobody had in training needs none of its own.
+# So many that few values of a column share a bucket, and a value that no one had in training needs none of its own.
 USER_BUCKETS = 4096
 NOTHING = 0
 

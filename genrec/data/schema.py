@@ -153,7 +153,7 @@ def _one_row_each(frame: pl.DataFrame, kind: str, where: str, account: TableAcco
         name = repeated[key][0]
         rows = (ids == name).arg_true() + 1
         raise DataError(
-            f"{repeated[key].n_unique()} {kind}s stand in several rows that differ, such as {name!r}",
+            f"{repeated[key].n_unique()} {kind}s occur in several rows that differ, such as {name!r}",
             where=f"{where}, {first_rows(rows.to_list())}",
             expected=f"one row per {key}",
             fix=f"keep one row per {kind}",

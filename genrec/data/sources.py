@@ -1,6 +1,6 @@
 """The public data sets: where their files are, which bytes they must be, and under which terms they may be used.
 
-A SHA-256 stands here only where several independent publications of it agree (MovieLens) or where we computed it from
+A SHA-256 is given here only where several independent publications of it agree (MovieLens) or where we computed it from
 the file (the RecBole wheel). The Amazon files are published without one: their hash is recorded at the first download
 and every later download must have the same.
 """
@@ -57,7 +57,7 @@ class RemoteTable:
     Attributes:
         url: ``https://...``, or ``pypi:NAME==VERSION/FILE`` for a file of the Python package index.
         member: Path inside the file if that is a zip archive or a wheel; "" if the file is the table.
-        sha256: Hash of the whole file; None if nobody publishes one.
+        sha256: Hash of the whole file; None if none is published.
     """
 
     url: str

@@ -151,7 +151,7 @@ class Shards:
                     raise ArtifactError(
                         f"block {number} of {self.blocks} is missing or was changed while the lists were made",
                         where=str(self.folder),
-                        expected="that nobody else writes there",
+                        expected="that no one else writes there",
                         fix="run the same command again: it makes what is missing",
                     )
                 write_group(writer, pq.read_table(self._path(number), partitioning=None))

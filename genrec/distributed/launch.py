@@ -81,7 +81,7 @@ class Launch:
 
     @property
     def alone(self) -> bool:
-        """Whether there is nobody to meet and nothing to wrap."""
+        """Whether there is no one to meet and nothing to wrap."""
         return self.wrapper == "none"
 
     def check(
@@ -142,7 +142,7 @@ class Launch:
             raise ConfigError(
                 f"alignment does not run under {self.wrapper}",
                 where="the launcher and its file",
-                expected="the whole model in every process: it samples and scores beside the updates",
+                expected="the whole model in every process: it samples and scores during the updates",
                 fix="use configs/accelerate/ddp.yaml with accelerate launch, or torchrun",
             )
 

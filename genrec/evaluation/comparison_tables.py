@@ -147,7 +147,7 @@ FORMATS: dict[str, Callable[[Comparison], str]] = {
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What stands below the table: what the signs mean, which trainings were not finished, notes."""
+    """What is below the table: what the signs mean, which trainings were not finished, notes."""
     return [*comparison.explanations, *comparison.table.footnotes, *comparison.notes]
 
 

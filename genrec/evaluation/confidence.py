@@ -70,7 +70,7 @@ def paired_difference(
 ) -> dict[str, Interval]:
     """Intervals of ``first - second`` on the same users, for the metrics that both have.
 
-    Pairing removes what makes some users hard for both systems, so small differences can be told from chance.
+    Pairing removes what makes some users hard for both systems, so small differences can be distinguished from chance.
 
     Args:
         first: One system.

@@ -190,7 +190,7 @@ def _pass(
 
 
 def _without_ended(model: RecommenderModel, items: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The items, -1 where a position stands behind the end of a shorter semantic ID."""
+    """The items, -1 where a position is after the end of a shorter semantic ID."""
     if not model.config.variable_length or not places.max(initial=0):
         return items
     codes = model.get_buffer("item_codes").cpu().numpy()

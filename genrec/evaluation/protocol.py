@@ -119,7 +119,7 @@ class Result:
     recommended: np.ndarray | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The result as it stands in ``metrics.json``."""
+        """The result as it is in ``metrics.json``."""
         return {
             "system": self.system,
             "split": self.protocol.part,

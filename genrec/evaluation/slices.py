@@ -34,7 +34,7 @@ class Slice:
     metrics: dict[str, float]
 
     def as_json(self) -> dict[str, int | dict[str, float]]:
-        """The slice as it stands in ``metrics.json``."""
+        """The slice as it is in ``metrics.json``."""
         return {"users": self.users, "targets": self.targets, "metrics": self.metrics}
 
 

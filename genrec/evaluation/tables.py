@@ -35,7 +35,7 @@ class Row:
 
     Attributes:
         system: What it is called.
-        runs: Runs behind the numbers.
+        runs: Number of runs.
         mean: Metric to mean over runs.
         deviation: Metric to sample standard deviation over runs; empty for a single run.
         interval: Metric to bootstrap interval over users; only for a single run.
@@ -87,7 +87,7 @@ class ResultsTable:
             place: 0 for the best.
 
         Returns:
-            Its name; None where more is not better, or there is nobody at that place.
+            Its name; None where more is not better, or there is no one at that place.
         """
         if metric.split("@")[0] not in RANKED:
             return None

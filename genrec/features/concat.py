@@ -63,7 +63,7 @@ class ConcatEncoder(FeatureEncoder):
             raise ConfigError(
                 "no part has vectors for new items",
                 where="features.new_items",
-                expected="a part that reads the items themselves, beside those that read interactions",
+                expected="a part that reads the items themselves, besides those that read interactions",
                 fix="add a part such as lexical or sentence, or remove new_items",
             )
         self.scales = np.ones(len(self.encoders), dtype=np.float32)

@@ -41,7 +41,7 @@ class LexicalSettings(Section):
     columns: tuple[str, ...] | None = Field(None, description="columns to read; every text column if null")
     dim: Width = Field(384, description="columns at most; fewer when the texts have fewer independent words")
     max_ngram: Few = Field(2, le=4, description="longest run of words that counts as a term")
-    min_items: Count = Field(2, description="a term must stand in this many items")
+    min_items: Count = Field(2, description="a term must occur in this many items")
     max_terms: Count = Field(200_000, description="keep the most frequent terms")
     normalize: bool = Field(True, description="scale every vector to length 1")
     missing_text: MissingText = Field("error", description="items without text: error, or zero vectors")
@@ -51,7 +51,7 @@ class LexicalSettings(Section):
 class LexicalEncoder(FeatureEncoder):
     """TF-IDF (sublinear, words and word pairs) and truncated SVD.
 
-    An item of which no word stands in enough items counts as the known words that are spelled like its own; how many
+    An item of which no word occurs in enough items counts as the known words that are spelled like its own; how many
     such items there are is logged and kept.
     """
 
@@ -117,7 +117,7 @@ class LexicalEncoder(FeatureEncoder):
             weights = vectorizer.fit_transform(texts)
         except ValueError as error:
             raise DataError(
-                f"no term stands in {wanted} items or more",
+                f"no term occurs in {wanted} items or more",
                 where="features lexical",
                 expected="texts that share words",
                 fix="lower features.min_items, or use another encoder",
@@ -167,7 +167,7 @@ class LexicalEncoder(FeatureEncoder):
         first = int(unknown[0])
         zeros = int((~values[unknown].any(axis=1)).sum())
         logger.warning(
-            "lexical: %d of %d items are without a known word (one that stands in %d items), such as %r (%.80r): "
+            "lexical: %d of %d items are without a known word (one that occurs in %d items), such as %r (%.80r): "
             "%d got the vector of words spelled alike, %d the zero vector",
             *(len(unknown), len(texts), self.settings.min_items, item_ids[first], texts[first]),
             *(len(unknown) - zeros, zeros),
@@ -179,7 +179,7 @@ class LexicalEncoder(FeatureEncoder):
             raise DataError(
                 f"no word of item {item_ids[rows[0]]!r} is known or spelled like one that is: {texts[rows[0]][:80]!r}",
                 where=f"features lexical, {first_rows(rows)}",
-                expected=f"a word that stands in {self.settings.min_items} items (features.min_items)",
+                expected=f"a word that occurs in {self.settings.min_items} items (features.min_items)",
                 fix="read more columns (features.columns), or set features.missing_text: zero",
             )
 

@@ -31,7 +31,7 @@ class MatrixSettings(Section):
 
     path: str = Field(description="a .safetensors, .npy or .parquet file, or a features folder")
     ids: str | None = Field(
-        None, description="JSON list of item ids; item_ids.json beside a .safetensors or .npy file if null"
+        None, description="JSON list of item ids; item_ids.json next to a .safetensors or .npy file if null"
     )
     tensor: str | None = Field(None, description="name of the tensor; needed if the safetensors file holds several")
     width: Width | None = Field(None, description="refuse vectors of another width")
@@ -39,7 +39,7 @@ class MatrixSettings(Section):
 
 
 class MatrixEncoder(FeatureEncoder):
-    """Vectors read from a file; the file's rows may stand in any order and hold further items.
+    """Vectors read from a file; the file's rows may be in any order and hold further items.
 
     A Parquet file has the column ``item_id`` and either one list column or numeric columns. A safetensors file has one
     tensor ``[rows, D]`` (or one named by ``tensor``), a .npy file one array; both come with a JSON list of item ids.
@@ -100,7 +100,7 @@ class MatrixEncoder(FeatureEncoder):
         if len(position) < len(ids):
             twice = [row for row, item in enumerate(ids) if position[item] != row]
             raise DataError(
-                f"item {ids[twice[0]]!r} stands twice", where=f"{self.settings.path}, {first_rows(twice)}",
+                f"item {ids[twice[0]]!r} occurs twice", where=f"{self.settings.path}, {first_rows(twice)}",
                 expected="one row per item", fix="keep one of the rows",
             )  # fmt: skip
         missing = [row for row, item in enumerate(wanted) if item not in position]
@@ -152,7 +152,7 @@ def read_matrix(settings: MatrixSettings) -> tuple[np.ndarray, list[str]]:
         raise DataError(
             f"{path.name} is none of .safetensors, .npy and .parquet",
             where="features.path",
-            expected="a .safetensors or .npy file with item_ids.json beside it, or Parquet with the column item_id",
+            expected="a .safetensors or .npy file with item_ids.json next to it, or Parquet with the column item_id",
             fix="save the matrix in one of these formats",
         )
     if settings.width is not None and values.shape[1] != settings.width:

@@ -39,11 +39,11 @@ class MetadataSettings(Section):
 
     columns: tuple[str, ...] | None = Field(None, description="columns to read; all but free texts if null")
     weights: dict[str, Factor] = Field(default_factory=dict, description="factor of a column; 1 if not given")
-    separators: tuple[str, ...] = Field((" | ", ", "), description="what stands between several values in one text")
-    path_separator: str = Field(" > ", min_length=1, description="what stands between the levels of a category path")
+    separators: tuple[str, ...] = Field((" | ", ", "), description="what is between several values in one text")
+    path_separator: str = Field(" > ", min_length=1, description="what is between the levels of a category path")
     dim: Width = Field(64, description="width at most; fewer when the columns have fewer independent values")
     num_bins: Width = Field(10, ge=2, description="steps of a number, of equal shares of the items")
-    min_items: Count = Field(2, description="a value must stand in this many items")
+    min_items: Count = Field(2, description="a value must occur in this many items")
     max_distinct: Share = Field(0.5, gt=0, description="more distinct texts per item than this are free text")
     missing: Literal["error", "zero"] = Field("error", description="items of which nothing is known: error, or zeros")
     seed: Seed = 42
@@ -118,7 +118,7 @@ class MetadataEncoder(FeatureEncoder):
         available = [name for name, dtype in items.schema.items() if name != "item_id" and _is_usable(dtype)]
         wanted = (*(self.settings.columns or ()), *self.settings.weights)
         missing = "the items have no column {} of texts, lists of texts, truth values or numbers"
-        check_columns(wanted, available, missing, "a column beside item_id")
+        check_columns(wanted, available, missing, "a column besides item_id")
         chosen = self.settings.columns or [
             name for name in available if not _is_free_text(items[name], self.settings.max_distinct)
         ]

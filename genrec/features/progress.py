@@ -1,4 +1,4 @@
-"""Progress with remaining time on the terminal, silent when nobody watches."""
+"""Progress with remaining time on the terminal, silent when there is no terminal."""
 
 import sys
 from collections.abc import Iterable, Iterator

@@ -44,7 +44,7 @@ class GenrecConfig(PreTrainedConfig):
     num_items: int = 0
     level_sizes: list[int] | None = None
     variable_length: bool = False
-    # Whether experts take what is behind the end of a shorter semantic ID, too: in models made before they left it out,
+    # Whether experts take what is after the end of a shorter semantic ID, too: in models made before they left it out,
     # and in dense ones that get experts later, whose layers mapped every position.
     routes_ended: bool = True
     index_fingerprint: str = ""
@@ -131,7 +131,7 @@ class BackboneSettings(ExpertSettings):
         return ()
 
     def read_side_inputs(self, histories: Histories, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
-        """What the model reads of some rows beside their last ``size`` items, by the keywords of its calls.
+        """What the model reads of some rows besides their last ``size`` items, by the keywords of its calls.
 
         Args:
             histories: Where the rows are.
@@ -290,7 +290,7 @@ class RecommenderModel(PreTrainedModel, ABC):
         """
 
     def training_metrics(self) -> dict[str, Any]:
-        """What the training log tells beside the loss: the loads of experts, where there are any."""
+        """What the training log tells besides the loss: the loads of experts, where there are any."""
         return routing_metrics(layer.routing for layer in expert_layers(self.modules()))
 
     def finish_training(self, measure: Callable[[], float]) -> list[str]:
@@ -354,8 +354,8 @@ class GenerativeRecommender(RecommenderModel):
 
         Args:
             context: From ``encode``; its cache grows by one position per call.
-            prefix: Codes written so far, int64 ``[B, M, l]``; behind L of them the next item of a session begins. In a
-                session -1 stands behind the end of a shorter semantic ID.
+            prefix: Codes written so far, int64 ``[B, M, l]``; after L of them the next item of a session begins. In a
+                session -1 is after the end of a shorter semantic ID.
             beam_index: Slot of each beam in the call before, int64 ``[B, M]``; None recomputes the whole prefix.
 
         Returns:

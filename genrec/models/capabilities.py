@@ -44,7 +44,7 @@ class ParallelCodes(ABC):
 
 
 class SessionWriter(ABC):
-    """Goes on writing behind a complete semantic ID: the next item of a session begins there.
+    """Goes on writing after a complete semantic ID: the next item of a session begins there.
 
     ``beam_step`` is then called with positions that go on counting: position ``i * L + l`` is level l of item i. How
     many items a model may write is the ``longest_session`` of its settings.

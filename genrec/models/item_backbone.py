@@ -32,7 +32,7 @@ class ItemBackboneSettings(ItemReaderSettings):
 
     use_ids: bool = Field(True, description="add one learned vector per item to its codes")
     label_smoothing: Rate = 0.0
-    item_loss: Weight = Field(0.0, description="weight of a softmax over item vectors beside the codes' loss")
+    item_loss: Weight = Field(0.0, description="weight of a softmax over item vectors, added to the codes' loss")
     item_negatives: CountOrZero = Field(0, description="items that a batch shares in the item loss; 0 takes all items")
 
     @property

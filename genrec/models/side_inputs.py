@@ -1,6 +1,6 @@
-"""What a history tells beside its items, at the input of the families that read it with our causal transformer.
+"""What a history tells besides its items, at the input of the families that read it with our causal transformer.
 
-Extras are tensors that travel beside ``items [B, T]`` and ``lengths [B]`` as keywords of ``forward``, ``encode``,
+Extras are tensors that travel next to ``items [B, T]`` and ``lengths [B]`` as keywords of ``forward``, ``encode``,
 ``score_items``, ``read`` and ``route``: ``time_deltas``, int64 ``[B, T]``, the seconds since the item before, -1 where
 they are unknown; ``user_values``, int64 ``[B, F]``, the buckets of the user's columns, 0 where they are unknown. A call
 without them is answered as if nothing of the kind were known.
@@ -27,7 +27,7 @@ GAP_BUCKETS = 32
 
 
 class SideInputSettings(BackboneSettings):
-    """Settings of what is read beside items; all of it is off by default."""
+    """Settings of what is read besides items; all of it is off by default."""
 
     use_times: bool = Field(False, description="add a vector of the time since the item before, in powers of two")
     use_user_features: bool = Field(False, description="add a vector of each column of the user to the start")
@@ -46,7 +46,7 @@ class SideInputSettings(BackboneSettings):
         return tuple(name for name in ("use_times", "use_user_features") if getattr(self, name))
 
     def read_side_inputs(self, histories: Histories, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
-        """What is read of some rows beside the items of :func:`~genrec.data.histories.pad_histories`."""
+        """What is read of some rows besides the items of :func:`~genrec.data.histories.pad_histories`."""
         extras = {"time_deltas": pad_time_deltas(histories, rows, size)} if self.use_times else {}
         if self.use_user_features:
             profiles, users = histories.profiles, histories.users[rows]
@@ -88,7 +88,7 @@ class SideInputs(nn.Module):
     The gap of an item is the time from the item before it to the item itself, both read; so the first item that is read
     has none. What is not read is the time from the last item to the target, or to the moment of asking: where the last
     interaction of every user is held out, the time of the target belongs to what is to be predicted, and a model that
-    learned from it would be measured with an answer that nobody has when lists are made.
+    learned from it would be measured with an answer that no one has when lists are made.
 
     Each column of the user is one learned vector per bucket; their sum is added to the start vector, which every
     position sees.
@@ -111,10 +111,10 @@ class SideInputs(nn.Module):
 
         Args:
             start: ``[D]``, read before the first item.
-            x: Vectors of T items of P positions each, ``[B, T, P, D]``. The gap stands at an item's last position:
+            x: Vectors of T items of P positions each, ``[B, T, P, D]``. The gap is at an item's last position:
                 those before it take part in predicting the item itself, whose time is not known then.
             time_deltas: Seconds since the item before, int64 ``[B, T]``; -1 or None where they are unknown. Those of
-                items behind the T are not read.
+                items after the T are not read.
             user_values: Buckets of the user's columns, int64 ``[B, F]``; 0 or None where they are unknown.
         """
         if self.gap_vectors is not None:

@@ -14,7 +14,7 @@ WORDS_FOLDER = "words"
 
 
 class TextModel(GenerativeRecommender):
-    """A recommender that reads and writes words beside codes."""
+    """A recommender that reads and writes words as well as codes."""
 
     words: PreTrainedTokenizerBase | None = None
 
@@ -25,7 +25,7 @@ class TextModel(GenerativeRecommender):
         return model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Write the model and, in the folder ``words`` beside its weights, the subword tokenizer."""
+        """Write the model and, in the folder ``words`` next to its weights, the subword tokenizer."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if self.words is not None:
             self.words.save_pretrained(str(Path(save_directory) / WORDS_FOLDER))

@@ -76,7 +76,7 @@ def _new_settings(model: RecommenderModel, changes: Mapping[str, Any]) -> dict[s
 
 
 def _dense_layer(experts: str, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Matrices of the dense layer where a mixture of experts now stands."""
+    """Matrices of the dense layer where a mixture of experts now is."""
     block, _, _ = experts.rpartition(".")
     for first, second in DENSE_PARTS:
         for place in (block, experts):

@@ -1,4 +1,4 @@
-"""``genrec add-transitions``: item-to-item links of the training part beside a trained model, for its lists.
+"""``genrec add-transitions``: item-to-item links of the training part next to a trained model, for its lists.
 
 The links are those of the baseline ``transition``, chosen on validation for themselves. With ``auto`` their weight in
 the model's lists is chosen on validation as well: that of :data:`WEIGHTS` with the best ndcg@10, the smallest of equal
@@ -74,7 +74,7 @@ def add_transitions(
 
 
 def fit_transitions(model: RecommenderModel, dataset: Dataset, decoding: DecodingConfig) -> Transitions:
-    """The links of the training part with their weight beside a model; the model then uses them.
+    """The links of the training part with their weight next to a model; the model then uses them.
 
     Args:
         model: Trained on this data set.

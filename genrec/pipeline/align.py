@@ -1,6 +1,6 @@
-"""The ``aligned`` folder: a model folder like ``model/``, with what alignment did beside the weights.
+"""The ``aligned`` folder: a model folder like ``model/``, with what alignment did besides the weights.
 
-Beside the files of a model folder: ``alignment.json`` (measurements before, after and on the way), ``curves.png``,
+Besides the files of a model folder: ``alignment.json`` (measurements before, after and on the way), ``curves.png``,
 ``preferences.parquet`` (what the last round learned from), ``examples.json`` (lists of a few users before and after).
 """
 
@@ -52,7 +52,7 @@ def align_model(
         source: A ``model`` folder.
         dataset: What it was trained on.
         config: The recipe's section.
-        out: The folder to write; with several iterations each is kept beside it, in ``NAME.iterations``.
+        out: The folder to write; with several iterations each is kept next to it, in ``NAME.iterations``.
         console: Where progress is shown.
 
     Raises:

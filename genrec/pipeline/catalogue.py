@@ -199,7 +199,7 @@ def name_catalogue(tokenizer: ItemTokenizer, dataset: Dataset, values: np.ndarra
 
     Args:
         tokenizer: Fitted on another catalogue.
-        dataset: Its items are named; nobody's interactions are read.
+        dataset: Its items are named; no one's interactions are read.
         values: float32 ``[N, D]``, their vectors.
         level_sizes: Codebook sizes of the model, suffixes included.
 

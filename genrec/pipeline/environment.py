@@ -31,7 +31,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def published(path: Path) -> str:
-    """A path as it may stand in what is shared: below the working folder, else its last two names."""
+    """A path as it may be in what is shared: below the working folder, else its last two names."""
     path = Path(os.path.abspath(path))
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else Path(*path.parts[1:][-2:]))

@@ -113,7 +113,7 @@ def _write_recipe(recipe: Recipe, path: Path, source: Path | None) -> None:
 
 
 def show_run(work: Work, console: Console) -> None:
-    """Print what a finished run came to: results beside the baselines, users with their lists, where the files are.
+    """Print what a finished run came to: results with the baselines, users with their lists, where the files are.
 
     Args:
         work: The run.

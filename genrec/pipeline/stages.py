@@ -49,7 +49,7 @@ from genrec.reports.model_card import write_model_card
 logger = logging.getLogger(__name__)
 
 BEFORE_ALIGNMENT = "before alignment"
-# What ranks when the two parts of log p(codes) + w log p(item) stand alone.
+# What ranks when the two parts of log p(codes) + w log p(item) are used alone.
 SCORE_PARTS: dict[str, dict[str, Any]] = {
     "codes only": {"item_weight": 0.0},
     "item vectors only": {"mode": "items", "item_weight": 0.0},
@@ -151,7 +151,7 @@ def make_baselines(work: Work) -> str:
 
 
 def make_evaluation(work: Work) -> str:
-    """Write the recommender's lists for the test users and measure them beside the baselines'."""
+    """Write the recommender's lists for the test users and measure them with the baselines'."""
     recipe, dataset = work.recipe, work.dataset
     histories, _ = dataset.evaluation("test")
     lists, scores = generate_lists(

@@ -26,7 +26,7 @@ def comparison_as_text(comparison: Comparison) -> str:
 
 
 def systems_table(comparison: Comparison) -> Table:
-    """One row per system; behind a figure the letters of the systems that are significantly worse."""
+    """One row per system; after a figure the letters of the systems that are significantly worse."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")
     table.add_column("system", overflow="fold")

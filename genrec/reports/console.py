@@ -1,4 +1,4 @@
-"""What a run says at its end: the results with the baselines beside them, and users' histories with their lists."""
+"""What a run says at its end: the results with the baselines, and users' histories with their lists."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,7 +54,7 @@ def results_as_table(results: ResultsTable) -> Table:
 
 
 def print_examples(console: Console, examples: Sequence[Example]) -> None:
-    """Print every user's history beside the list, in titles; what the user really had next is marked.
+    """Print every user's history with the lists, in titles; what the user really had next is marked.
 
     Args:
         console: Where to.
@@ -65,7 +65,7 @@ def print_examples(console: Console, examples: Sequence[Example]) -> None:
 
 
 def example_as_panel(example: Example) -> Panel:
-    """One user's history beside the list."""
+    """One user's history with the lists."""
     shown = example.history[-HISTORY_SHOWN:]
     earlier = example.history_length - len(shown)
     history: list[RenderableType] = [Text(f"... {earlier} earlier", style="dim")] if earlier else []

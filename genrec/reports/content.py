@@ -31,7 +31,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Example:
-    """One user's history beside the list.
+    """One user's history with the lists.
 
     Attributes:
         user: External id.

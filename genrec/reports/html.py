@@ -93,7 +93,7 @@ def headline_k(metrics: Mapping[str, Any]) -> int:
 
 
 def summary_sentence(content: ReportContent, k: int) -> str:
-    """The result in one sentence or two, with the strongest baseline beside it.
+    """The result in one sentence or two, with the strongest baseline.
 
     Args:
         content: The runs.

@@ -304,7 +304,7 @@ def check_row_order(catalogue: Sequence[str], vectors: Sequence[str]) -> None:
         where = f"items, {first_rows(missing)}"
     else:
         differing = [row for row, (item, other) in enumerate(zip(catalogue, vectors, strict=False)) if item != other]
-        what = "the vectors belong to other items or stand in another order"
+        what = "the vectors belong to other items or are in another order"
         where = f"features, {first_rows(differing)}" if differing else f"features, {len(vectors)} rows"
     raise DataError(
         what, where=where, expected="one row per item in the order of the data set", fix="make the features again"

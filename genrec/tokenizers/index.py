@@ -35,13 +35,13 @@ class ItemIndex:
             Read-only.
         level_sizes: Codebook size K_l of every level, length L.
         item_ids: External id of every dense item, length N, no two alike.
-        kind: ``sequence`` if the codes are read in order, ``set`` if they stand side by side.
+        kind: ``sequence`` if the codes are read in order, ``set`` if they are side by side.
         priority: int32 ``[N]``, the rank of every item among those that share its semantic ID (0 comes first); by
             position if None.
         known_trie: The trie of these semantic IDs, if there is one already; built at first use if None.
 
     Raises:
-        ArtifactError: If shapes disagree, a code is out of range, an id stands twice, or one semantic ID of a catalogue
+        ArtifactError: If shapes disagree, a code is out of range, an id occurs twice, or one semantic ID of a catalogue
             with semantic IDs of different lengths is the beginning of another.
     """
 
@@ -102,7 +102,7 @@ class ItemIndex:
         return tuple(int(code) for code in self.codes[item] if code >= 0)
 
     def extended(self, codes: np.ndarray, item_ids: Sequence[str]) -> "ItemIndex":
-        """The index with further items behind the old ones, which keep their numbers; the trie is not built again.
+        """The index with further items after the old ones, which keep their numbers; the trie is not built again.
 
         Args:
             codes: int ``[n, L]``; -1 fills the tail of a shorter semantic ID. A semantic ID that is taken is shared:
@@ -285,6 +285,4 @@ def _check_ids(item_ids: Sequence[str]) -> None:
         return
     twice = next(name for name, count in Counter(item_ids).items() if count > 1)
     rows = [row for row, name in enumerate(item_ids) if name == twice]
-    raise ArtifactError(
-        f"item id {twice!r} stands {len(rows)} times", where=first_rows(rows), expected="every item once"
-    )
+    raise ArtifactError(f"item id {twice!r} is {len(rows)} times", where=first_rows(rows), expected="every item once")

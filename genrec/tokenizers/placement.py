@@ -1,4 +1,5 @@
-"""New items beside the semantic IDs of a catalogue whose own may not change, because a model has learned them."""
+"""New items in addition to the semantic IDs of a catalogue whose own may not change, because a model has learned
+them."""
 
 from collections.abc import Callable, Sequence
 

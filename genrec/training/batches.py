@@ -31,7 +31,7 @@ POOL = 64
 
 
 def window_size(model: nn.Module) -> int:
-    """Items in the longest window that a model learns from: what it reads, and what it learns behind that at once."""
+    """Items in the longest window that a model learns from: what it reads, and what it learns after that at once."""
     settings: Any = getattr(model, "settings", None)
     return int(cast(Any, model).max_history) + (1 if settings is None else int(settings.targets_at_once))
 
@@ -50,7 +50,7 @@ def cut_windows(histories: Histories, size: int) -> Histories:
         size: Items per window.
 
     Returns:
-        One row per window over the same item array; a user with several windows stands several times.
+        One row per window over the same item array; a user with several windows occurs several times.
     """
     counts = -(-histories.lengths // size)
     rows = np.repeat(np.arange(len(histories)), counts)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LoopCallback(TrainerCallback):
-    """A callback that knows its loop; what transformers passes beside it is the loop's own."""
+    """A callback that knows its loop; what transformers passes next to it is the loop's own."""
 
     def __init__(self, loop: "TrainingLoop") -> None:
         self.loop, self.run = loop, loop.run

@@ -151,7 +151,7 @@ class CheckpointStore:
             ) from error
 
     def _tidy(self) -> None:
-        """Clear away what a kill while writing left behind."""
+        """Clear away what a kill while writing left."""
         left = {match[1] for path in self.folder.glob(".*") if (match := TEMPORARY.fullmatch(path.name))}
         for name in left:
             recover(self.folder / name)

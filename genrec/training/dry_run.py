@@ -35,8 +35,8 @@ class Estimate:
         users: Windows in the largest micro-batch.
         items: Items in its longest window.
         pieces: Into how many pieces it had to be cut to fit.
-        memory: Peak in bytes: of this process, or of the accelerator where there is one; None where it is not told.
-        room: Bytes that there are in all; None where that is not told.
+        memory: Peak in bytes: of this process, or of the accelerator where there is one; None where it is unknown.
+        room: Bytes that there are in all; None where that is unknown.
         step_seconds: One update at the largest batch.
         updates: Optimizer updates of all epochs.
         seconds: All updates, validations left out.
@@ -59,7 +59,7 @@ class Estimate:
         """Some lines for people."""
         cut = f", cut into {self.pieces} pieces to fit into memory" if self.pieces > 1 else ""
         room = f" of {_gigabytes(self.room)}" if self.room else ""
-        memory = "not told by this system" if self.memory is None else _gigabytes(self.memory) + room
+        memory = "not reported by this system" if self.memory is None else _gigabytes(self.memory) + room
         return "\n".join(
             [
                 f"parameters: {self.parameters:,} on {self.device}",

@@ -113,7 +113,7 @@ class RecoverableStep:
         # Other processes would wait for a step that this one begins anew.
         if number_of("WORLD_SIZE", 1) > 1:
             return False
-        # What else a batch holds beside users, only the model knows how to divide.
+        # What else a batch holds besides users, only the model knows how to divide.
         divisible = [batch for batch, _ in self._done if hasattr(self.network, "cut_batch") or set(batch) <= PLAIN]
         return any(min(map(len, batch.values())) > self.pieces for batch in divisible)
 

@@ -50,7 +50,7 @@ def users_of_update(batches: EpochBatches, dataset: WindowDataset, step: int) ->
         step: Number of the update, from 1.
     """
     rows = batches.rows_of_update((step - 1) % batches.updates)
-    # Alignment puts the rows of pairs and prompts behind the windows.
+    # Alignment puts the rows of pairs and prompts after the windows.
     return np.unique(dataset.windows.users[rows[rows < len(dataset.windows)]])
 
 
@@ -63,7 +63,7 @@ def save_diagnosis(
         folder: Where.
         facts: ``step``, ``rank``, and whatever else is known; numbers that are none are written as words.
         users: Dense users of the update.
-        name_users: Gives the external ids of dense users; None where nobody knows them.
+        name_users: Gives the external ids of dense users; None where they are unknown.
 
     Raises:
         ArtifactError: If the disk is full or not writable.

@@ -68,7 +68,7 @@ class Run:
 
     Attributes:
         section: Of the recipe that its settings are in.
-        name_users: Gives the external ids of dense users, for what people read; None where nobody knows them.
+        name_users: Gives the external ids of dense users, for what people read; None where they are unknown.
         launch: How the processes were started.
         world: The processes that train together.
 

@@ -60,13 +60,13 @@ def decoding_validation(
 
     Raises:
         ConfigError: If ``training.metric`` is not recall, ndcg or mrr at some k.
-        DataError: If nobody has both a history and a held-out item.
+        DataError: If no user has both a history and a held-out item.
     """
     ks = sorted({*REPORTED_KS, selecting_k(config.metric)})
     histories, targets = dataset.evaluation("validation")
     if len(histories) == 0:
         raise DataError(
-            "nobody has both a history and a validation item",
+            "no user has both a history and a validation item",
             expected="users with at least three interactions (leave-one-out)",
             fix="give more interactions, lower data.k_core, or choose another data.split",
         )

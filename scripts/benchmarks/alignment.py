@@ -1,4 +1,4 @@
-"""What a preference step costs beside a next-item step of as many tokens, and how fast a reference is asked.
+"""What a preference step costs next to a next-item step of as many tokens, and how fast a reference is asked.
 
     python scripts/benchmarks/alignment.py
 

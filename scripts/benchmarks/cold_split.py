@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def without_earlier(events: pl.DataFrame, new: pl.Series) -> pl.DataFrame:
-    """The events without those of ``new`` items that stand before a user's last two; ordered by user and position."""
+    """The events without those of ``new`` items that are before a user's last two; ordered by user and position."""
     place = pl.int_range(pl.len()).over("user_id")
     held_out = place >= pl.len().over("user_id") - 2
     return events.filter(held_out | ~pl.col("item_id").is_in(new.implode()))

@@ -4,7 +4,7 @@
     python scripts/benchmarks/compare_calibration.py                      # made-up ranks whose seeds differ much
 
 In every trial, two groups of runs are drawn from the given ones and as many users as there are, with replacement. Any
-claim about systems is false, since the recipe is the same. Beside it: how often a paired permutation test over users
+claim about systems is false, since the recipe is the same. Next to it: how often a paired permutation test over users
 alone calls the first runs of the two groups different, which is true of the two models and says nothing of the recipe,
 and how often a hierarchical bootstrap over seeds and users does.
 """

@@ -6,8 +6,8 @@
 Each family is 64 wide with two layers and reads ``--history`` items; it trains for ``--minutes`` of this machine
 (validations on 1,000 users included), the weights of the best validation are kept, and test lists of ten items are
 measured once. What a family needs beyond ``--features`` (other semantic IDs, collaborative vectors, a trained SASRec)
-is made by the recipe of its tokenizer, once for all seeds, and its time is told apart. Users/s are those of the test
-lists, with 20 beams where codes are searched. ``cold`` are the held-out items without a training interaction
+is made by the recipe of its tokenizer, once for all seeds, and its time is reported separately. Users/s are those of
+the test lists, with 20 beams where codes are searched. ``cold`` are the held-out items without a training interaction
 (``cold_split.py`` makes a data set with many); the weight that ``setrec`` gives its semantic tokens is chosen on
 validation, for all users and, for the cold column, for those with a cold target. What is done is skipped, so the same
 command continues after an interruption. ``families.json`` and ``families.md`` are written after every run.
@@ -53,7 +53,7 @@ class Entry:
     Attributes:
         family: ``recommender.name``.
         tokenizer: A recipe of ``tokenizers/``, with settings after a colon; None where no semantic IDs are read.
-        settings: Of the recommender, beside :data:`SIZES`.
+        settings: Of the recommender, besides :data:`SIZES`.
         decoding: How its lists are written.
         learning_rate: Of its training.
         sasrec: Whether it builds on the trained ``sasrec`` of the same seed.
@@ -204,7 +204,7 @@ def weight_on_validation(model: SETRec, decoding: DecodingConfig, dataset: Datas
         model: In eval mode.
         decoding: How lists are written.
         dataset: The data.
-        wanted: bool ``[N]``; only users count whose target is True here. Where nobody has one, the weight stays.
+        wanted: bool ``[N]``; only users count whose target is True here. Where no one has one, the weight stays.
     """
     histories, targets = dataset.evaluation("validation")
     rows = np.random.default_rng(0).permutation(len(histories))

@@ -1,4 +1,4 @@
-"""Run a recipe alone, then beside busy processes, and compare every metric to the last digit.
+"""Run a recipe alone, then next to busy processes, and compare every metric to the last digit.
 
     python scripts/benchmarks/load_independence.py configs/quickstart.yaml load
     python scripts/benchmarks/load_independence.py configs/quickstart.yaml load --set training.epochs=2
@@ -85,7 +85,7 @@ def main() -> int:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("out", type=Path, help="a folder for both runs")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--busy", type=int, default=2, help="busy processes beside the second run")
+    parser.add_argument("--busy", type=int, default=2, help="busy processes besides the second run")
     parser.add_argument("--threads", type=int, default=1, help="threads of each run")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What residual k-means costs: beside bare faiss on real vectors, and through the whole stage on a made-up million.
+"""What residual k-means costs: next to bare faiss on real vectors, and through the whole stage on a made-up million.
 
     python scripts/benchmarks/quantize.py faiss --features runs/mine/features
     python scripts/benchmarks/quantize.py scale --features runs/mine/features --items 1000000

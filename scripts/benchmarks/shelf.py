@@ -1,4 +1,4 @@
-"""Every item tokenizer with the same small recommender behind it: what the choice is worth.
+"""Every item tokenizer with the same small recommender after it: what the choice is worth.
 
     python scripts/benchmarks/shelf.py --dataset runs/x/dataset --features runs/x/features --out shelf
     python scripts/benchmarks/shelf.py ... rqkmeans rqvae rqkmeans:collisions=bucket --seeds 1 2 3 --max-minutes 8
@@ -8,7 +8,7 @@ the same size is trained on its semantic IDs for the same number of epochs, the 
 and test lists are measured once. A recipe with a section ``features`` gets those instead of ``--features``. The seed
 sets tokenizer and training alike. What is done is skipped, so the same command continues after an interruption, and
 more recipes or seeds can be added later. After every run ``shelf.json`` and ``shelf.md`` are written anew; a recipe
-that cannot be used stands there with the reason, and is tried again the next time.
+that cannot be used is there with the reason, and is tried again the next time.
 """
 
 import argparse

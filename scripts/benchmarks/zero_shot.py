@@ -6,7 +6,7 @@ Each ``DIR`` holds ``interactions.parquet`` and ``items.parquet`` of one domain.
 (their ids get the domain's name, their items keep the title) and ``configs/recgpt.yaml`` learns from them; every domain
 of ``--test`` is then recommended as it is by the model's own encoder and tokenizer: by its codes, by what their scores
 are above those of other histories (:class:`CentredScores`), by its neighborhoods (``recommender.item_loss``), and by
-both, with ``--item-weights`` chosen on validation of the training domains. Beside it stand what knows no more: lists
+both, with ``--item-weights`` chosen on validation of the training domains. Next to it are what knows no more: lists
 drawn evenly (the expected recall, in closed form), and the items whose vectors are nearest to that of the last item, as
 they are and whitened. What learned from the new domain itself (popularity, item-kNN) is there to show how far there is
 to go. ``--set`` changes the recipe. The same command again continues after an interruption; ``zero-shot.json`` and
@@ -120,7 +120,9 @@ def main() -> None:
     parser.add_argument("--train", type=Path, nargs="+", required=True)
     parser.add_argument("--test", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=work_folder, required=True)
-    parser.add_argument("--item-weights", type=float, nargs="*", default=[8.0], help="of neighborhoods beside codes")
+    parser.add_argument(
+        "--item-weights", type=float, nargs="*", default=[8.0], help="of neighborhoods, in addition to codes"
+    )
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="SECTION.KEY=VALUE")
     arguments = parser.parse_args()
     open_work_folder(arguments.out)
@@ -159,13 +161,13 @@ def prefixed(domain: str, column: str) -> pl.Expr:
 
 
 def measure_domain(model: Path, domain: Path, out: Path, item_weights: Sequence[float]) -> list[dict[str, Any]]:
-    """Measure the model and what stands beside it on the test part of one new domain.
+    """Measure the model and what is next to it on the test part of one new domain.
 
     Args:
         model: The model folder.
         domain: Its tables.
         out: Where the prepared data set is kept.
-        item_weights: Of neighborhoods beside codes, where the model has any.
+        item_weights: Of neighborhoods next to codes, where the model has any.
 
     Returns:
         A row per system.

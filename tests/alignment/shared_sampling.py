@@ -1,4 +1,4 @@
-"""The second of two processes that sample pairs together: ``python shared_sampling.py FOLDER`` beside a test.
+"""The second of two processes that sample pairs together: ``python shared_sampling.py FOLDER`` next to a test.
 
 It writes its pairs, the reference's log-probabilities, and which blocks it did itself to files in the folder.
 """

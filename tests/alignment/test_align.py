@@ -284,5 +284,5 @@ def test_data_in_which_nobody_goes_on_are_refused(tmp_path):
     short = make_dataset(pl.DataFrame(rows), items, DataConfig(k_core=0), tmp_path / "short")
     with pytest.raises(DataError, match="no user has two interactions in the training part"):
         training_prompts(short, per_user=1, horizon=1, max_history=5, seed=0)
-    with pytest.raises(DataError, match="nobody has both a history and a validation item"):
+    with pytest.raises(DataError, match="no user has both a history and a validation item"):
         EvalSet.of(short, recipe(), DECODING, None, None)

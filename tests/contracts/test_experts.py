@@ -86,7 +86,7 @@ def test_every_parameter_learns_and_loads_are_told(model, histories):
 
 
 def test_routing_tells_what_each_position_reads(family, histories):
-    """Where another item stands last (or is written), the positions that read it come to the experts changed."""
+    """Where another item is last (or is written), the positions that read it come to the experts changed."""
     items, lengths = histories
     model = make_quiet(family, experts=4).eval()
     seen = []

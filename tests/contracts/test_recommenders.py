@@ -220,7 +220,7 @@ def drawn_at(cuts: list[int], model, monkeypatch) -> None:
 
 @pytest.mark.parametrize("family", sorted(DRAWING - {"colarec"}))
 def test_what_is_drawn_sees_what_is_before_it_and_no_other(family, histories, monkeypatch):
-    """A user who learns the item at place 2 beside one who learns a later one; ColaRec's users are sets."""
+    """A user who learns the item at place 2 next to one who learns a later one; ColaRec's users are sets."""
     model = make_model(family).eval()
     drawn_at([2, 5], model, monkeypatch)
     items, lengths = histories[0][:2, :6], torch.tensor([6, 6])
@@ -247,7 +247,7 @@ def test_incremental_decoding_equals_recomputation(family):
 
 @pytest.mark.parametrize("family", sorted([*FAMILIES, *VARIANTS]))
 def test_it_memorizes_a_few_users(family):
-    """Each family learns 64 histories by heart: the last item is the most probable one."""
+    """Each family learns 64 histories exactly: the last item is the most probable one."""
     generator = torch.Generator().manual_seed(11)
     items = torch.randint(NUM_ITEMS, (64, 5), generator=generator)
     if family == "colarec":

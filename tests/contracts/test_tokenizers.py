@@ -19,7 +19,7 @@ from genrec.tokenizers import (
 from genrec.tokenizers.base import CodebookSettings
 
 SMALL = {"num_levels": 2, "codebook_size": (7, 5)}
-# What a family needs beside SMALL (where it takes codebook sizes) to be quick on forty items.
+# What a family needs next to SMALL (where it takes codebook sizes) to be quick on forty items.
 QUICK = {
     "aligned": {"epochs": 3, "batch_size": 16},
     "cf-regularized": {"epochs": 3, "hidden_sizes": (12,), "latent_size": 6, "batch_size": 16},

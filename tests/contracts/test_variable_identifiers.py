@@ -1,4 +1,4 @@
-"""Families that take semantic IDs of different lengths: what is behind an end is neither learned, read nor scored."""
+"""Families that take semantic IDs of different lengths: what is after an end is neither learned, read nor scored."""
 
 import numpy as np
 import pytest

@@ -66,7 +66,7 @@ def test_gaps_are_those_between_items_of_the_block():
     times = np.array([100, 160, 160, 7, 50, -1, 90, 80, 1_000_000_080])
     histories = Histories(plain.users, plain.offsets, plain.items, times)
     rows = np.array([3, 1, 0, 2])
-    # Unknown: the first of a row, beside an unknown time, and where time runs against the order.
+    # Unknown: the first of a row, next to an unknown time, and where time runs against the order.
     whole = [[-1, -1, -1, -1, 1_000_000_000], [-1] * 5, [-1, 60, 0, -1, -1], [-1] * 5]
     assert pad_time_deltas(histories, rows, 50).tolist() == whole
     assert pad_time_deltas(histories, rows, 2).tolist() == [[-1, 1_000_000_000], [-1, -1], [-1, 0], [-1, -1]]

@@ -1,4 +1,4 @@
-"""Columns of users as buckets, against values worked out beside them."""
+"""Columns of users as buckets, against values worked out next to them."""
 
 import binascii
 

@@ -75,7 +75,7 @@ def pin(monkeypatch, name: str, *hashes: str | None) -> None:
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch) -> Path:
-    """A folder that stands in for the net, which is out of reach."""
+    """A folder that replaces the net, which is out of reach."""
     folder = tmp_path / "mirror"
     folder.mkdir()
     monkeypatch.setenv("GENREC_MIRROR", str(folder))
@@ -288,7 +288,7 @@ def test_a_file_address_and_an_unreachable_one(tmp_path):
     assert path.read_bytes() == b"abc"
     with pytest.raises(DownloadError, match=r"gone.bin"):
         download.download((tmp_path / "gone.bin").as_uri(), tmp_path / "to")
-    # Port 9 of this machine: nobody listens there.
+    # Port 9 of this machine: no one listens there.
     with pytest.raises(DownloadError, match="refused"):
         download.download("https://127.0.0.1:9/x.zip", tmp_path / "to")
 

@@ -158,7 +158,7 @@ def test_items_have_one_row_each():
     frame = pl.DataFrame({"title": ["A", "B", "A"], "item_id": [1, 2, 1]})
     assert tidy_items(frame, where="items.csv").rows() == [("1", "A"), ("2", "B")]
     differing = pl.DataFrame({"title": ["A", "B", "C"], "item_id": [1, 2, 1]})
-    with pytest.raises(DataError, match=r"1 items stand in several rows that differ, such as '1'[\s\S]*rows 1, 3"):
+    with pytest.raises(DataError, match=r"1 items occur in several rows that differ, such as '1'[\s\S]*rows 1, 3"):
         tidy_items(differing, where="items.csv")
 
 

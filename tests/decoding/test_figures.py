@@ -34,7 +34,7 @@ class Adversary(FakeWriter):
 
 
 def crooked_codes(rng: np.random.Generator, num_items: int, sizes) -> np.ndarray:
-    """Crowded and lonely nodes, chains of one-child nodes, shared leaves, codes that nobody has."""
+    """Crowded and lonely nodes, chains of one-child nodes, shared leaves, codes that no one has."""
     codes = random_codes(rng, num_items, [max(1, size - 2) for size in sizes], 0.1)
     codes[: num_items // 3, :2] = [0, 1]
     lonely = rng.choice(num_items, num_items // 10, replace=False)
@@ -101,7 +101,7 @@ def test_enough_beams_rank_as_scoring_every_item_for_two_hundred_seeds():
             assert np.array_equal(np.sort(order), np.arange(num_items))
             own = scores[user].numpy()[order]
             np.testing.assert_allclose(found.scores[user], own, atol=1e-5)
-            # Nothing stands before what is more probable, and equal semantic IDs stand in the catalogue's order.
+            # Nothing is before what is more probable, and equal semantic IDs are in the catalogue's order.
             assert (np.diff(own) <= 1e-5).all()
             same = (codes[order[1:]] == codes[order[:-1]]).all(axis=1)
             assert (np.diff(order)[same] > 0).all()

@@ -102,7 +102,7 @@ def test_few_beams_lose_less_with_it(groups):
 
 
 def test_an_unlikely_beginning_is_followed_where_a_vector_says_so():
-    """One beam: codes alone go to item 0; item 1 is behind the unlikely first code and wins by both."""
+    """One beam: codes alone go to item 0; item 1 is after the unlikely first code and wins by both."""
 
     class Certain(FakeWriter):
         def next_code_logits(self, context, prefix, beam_index=None):

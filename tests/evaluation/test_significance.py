@@ -78,7 +78,7 @@ def reciprocal_ranks(random, runs, ability):
 def share_of_claims(runs, trials=TRIALS):
     """How often two groups of runs of one recipe, on users drawn anew, are called different systems.
 
-    Beside it, how often a test over users alone says so of the first two runs.
+    Next to it, how often a test over users alone says so of the first two runs.
     """
     random, claims, naive = np.random.default_rng(11), 0, 0
     for _ in range(trials):

@@ -71,7 +71,7 @@ def test_lists_equal_the_definition(skewed, settings, rows_at_once, monkeypatch)
 
 
 def test_a_hand_worked_example():
-    # 0 -> 1 twice, 0 -> 2 once, 1 -> 3 once; nobody goes from 3.
+    # 0 -> 1 twice, 0 -> 2 once, 1 -> 3 once; no one goes from 3.
     train = Histories.from_lists([[0, 1], [0, 1, 3], [0, 2]])
     settings = TransitionSettings(direction="forward", linked=0.5, two_steps=0.25, text=0.0)
     links = Transition.fit(train, np.array([3, 2, 1, 1]), settings).links.toarray()

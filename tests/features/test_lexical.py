@@ -87,7 +87,7 @@ def test_letters_that_no_known_word_has_give_the_zero_vector(tiny_dataset, caplo
     assert not caplog.messages
     assert not encoder.transform(items_of(["чай", "★"])).any()
     assert caplog.messages == [
-        "lexical: 2 of 2 items are without a known word (one that stands in 2 items), such as 'i0' ('чай'): "
+        "lexical: 2 of 2 items are without a known word (one that occurs in 2 items), such as 'i0' ('чай'): "
         "0 got the vector of words spelled alike, 2 the zero vector"
     ]
 
@@ -145,7 +145,7 @@ def test_a_word_of_one_item_counts_as_those_spelled_alike(make_catalogue, tmp_pa
     assert features.description["counts"] == {"items_without_text": 1, "items_without_known_words": 3}
     assert caplog.messages == [
         "1 of 16 items are without text, such as 'i15'",
-        "lexical: 3 of 16 items are without a known word (one that stands in 2 items), such as 'i12' ('Lampshade'): "
+        "lexical: 3 of 16 items are without a known word (one that occurs in 2 items), such as 'i12' ('Lampshade'): "
         "2 got the vector of words spelled alike, 1 the zero vector",
     ]
     lampshade, kettledrum = features.values[12:14]
@@ -245,7 +245,7 @@ def test_an_unknown_column_is_named(tiny_dataset):
 
 
 def test_texts_that_share_no_words_are_refused(make_catalogue):
-    with pytest.raises(DataError, match="no term stands in 2 items or more"):
+    with pytest.raises(DataError, match="no term occurs in 2 items or more"):
         LexicalEncoder(LexicalSettings()).fit(make_catalogue(items_of(["one", "two", "three"])))
 
 

@@ -102,7 +102,7 @@ def test_an_item_twice_is_named(tiny_dataset, values, write):
     path = write(values)
     table = pl.read_parquet(path)
     pl.concat([table, table[:1]]).write_parquet(path)
-    with pytest.raises(DataError, match="item 'i39' stands twice"):
+    with pytest.raises(DataError, match="item 'i39' occurs twice"):
         fit(path, tiny_dataset)
 
 

@@ -43,7 +43,7 @@ def test_paths_are_their_beginnings_and_rare_values_weigh_more(make_catalogue):
 
 def test_lists_are_their_members_and_single_ones_are_left_out(make_catalogue):
     encoder, _ = fit(make_catalogue(ITEMS), columns=["colors"], dim=1)
-    assert encoder.vocabulary["colors"] == ["blue", "red"], "green stands in one item only"
+    assert encoder.vocabulary["colors"] == ["blue", "red"], "green is in one item only"
     half = np.sqrt(0.5)
     np.testing.assert_allclose(weights(encoder), [[0, 1], [half, half], [0, 0], [0, 0], [1, 0], [0, 0]])
 

@@ -18,7 +18,7 @@ from genrec.features.ultragcn import (
     ultragcn_loss,
 )
 
-# User 3 and item 5 have no edge; item 4 shares its only user with nobody.
+# User 3 and item 5 have no edge; item 4 shares its only user with no one.
 EDGES = np.array([[0, 0, 0, 1, 1, 2, 4], [0, 1, 2, 0, 1, 3, 4]])
 USERS, ITEMS = 5, 6
 SETTINGS = UltraGCNSettings(

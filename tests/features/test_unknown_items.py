@@ -18,7 +18,7 @@ QUICK = {"lightgcn": {"epochs": 2}, "ultragcn": {"epochs": 2}, "fastrp": {}}
 
 @pytest.fixture(scope="module")
 def dataset(tiny_items, tiny_interactions, tmp_path_factory) -> Dataset:
-    """The small world where nobody took two of the items, and a third is somebody's test target and nothing else."""
+    """The small world where no one took two of the items, and a third is somebody's test target and nothing else."""
     last = pl.DataFrame({"user_id": ["u05"], "item_id": [HELD_OUT], "timestamp": [2_000_000_000], "rating": [4.0]})
     kept = tiny_interactions.filter(~pl.col("item_id").is_in([*NEVER, HELD_OUT])).vstack(last)
     made = make_dataset(kept, tiny_items, DataConfig(k_core=0), tmp_path_factory.mktemp("cold") / "dataset")

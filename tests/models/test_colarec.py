@@ -21,7 +21,7 @@ from genrec.tokenizers.index import ItemIndex
 
 NUM_ITEMS, SIZES = 30, (3, 3, 50)
 SMALL = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "head_size": 8, "feed_forward_size": 32}
-# Item 4 has one user, who also took 9 and 11; item 9 has two; from item 25 on nobody took any.
+# Item 4 has one user, who also took 9 and 11; item 9 has two; from item 25 on no one took any.
 HISTORIES = Histories.from_lists([[4, 9, 11, 4], [9, 12], [13], [*range(14, 25)]])
 TEXTS = ItemTexts(["thing"] * NUM_ITEMS, [f"Thing no. {item} of maker{item % 4}" for item in range(NUM_ITEMS)])
 
@@ -112,7 +112,7 @@ def test_no_item_is_read_by_the_vector_that_its_identifier_was_clustered_from():
 
 @torch.no_grad()
 def test_an_item_without_other_items_of_a_user_is_read_by_its_content():
-    """One that nobody took, and one whose only user took nothing else."""
+    """One that no one took, and one whose only user took nothing else."""
     model = make_model().eval()
     _, mask = model._read_items(torch.tensor([27, 13, 4]))
     assert mask[:, -1].tolist() == [0, 0, 1]

@@ -65,7 +65,7 @@ def test_the_end_belongs_to_the_last_item_of_a_short_history():
 
 @torch.no_grad()
 def test_the_same_item_reads_alike_wherever_it_stands():
-    """Positions are those inside an item, not those in the history; only the last item stands beside the end."""
+    """Positions are those inside an item, not those in the history; only the last item is besides the end."""
     model = make_model()
     first = make_vectors(model, [5, 6, 7, 8])
     second = make_vectors(model, [7, 8, 5, 6])

@@ -120,7 +120,7 @@ def test_text_tasks_learn_what_the_sentences_say():
 
 
 def test_the_title_of_the_next_item_follows_a_history_without_it():
-    """Read back as text: the items before the cut, and the title of the one behind it; where it has none, its text."""
+    """Read back as text: the items before the cut, and the title of the one after it; where it has none, its text."""
     model, items = make_model(), torch.tensor([[4, 9, 0], [7, 3, 6]])
     seen = set()
     for _ in range(40):

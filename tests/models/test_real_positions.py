@@ -92,7 +92,7 @@ def test_absent_places_and_ended_codes_are_neither_routed_nor_counted(codes):
 
 @pytest.mark.parametrize("codes", [PLAIN, SHORT], ids=["plain", "short"])
 def test_the_loss_of_a_session_is_the_mean_over_its_items(codes):
-    """One target alone, beside four absent places, and in a batch of sessions of several lengths."""
+    """One target alone, next to four absent places, and in a batch of sessions of several lengths."""
     model = make_model(codes=codes, session_size=5, capacity_factor=None)
     alone = write(model, torch.tensor([[3]]))
     assert float(write(model, padded([[3]], 5)).detach()) == pytest.approx(float(alone.detach()), abs=1e-5)

@@ -40,7 +40,7 @@ def states(model, items: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_mask_is_bidirectional_inside_an_item_and_causal_between():
-    """Allowed where the second is not later, or stands in the same item: the formula of the paper, entry by entry."""
+    """Allowed where the second is not later, or is in the same item: the formula of the paper, entry by entry."""
     mask = item_mask(12, 4, torch.device("cpu"))
     for p in range(12):
         for q in range(12):
@@ -56,7 +56,7 @@ def test_a_code_or_slice_is_seen_by_its_item_and_all_later(name):
         model = make_model()
         before = states(model, items)
         table = model.get_buffer(name)
-        # Slices are 4 wide: columns 0, 4 and 8 stand in the three of them.
+        # Slices are 4 wide: columns 0, 4 and 8 are in the three of them.
         table[1, column if name == "item_codes" else 4 * column] = 5 - table[1, column]
         moved = (states(model, items) != before).any(-1)
         assert not moved[:3].any()

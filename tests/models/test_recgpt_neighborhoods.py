@@ -108,7 +108,7 @@ def test_an_item_of_which_nothing_is_known_is_nobodys_neighbor():
 
 
 def test_without_a_history_all_items_are_equally_likely():
-    """Also in a batch of nothing but first items, where there is nobody to be near to."""
+    """Also in a batch of nothing but first items, where there is no one to be near to."""
     model = make_model()
     even = math.log(NUM_ITEMS)
     context = model.encode(torch.empty(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long))

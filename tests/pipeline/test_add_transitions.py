@@ -1,4 +1,4 @@
-"""Transitions beside a trained model: from the data set to the folder, its lists, and other catalogues."""
+"""Transitions next to a trained model: from the data set to the folder, its lists, and other catalogues."""
 
 import json
 import os

@@ -60,7 +60,7 @@ def lists_of_both(model, home, folder) -> tuple[pl.DataFrame, pl.DataFrame]:
 def test_the_same_items_under_other_names_are_recommended_alike(home, tmp_path):
     """Users, items and texts are those of the training under other ids: so must the lists and their scores be."""
     old, new = lists_of_both(home / "run" / "model", home, tmp_path)
-    # Items of equal codes have equal scores and stand in the order of their numbers, which is another; a list's last
+    # Items of equal codes have equal scores and are in the order of their numbers, which is another; a list's last
     # item may be equal to one that found no place.
     tied = old["score"].is_duplicated() | new["score"].is_duplicated() | (old["rank"] == old["rank"].max())
     renamed = new["item_id"].str.strip_prefix("new-")

@@ -94,7 +94,7 @@ def test_a_damaged_folder_is_not_uploaded(shelf, tmp_path):
 
 
 def test_a_hub_that_does_not_answer_is_one_error(tmp_path, monkeypatch):
-    """The real client, sent to a port of this machine where nobody listens."""
+    """The real client, sent to a port of this machine where no one listens."""
     nobody = {"endpoint": "http://127.0.0.1:9"}
     monkeypatch.setattr(hub, "HfApi", partial(huggingface_hub.HfApi, **nobody))
     monkeypatch.setattr(

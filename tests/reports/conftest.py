@@ -20,7 +20,7 @@ def lists(tiny_dataset):
 
 @pytest.fixture(scope="session")
 def run(tiny_dataset, lists):
-    """The content of ``metrics.json`` with popularity beside it."""
+    """The content of ``metrics.json`` with popularity next to it."""
     protocol = Protocol(
         split="leave-one-out", part="test", catalogue=40, exclude_seen=True, max_history=20, num_beams=5,
         encoder="lexical", tokenizer="rqkmeans", collision_rate=0.05, seeds=(1,),

@@ -1,4 +1,4 @@
-"""The second of two processes that embed and tokenize together: ``python shared_naming.py FOLDER`` beside a test."""
+"""The second of two processes that embed and tokenize together: ``python shared_naming.py FOLDER`` next to a test."""
 
 import hashlib
 import sys

@@ -1,4 +1,4 @@
-"""Aligned codes: the two kinds of vectors meet, and an item without one of them stands near where it belongs."""
+"""Aligned codes: the two kinds of vectors meet, and an item without one of them is near where it belongs."""
 
 import numpy as np
 import pytest

@@ -127,7 +127,7 @@ def test_features_of_another_data_set_are_refused(tiny_dataset, tiny_features):
     with pytest.raises(DataError, match=r"(?s)item 'i39' has no vector.*row 39"):
         tokenizer.fit(tiny_dataset, fewer)
     swapped = ItemFeatures(tiny_features.values, ["i01", "i00", *tiny_features.item_ids[2:]], {})
-    with pytest.raises(DataError, match=r"(?s)belong to other items or stand in another order.*rows 0, 1"):
+    with pytest.raises(DataError, match=r"(?s)belong to other items or are in another order.*rows 0, 1"):
         tokenizer.fit(tiny_dataset, swapped)
     more = ItemFeatures(np.tile(tiny_features.values, (2, 1)), [*tiny_features.item_ids, *map(str, range(40))], {})
     with pytest.raises(DataError, match=r"(?s)belong to other items.*features, 80 rows"):

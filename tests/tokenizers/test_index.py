@@ -76,7 +76,7 @@ def test_fingerprint_changes_with_every_part(change: dict) -> None:
         ({"codes": np.zeros((0, 2), int), "item_ids": []}, "at least one item"),
         ({"level_sizes": (3, 2, 2)}, "codes have 2 levels but there are 3 level sizes"),
         ({"item_ids": ["a", "b"]}, "codes have 3 rows but there are 2 item ids"),
-        ({"item_ids": ["a", "b", "a"]}, "item id 'a' stands 2 times\n  where: rows 0, 2 \\(2 in all\\)"),
+        ({"item_ids": ["a", "b", "a"]}, "item id 'a' is 2 times\n  where: rows 0, 2 \\(2 in all\\)"),
         ({"kind": "tree"}, "the kind of an item index is 'tree'"),
     ],
 )

@@ -16,7 +16,7 @@ def fitted(dataset, features, **settings) -> LouvainTokenizer:
 
 
 def test_whoever_shares_users_shares_a_community():
-    # Users 0-4 have items 0-3, users 5-8 items 4-6; item 7 has nobody, item 8 a user of its own.
+    # Users 0-4 have items 0-3, users 5-8 items 4-6; item 7 has no one, item 8 a user of its own.
     incidence = np.zeros((10, 9))
     incidence[:5, :4] = incidence[5:9, 4:7] = incidence[9, 8] = 1
     labels = communities(csr_array(incidence), 1.0, 42)

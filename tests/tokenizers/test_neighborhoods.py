@@ -54,7 +54,7 @@ def test_vectors_that_say_nothing_have_no_neighbors():
 
 
 def test_items_of_the_same_users_by_hand():
-    # Items 0 and 1 share two users, 0 and 2 one; item 2 is had by three users, item 1 by two; nobody has item 4.
+    # Items 0 and 1 share two users, 0 and 2 one; item 2 is had by three users, item 1 by two; no one has item 4.
     histories = Histories.from_lists([[0, 1], [1, 0, 0], [0, 2], [2], [2], [3]])
     found = by_users(histories, 5)
     np.testing.assert_array_equal(found.queries, [0, 1, 2])

@@ -1,4 +1,4 @@
-"""Titles in pieces: which letters stand behind a code, and what happens to titles that are alike, long or missing."""
+"""Titles in pieces: which letters are after a code, and what happens to titles that are alike, long or missing."""
 
 import re
 
@@ -25,7 +25,7 @@ def table(titles: list) -> pl.DataFrame:
 
 
 def letters(tokenizer: TitleTokenizer, codes: np.ndarray) -> list[str]:
-    """What stands behind the codes of each row, without spaces and end."""
+    """What is after the codes of each row, without spaces and end."""
     end = tokenizer.level_sizes[0] - 1
     return ["".join(tokenizer.vocabulary.id_to_token(code) for code in row if code < end) for row in codes.tolist()]
 

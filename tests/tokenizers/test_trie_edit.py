@@ -69,7 +69,7 @@ def test_an_edited_index_equals_a_new_one(seed):
     priority = rank_in_leaf(build_trie(codes[:30], (4, 4), order))
     index = ItemIndex(codes[:30], (4, 4), names[:30], priority=priority)
     grown = index.extended(codes[30:], names[30:])
-    # New items stand behind all old ones of their leaf.
+    # New items are after all old ones of their leaf.
     expected = build_trie(codes, (4, 4), np.concatenate([order, np.arange(30, 50)]))
     assert_equal_bytes(grown.trie, expected)
     np.testing.assert_array_equal(grown.priority, rank_in_leaf(expected))
@@ -96,7 +96,7 @@ def index() -> ItemIndex:
         ([[0, 4, 0]], ["c"], "code 4 at level 1 of item 0\n  where: row 0\n  expected: codes 0 to 3"),
         ([[0, 1]], ["c"], "codes have 2 levels but there are 3 level sizes"),
         ([[0, 1, 1]], ["c", "d"], "codes have 1 rows but there are 2 item ids"),
-        ([[0, 1, 1]], ["a"], "item id 'a' stands 2 times"),
+        ([[0, 1, 1]], ["a"], "item id 'a' is 2 times"),
         ([[0, 1, -1]], ["c"], "the semantic ID of item 2 is the beginning of another"),
         ([[1, 2, 2]], ["c"], "the semantic ID of item 1 is the beginning of another"),
     ],

@@ -72,7 +72,7 @@ def test_the_trie_of_another_index_is_refused(tmp_path: Path):
     make_index(300).save(tmp_path / "a")
     make_index(301).save(tmp_path / "b")
     (tmp_path / "b" / "trie.safetensors").replace(tmp_path / "a" / "trie.safetensors")
-    with pytest.raises(ArtifactError, match=r"trie\.safetensors does not belong to the item index beside it"):
+    with pytest.raises(ArtifactError, match=r"trie\.safetensors does not belong to the item index next to it"):
         ItemIndex.load(tmp_path / "a")
 
 

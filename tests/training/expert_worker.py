@@ -46,7 +46,7 @@ def recommender(**changes: Any) -> nn.Module:
     index = ItemIndex(codes, (4, 5), [str(item) for item in range(NUM_ITEMS)])
     config = RecommenderConfig(name="depth", use_features=False, **{**sizes, **experts, **changes})
     model = build_recommender(config, num_items=NUM_ITEMS, index=index)
-    # A start of zeros behind a norm has a gradient beside which all others vanish.
+    # A start of zeros after a norm has a gradient next to which all others vanish.
     nn.init.normal_(model.get_parameter("start"))
     # Scores that are nearly equal would let rounding choose another expert.
     for layer in expert_layers(model.modules()):

@@ -176,5 +176,5 @@ if __name__ == "__main__":
         for name, value in QUICK.items():
             stack.enter_context(patch(name, value))
         main(Path(sys.argv[1]))
-    # Nine runs leave threads of gloo behind that now and then abort the interpreter's own way out.
+    # Nine runs leave threads of gloo after that now and then abort the interpreter's own way out.
     os._exit(0)

@@ -27,7 +27,7 @@ STEPS = 54
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything that two and four processes did, and beside it what one does."""
+    """Everything that two and four processes did, and next to it what one does."""
     folder = tmp_path_factory.mktemp("experts")
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     variables = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}

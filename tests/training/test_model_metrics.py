@@ -1,4 +1,4 @@
-"""What a model tells of itself stands in the training log."""
+"""What a model tells of itself is in the training log."""
 
 import io
 import json

@@ -23,7 +23,7 @@ STEPS = 27
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything that two processes did, and beside it what one does."""
+    """Everything that two processes did, and next to it what one does."""
     folder = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WORLD_SIZE", raising=False)

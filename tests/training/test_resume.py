@@ -105,7 +105,7 @@ def test_no_sample_is_lost_or_repeated(train, workers: int):
 
 
 def test_a_mean_that_was_begun_is_logged_as_if_nothing_had_been(train, tmp_path: Path):
-    """With several updates per record, the record after a stop is the mean of updates before and behind it."""
+    """With several updates per record, the record after a stop is the mean of updates before and after it."""
     plan = {"epochs": 2, "batch_size": 2, "data": TinyData(users=60)}
     train("whole", **plan)
     records = [record["step"] for record in logged(tmp_path / "whole") if "loss" in record]

@@ -112,7 +112,7 @@ def test_a_metric_that_cannot_select_is_refused(metric: str):
 
 def test_nobody_to_validate_on_is_refused():
     data = Data(users=0)
-    with pytest.raises(DataError, match="nobody has both a history and a validation item") as caught:
+    with pytest.raises(DataError, match="no user has both a history and a validation item") as caught:
         decoding_validation(data, settings(metric="ndcg@10"), DecodingConfig())
     assert "data.k_core" in caught.value.fix
 

@@ -81,7 +81,7 @@ class Popularity(Baseline):
 
     def rank(self, histories: Histories, excluded: sparse.csr_array, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """Lists for a block of rows; see :meth:`Baseline.rank`."""
-        # Nobody needs to look further than the number of items that they cannot get.
+        # No one needs to look further than the number of items that they cannot get.
         width = min(top_k + int(np.diff(excluded.indptr).max(initial=0)), self.num_items)
         free = np.ones((len(histories), width), dtype=bool)
         row, place = np.repeat(np.arange(len(histories)), np.diff(excluded.indptr)), self.place[excluded.indices]

@@ -1,14 +1,14 @@
-"""A frozen language model that reads collaborative vectors: soft tokens beside titles, learned in two stages.
+"""A frozen language model that reads collaborative vectors: soft tokens together with titles, learned in two stages.
 
 After Kim et al., "Large Language Models meet Collaborative Filtering" (A-LLMRec, KDD 2024, 2404.11343, section 3). A
 trained SASRec knows what is chosen together and stays as it is. *First stage* (``stage: align``): an autoencoder of its
 item vectors and one of text vectors learn latents that agree, while the rebuilt item vectors still recommend. *Second
-stage* (``stage: prompt``): a prompt tells titles, each followed by its item's latent as one soft token, behind a soft
+stage* (``stage: prompt``): a prompt tells titles, each followed by its item's latent as one soft token, after a soft
 token for the user; two projections learn soft tokens after which a frozen causal language model writes the next title.
 Items without a training interaction are known by the latent of their text, in both stages.
 
 Where the authors' code departs from the method this does not: the target is never drawn as another candidate, cold
-items have their path, and an item is ranked by the probability of its whole title and the end behind it instead of by
+items have their path, and an item is ranked by the probability of its whole title and the end after it instead of by
 whether its title occurs in generated text.
 
 The stages are two models that share what the first one learned (:class:`AllmRec`); this module has the first, and

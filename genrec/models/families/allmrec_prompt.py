@@ -29,7 +29,7 @@ from genrec.models.layers.language import (
 from genrec.models.layers.text_tokenizer import NO_WORD, Joined, Piece, encode_texts, join_pieces, load_words
 from genrec.models.text_model import check_prompts, check_sizes
 
-# What the language model reads besides titles; the user's soft token stands first.
+# What the language model reads besides titles; the user's soft token is first.
 SENTENCES = {
     "opening": " is the taste of a person who has chosen",
     "between": ",",
@@ -162,7 +162,7 @@ class PromptedAllmRec(AllmRec):
         return values.gather(1, joined.tokens[:, 1:][asked].unsqueeze(1)).sum() / len(items)
 
     def _score_titles(self, candidates: Tensor, last: Tensor, history: list[Any], mask: Tensor) -> Tensor:
-        """Log p of the titles of ``candidates [b, C]``, which go on side by side behind prompts that they share."""
+        """Log p of the titles of ``candidates [b, C]``, which go on side by side after prompts that they share."""
         titles, lengths = self._ended_titles(candidates), mask.sum(1)
         total = self._word_log_probabilities(last).gather(1, titles[:, :, 0])
         own = None
@@ -175,7 +175,7 @@ class PromptedAllmRec(AllmRec):
         return total
 
     def _prompt(self, items: Tensor, lengths: Tensor, offered: Tensor | None) -> Joined:
-        """Words, and behind them the numbers of items and of the user, ``[B, S]``."""
+        """Words, and after them the numbers of items and of the user, ``[B, S]``."""
         told = min(self.settings.prompt_items, items.shape[1])
         counts = lengths.clamp_max(told)
         newest = (lengths - counts).unsqueeze(1) + torch.arange(told, device=items.device)
@@ -217,7 +217,7 @@ class PromptedAllmRec(AllmRec):
         return keys.topk(min(self.settings.candidates, keys.shape[1])).indices.sort(dim=1).values
 
     def _ended_titles(self, items: Tensor) -> Tensor:
-        """Words of the titles of items ``[...]`` and the end, int64 ``[..., W + 1]``; -1 behind it."""
+        """Words of the titles of items ``[...]`` and the end, int64 ``[..., W + 1]``; -1 after it."""
         titles = pad(self.titles[items].long(), (0, 1), value=NO_WORD)
         ends = (titles != NO_WORD).sum(-1, keepdim=True)
         return titles.scatter(-1, ends, int((self.config.prompts or {})["end"][0]))

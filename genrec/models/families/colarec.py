@@ -1,7 +1,7 @@
 """Encoder-decoder recommender that reads users as sets of item contents and writes collaborative semantic IDs.
 
 After Wang et al., "Content-Based Collaborative Generation for Recommender Systems" (ColaRec, 2403.18480): semantic IDs
-come from collaborative vectors (tokenizer ``gid``), inputs are contents. One T5 learns two tasks, told apart by a
+come from collaborative vectors (tokenizer ``gid``), inputs are contents. One T5 learns two tasks, distinguished by a
 learned prompt: *recommendation*, the contents of a user's items in, the next item's semantic ID out; and *item
 indexing*, one item's content and its users in, its own semantic ID out. States of users and of their items are drawn
 together by BPR, those of items that share all codes but the last by a contrast.
@@ -167,7 +167,7 @@ class ColaRec(Seq2Seq):
     def _read_items(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's outputs ``[n, S, D]`` for item indexing of ``items [n]``, and the mask.
 
-        Behind the content stands a user of the item; masked where it has none, or only the item, and after training.
+        After the content is a user of the item; masked where it has none, or only the item, and after training.
         """
         tokens, attention_mask = self._prompted(self._first_word - 1, *self._content(items))
         vectors = self.embed_history(tokens, attention_mask)
@@ -236,7 +236,7 @@ class ColaRec(Seq2Seq):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, ItemEmbedding) and module.ids is not None:
-            # As large as the words of a T5, among which they stand.
+            # As large as the words of a T5, among which they are.
             nn.init.normal_(module.ids.weight)
 
 

@@ -1,11 +1,11 @@
-"""Encoder-decoder recommender that keeps what codes mean apart from which item they stand in.
+"""Encoder-decoder recommender that keeps what codes mean apart from which item they are in.
 
 After DiscRec (2506.15576, sections 3.2 and 3.3): at the input of the encoder and of the decoder, a second branch adds a
 position inside the item to every code and lets it attend to the codes of its own item only; a gate mixes this branch
-with the plain code embeddings. Everything behind the input is ``seq2seq``.
+with the plain code embeddings. Everything after the input is ``seq2seq``.
 
 Where the authors' code restricts or contradicts the method, this follows the method: any number of levels, padding is
-attended to by nobody, the end of a history belongs to its last item however short it is, residuals add what came in,
+attended to by no one, the end of a history belongs to its last item however short it is, residuals add what came in,
 and the decoder's branch keeps its keys and values like any other layer.
 """
 
@@ -55,7 +55,7 @@ class DiscRec(Seq2Seq):
         item = place // self.num_levels - ends.long()
         slots = (place % self.num_levels).masked_fill(ends, self.num_levels)
         attention_mask = (item.unsqueeze(2) == item.unsqueeze(1)) & attention_mask.bool().unsqueeze(1)
-        # Padding sees itself, because a row that sees nothing has no softmax; nobody reads it.
+        # Padding sees itself, because a row that sees nothing has no softmax; no one reads it.
         attention_mask = attention_mask | torch.eye(len(place), dtype=torch.bool, device=tokens.device)
         return cast(Tensor, self.read_branches(self.t5.shared(tokens), slots, attention_mask.unsqueeze(1)))
 
@@ -65,7 +65,7 @@ class DiscRec(Seq2Seq):
         return cast(Tensor, self.written_branches(self.t5.shared(tokens), place, place.unsqueeze(1) >= place))
 
     def _decode_token(self, context: Context, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        # The branch's keys and values stand behind those of the decoder's layers and are reordered with them.
+        # The branch's keys and values are after those of the decoder's layers and are reordered with them.
         own = context.beam_cache[-1] if context.beam_cache else []
         vectors, own = self.written_branches.step(self.t5.shared(tokens), own)
         hidden = self._decode_vector(context, vectors, mask)

@@ -1,7 +1,7 @@
 """A causal language model of ``transformers`` with semantic IDs added to its vocabulary.
 
 After LC-Rec (Zheng et al., "Adapting Large Language Models by Integrating Collaborative Semantics for Recommendation",
-ICDE 2024, sections 3.2 and 3.3) and the open re-implementations of OneRec: a history is written in semantic IDs behind
+ICDE 2024, sections 3.2 and 3.3) and the open re-implementations of OneRec: a history is written in semantic IDs after
 a sentence, and tasks on texts (an item's text from its semantic ID, the semantic ID from the text, the title of what
 comes next) teach the model what the new tokens mean.
 
@@ -144,7 +144,7 @@ class LLM(TextModel):
         settings, codes = self.settings, self.code_space.end
         self.lm = language_model_like(config.backbone or {}) if lm is None else lm
         width = input_vectors(self.lm).shape[1]
-        # Tables of codes have no rows for words (code_space); a sequence numbers the codes behind its words.
+        # Tables of codes have no rows for words (code_space); a sequence numbers the codes after its words.
         self._token_space = CodeSpace(self.level_sizes, config.num_words)
         self.codes = nn.Embedding(codes, width)
         tied = self.lm.config.tie_word_embeddings
@@ -302,7 +302,7 @@ class LLM(TextModel):
         return join_pieces([self._prompt("text"), words, self._prompt("named"), codes], len(items))
 
     def _next_titles(self, items: Tensor, lengths: Tensor) -> Joined:
-        """Histories, cut at random, and the title of the item behind the cut, which is learned."""
+        """Histories, cut at random, and the title of the item after the cut, which is learned."""
         rows = torch.randperm(len(items), device=items.device)[: self.settings.text_rows]
         cuts = (torch.rand(len(rows), device=items.device) * lengths[rows]).long().clamp_max(lengths[rows] - 1)
         read = length_mask(cuts * self.num_levels, items.shape[1] * self.num_levels)
@@ -321,7 +321,7 @@ class LLM(TextModel):
         return torch.cat([sentence, self._code_tokens(items).flatten(1)], dim=1)
 
     def _code_tokens(self, items: Tensor) -> Tensor:
-        """Token ids ``[..., L]`` of dense item ids ``[...]``, behind the words."""
+        """Token ids ``[..., L]`` of dense item ids ``[...]``, after the words."""
         return self._token_space.token_ids(self.item_codes[items].long())
 
     def _embed(self, tokens: Tensor) -> Tensor:

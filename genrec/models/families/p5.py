@@ -1,8 +1,8 @@
-"""Text-to-text recommendation: a T5 reads a sentence about a history, in which items stand as semantic IDs.
+"""Text-to-text recommendation: a T5 reads a sentence about a history, in which items are as semantic IDs.
 
 After Hua et al., "How to Index Item IDs for Recommendation Foundation Models" (2305.06569, sections 3 and 4) on P5
 (Geng et al. 2022): the setting in which that paper compares semantic IDs. One of several sentences is drawn per user in
-training, the first one writes lists. Semantic IDs are extra vocabulary behind the words; all pieces of a word, and all
+training, the first one writes lists. Semantic IDs are extra vocabulary after the words; all pieces of a word, and all
 pieces of an item's ``item_...``, carry the same whole-word embedding, which tells where one item ends.
 
 Batches know no users, so the sentences name none (theirs say ``user_17``), and the target is the semantic ID without
@@ -49,7 +49,7 @@ SENTENCES = (
 )
 ITEM, BETWEEN = "item_", ","
 WHOLE_WORDS = 512
-# What stands around a history, of every sentence, and around an item.
+# What is around a history, of every sentence, and around an item.
 PROMPT_DIMENSIONS = {"before": 2, "after": 2, "item": 1, "between": 1}
 
 
@@ -76,7 +76,7 @@ class P5(TextModel, Seq2Seq):
 
     @classmethod
     def build(cls, config: GenrecConfig, materials: ModelInputs) -> RecommenderModel:
-        """Make or load the words and the T5, and put the semantic IDs behind its vocabulary.
+        """Make or load the words and the T5, and put the semantic IDs after its vocabulary.
 
         Raises:
             ConfigError: If the backbone cannot be loaded, is not a T5, has other sizes or has semantic IDs already.
@@ -117,7 +117,7 @@ class P5(TextModel, Seq2Seq):
 
     @property
     def first_code(self) -> int:
-        """Row of the first code, behind the words."""
+        """Row of the first code, after the words."""
         return int(self.config.num_words)
 
     def history_tokens(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,7 +173,7 @@ class WholeWords(nn.Embedding):
 
 
 def encode_sentences(words: PreTrainedTokenizerBase) -> dict[str, list[list[int]] | list[int]]:
-    """Word ids of what stands before and after a history in each sentence, padded, and around each item in it."""
+    """Word ids of what is before and after a history in each sentence, padded, and around each item in it."""
     parts = [sentence.split("{history}") for sentence in SENTENCES]
     sides = {name: [_word_ids(words, part[side]) for part in parts] for name, side in (("before", 0), ("after", 1))}
     padded = {
@@ -224,7 +224,7 @@ def sizes_of(config: T5Config) -> dict[str, int]:
 
 @torch.no_grad()
 def adapt_vocabulary(model: T5ForConditionalGeneration, num_words: int, rows: int) -> dict[str, object]:
-    """Give a T5 ``rows`` rows, of which those behind its words are new and as large as the old; returns its config."""
+    """Give a T5 ``rows`` rows, of which those after its words are new and as large as the old; returns its config."""
     model.resize_token_embeddings(rows, mean_resizing=False)
     for table in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
         table[num_words:].normal_(std=float(table[:num_words].std()))

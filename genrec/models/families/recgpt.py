@@ -47,11 +47,11 @@ class RecGPTSettings(BackboneSettings):
 
     num_layers: Layers = 3
     dropout: Rate = 0.1
-    use_features: bool = Field(True, description="read the raw slices of item vectors beside the codes")
+    use_features: bool = Field(True, description="read the raw slices of item vectors as well as the codes")
     grid: tuple[Codes, ...] | None = Field(
         None, description="the grid of the tokenizer: a code is then read and written as its numbers, too"
     )
-    item_loss: Weight = Field(0.0, description="weight of the loss of neighborhoods beside that of codes")
+    item_loss: Weight = Field(0.0, description="weight of the loss of neighborhoods, in addition to that of codes")
     item_negatives: CountOrZero = Field(0, description="items that a batch shares in the item loss; 0 takes all items")
     kernels: Few = Field(3, description="sharpnesses of neighborhoods, where there is an item loss")
 

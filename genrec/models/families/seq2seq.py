@@ -8,7 +8,7 @@ exist once per user.
 Vocabulary: 0 padding and decoder start, 1 end of history, then the codes of each level one after another. Logits
 are restricted to the level's codebook.
 
-With ``session_size`` m the decoder learns to write the next m items as one sequence, every item behind a start of its
+With ``session_size`` m the decoder learns to write the next m items as one sequence, every item after a start of its
 own, as in OneRec (Deng et al. 2025, section 3.2).
 """
 
@@ -116,13 +116,13 @@ class Seq2Seq(SessionWriter, ExpertAssignment, GenerativeRecommender):
 
         Args:
             encoded: The encoder's outputs, ``[n, S, D]``.
-            mask: int64 ``[n, S]``, 0 where nobody looks.
+            mask: int64 ``[n, S]``, 0 where no one looks.
             items: Dense ids of single items, int64 ``[n]``, or of sessions, ``[n, m]``; -1 fills the places of a
                 shorter one, which are neither routed to experts nor counted in the mean.
         """
         sessions = items.view(len(items), -1)
         codes, there = self.item_codes[sessions.clamp(min=0)].long(), sessions >= 0
-        # Every item stands behind a start; what the last code of a session leads to is not asked.
+        # Every item is after a start; what the last code of a session leads to is not asked.
         written = pad(self.code_tokens(codes), (1, 0), value=PADDING).flatten(1)[:, :-1]
         with self._only_real_positions(codes, there):
             hidden = self.t5.decoder(
@@ -154,11 +154,11 @@ class Seq2Seq(SessionWriter, ExpertAssignment, GenerativeRecommender):
 
     @property
     def first_code(self) -> int:
-        """Row of the first code; what stands before it is not of semantic IDs."""
+        """Row of the first code; what is before it is not of semantic IDs."""
         return FIRST_CODE
 
     def vocabulary_size(self) -> int:
-        """Rows of the T5's table of embeddings; a family may put its own behind those of the codes."""
+        """Rows of the T5's table of embeddings; a family may put its own after those of the codes."""
         return self.code_space.end
 
     def draw_targets(self, lengths: Tensor) -> dict[str, Tensor]:
@@ -188,7 +188,7 @@ class Seq2Seq(SessionWriter, ExpertAssignment, GenerativeRecommender):
     def history_tokens(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, int64 ``[B, T * L + 1]``, of histories closed by the end token.
 
-        Behind the end of a shorter semantic ID stands padding, which is masked.
+        After the end of a shorter semantic ID is padding, which is masked.
         """
         positions = lengths.unsqueeze(1) * self.num_levels
         tokens = self.code_tokens(self.item_codes[items].long()).flatten(1)
@@ -269,7 +269,7 @@ class Seq2Seq(SessionWriter, ExpertAssignment, GenerativeRecommender):
         if self.settings.targets == "last":
             return rows, torch.maximum(lengths - self.settings.session_size, (lengths > 1).long())
         rows = rows.repeat_interleave(self.settings.targets_per_user)
-        # No more is read than max_history items; those behind them in a window are what the last of its sessions hold.
+        # No more is read than max_history items; those after them in a window are what the last of its sessions hold.
         return rows, draw_cuts(lengths[rows].clamp_max(self.max_history + 1))
 
     def _given_targets(self, cuts: Tensor) -> tuple[Tensor, Tensor]:
@@ -298,7 +298,7 @@ class Seq2Seq(SessionWriter, ExpertAssignment, GenerativeRecommender):
         return mask[:, :-1]
 
     def _sessions(self, items: Tensor, lengths: Tensor, rows: Tensor, cuts: Tensor) -> Tensor:
-        """The items from each cut on, int64 ``[n, m]``; -1 behind the end of the history."""
+        """The items from each cut on, int64 ``[n, m]``; -1 after the end of the history."""
         places = cuts.unsqueeze(1) + torch.arange(self.settings.session_size, device=items.device)
         missing = places >= lengths[rows].unsqueeze(1)
         found = items[rows].gather(1, places.clamp(max=items.shape[1] - 1))

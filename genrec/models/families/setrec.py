@@ -224,10 +224,10 @@ class T5SETRec(SETRec):
 def set_mask(positions: Tensor, written: int) -> Tensor:
     """Who may see whom, bool ``[B, S, S]``.
 
-    A token sees itself and the tokens of the items before its own; nobody sees a query but the query itself.
+    A token sees itself and the tokens of the items before its own; no one sees a query but the query itself.
 
     Args:
-        positions: Position of the item of each token, int64 ``[B, S]``; queries stand at that of the item to come.
+        positions: Position of the item of each token, int64 ``[B, S]``; queries are at that of the item to come.
         written: How many of the tokens are of the history; the queries follow.
     """
     place = torch.arange(positions.shape[1], device=positions.device)

@@ -47,5 +47,5 @@ def projection(size: int, out: int, activation: nn.Module) -> nn.Sequential:
 
 
 def with_one(states: Tensor) -> Tensor:
-    """A one behind each of ``[..., D]``, so that products with item vectors add their bias."""
+    """A one after each of ``[..., D]``, so that products with item vectors add their bias."""
     return pad(states, (0, 1), value=1.0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-# What the code table holds behind the end of a shorter semantic ID.
+# What the code table holds after the end of a shorter semantic ID.
 NO_CODE = -1
 
 
@@ -27,7 +27,7 @@ class CodeSpace:
     Attributes:
         level_sizes: As given.
         offsets: Token id of the first code of each level.
-        end: The token id behind the last code; with ``first`` 0 the number of codes of all levels.
+        end: The token id after the last code; with ``first`` 0 the number of codes of all levels.
     """
 
     def __init__(self, level_sizes: Sequence[int], first: int = 0) -> None:
@@ -55,7 +55,7 @@ class CodeSpace:
 
         Args:
             logits: Gives those of a level, ``[n, K]``.
-            codes: int64 ``[n, L]``; -1 behind the end of a shorter semantic ID.
+            codes: int64 ``[n, L]``; -1 after the end of a shorter semantic ID.
             label_smoothing: Share of the probability given to all codes of a level alike.
         """
         losses = [code_loss(logits(level), codes[:, level], label_smoothing) for level in range(self.num_levels)]
@@ -85,7 +85,7 @@ class CodeEmbedding(nn.Module):
         return embedded.masked_fill((codes == NO_CODE).unsqueeze(-1), 0)
 
     def level(self, level: int, codes: Tensor) -> Tensor:
-        """Embed codes of one level, ``[...]`` as ``[..., D]``; -1 behind the end of a shorter semantic ID as zeros."""
+        """Embed codes of one level, ``[...]`` as ``[..., D]``; -1 after the end of a shorter semantic ID as zeros."""
         embedded = self.table(codes.clamp(min=0) + self.space.offsets[level])
         return embedded.masked_fill((codes == NO_CODE).unsqueeze(-1), 0) if self.variable_length else embedded
 
@@ -118,7 +118,7 @@ def code_loss(logits: Tensor, codes: Tensor, label_smoothing: float = 0.0) -> Te
 
     Args:
         logits: ``[n, K]``.
-        codes: int64 ``[n]``; -1 behind the end of a shorter semantic ID, whose end its beginning already determines.
+        codes: int64 ``[n]``; -1 after the end of a shorter semantic ID, whose end its beginning already determines.
         label_smoothing: Share of the probability given to all codes alike.
     """
     total = cross_entropy(logits.float(), codes, ignore_index=NO_CODE, reduction="sum", label_smoothing=label_smoothing)

@@ -15,12 +15,12 @@ def hash_words(texts: Sequence[str], most: int, buckets: int) -> np.ndarray:
     """The first words of each text by number, so that texts never seen before have numbers, too.
 
     Args:
-        texts: n texts; case does not matter, and neither does what stands between words.
+        texts: n texts; case does not matter, and neither does what is between words.
         most: W, words kept of each.
         buckets: How many numbers there are; words may share one.
 
     Returns:
-        int32 ``[n, W]``, -1 behind the last word.
+        int32 ``[n, W]``, -1 after the last word.
     """
     numbers = np.full((len(texts), most), NO_WORD, dtype=np.int32)
     for row, text in enumerate(texts):

@@ -77,7 +77,7 @@ class ItemEmbedding(nn.Module):
             states: ``[n, D]``.
             targets: Dense items, int64 ``[n]``.
             bias: ``[N]``, added to the products.
-            negatives: Items drawn evenly that the batch shares beside its own targets (:func:`shared_candidates`); 0
+            negatives: Items drawn evenly that the batch shares besides its own targets (:func:`shared_candidates`); 0
                 takes the whole catalogue.
             label_smoothing: On the candidates.
         """

@@ -1,6 +1,6 @@
 """Causal language models of ``transformers`` as backbones: loaded or made, read on vectors, stepped by beams.
 
-Nothing here knows one architecture. The beams of a user are positions of one sequence behind the history, and an
+Nothing here knows one architecture. The beams of a user are positions of one sequence after the history, and an
 explicit mask lets each see the history and its own codes only; so keys and values of the history exist once per user,
 in the model's own cache, and every attention that takes a mask, positions and a cache can be used. ``check_backbone``
 tries whether that holds.
@@ -117,7 +117,7 @@ def longest_sequence(model: PreTrainedModel) -> int | None:
 def read_vectors(model: PreTrainedModel, vectors: Tensor, *, keep: bool = False) -> tuple[Tensor, list[KeyValue]]:
     """Run the model over right-padded vectors.
 
-    Causality keeps real positions from seeing the padding behind them, so that no mask is needed.
+    Causality keeps real positions from seeing the padding after them, so that no mask is needed.
 
     Args:
         model: A causal language model.

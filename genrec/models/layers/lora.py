@@ -15,12 +15,12 @@ from genrec.models.layers.text_tokenizer import first_line
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# Kinds of adapters that are numbers beside weights, and so can become part of them.
+# Kinds of adapters that are added to weights, and so can become part of them.
 MERGED = ("LORA", "IA3")
 
 
 def add_lora(model: PreTrainedModel, rank: int, alpha: float) -> None:
-    """Put trainable low-rank matrices (LoRA, Hu et al. 2021) beside every linear layer, and freeze the rest.
+    """Put trainable low-rank matrices (LoRA, Hu et al. 2021) to every linear layer, and freeze the rest.
 
     Args:
         model: A language model; its head and its tables of vectors get none.

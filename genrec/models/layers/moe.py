@@ -2,10 +2,11 @@
 
 The router picks ``experts_per_token`` experts by softmax scores in float32; their outputs are mixed by these scores,
 scaled to a sum of one (Mixtral, Jiang et al. 2024), so that copies of one dense layer give what that layer gives.
-Shared experts (DeepSeekMoE, Dai et al. 2024) serve every position beside them. Positions are sorted by expert, and
+Shared experts (DeepSeekMoE, Dai et al. 2024) serve every position in addition to them. Positions are sorted by expert,
+and
 every expert works on one segment: ``grouped_mm`` of torch where the device has it, one product per segment elsewhere.
 
-Positions that are not real (padding, absent places of a session, codes behind the end of a shorter semantic ID) are
+Positions that are not real (padding, absent places of a session, codes after the end of a shorter semantic ID) are
 neither routed nor counted, and their output is zero. Every caller says which are real: with ``forward``, or with
 :func:`only_real` where a library calls the layer. Capacity and the losses of the router act in training only: what a
 model answers does not depend on what else is in the batch. In training the loads, and the losses made of them, are
@@ -41,7 +42,7 @@ class ExpertSettings(Section):
 
     experts: FewOrNone = Field(0, description="experts of a feed-forward layer; 0 keeps the layer dense")
     experts_per_token: Few = Field(2, description="experts that each position is routed to")
-    shared_experts: FewOrNone = Field(0, description="experts that serve every position beside the routed ones")
+    shared_experts: FewOrNone = Field(0, description="experts that serve every position in addition to the routed ones")
     expert_every: Layers = Field(1, description="every n-th layer has experts, the others are dense")
     expert_dropout: Rate = Field(0.0, description="rate on the inner activations of routed experts")
     balance: Literal["aux", "bias", "none"] = Field("aux", description="how experts get equal loads")
@@ -96,7 +97,7 @@ class MixtureOfExperts(nn.Module):
         gated: SwiGLU experts; else two matrices with a ReLU between, as in T5.
 
     Attributes:
-        counted: Whether what is routed counts: not where it only stands in for a batch that a process does not have.
+        counted: Whether what is routed counts: not where it only replaces a batch that a process does not have.
         mask: Which positions are real, bool ``[...]``, where a call does not say it; None takes all.
     """
 

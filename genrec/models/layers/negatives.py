@@ -1,4 +1,4 @@
-"""Items that stand against the right ones in a loss."""
+"""Items that are contrasted with the right ones in a loss."""
 
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ def shared_candidates(targets: Tensor, num_items: int, negatives: int) -> Candid
     Args:
         targets: Dense items, int64 ``[n]``.
         num_items: N.
-        negatives: Items drawn beside the targets, with replacement.
+        negatives: Items drawn besides the targets, with replacement.
     """
     drawn = torch.randint(num_items, (negatives,), device=targets.device)
     items = torch.cat([targets, drawn]).unique()

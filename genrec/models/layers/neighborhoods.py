@@ -99,7 +99,7 @@ class Neighborhoods(nn.Module):
             items: Dense items, int64 ``[B, T]``.
             mask: bool ``[B, T]``, False at padding.
             features: float32 ``[N, F]``.
-            negatives: Items drawn evenly that the batch shares beside its own (:func:`shared_candidates`); 0 takes the
+            negatives: Items drawn evenly that the batch shares besides its own (:func:`shared_candidates`); 0 takes the
                 whole catalogue.
         """
         history, size = items[:, :-1], len(features)

@@ -1,7 +1,7 @@
 """A T5 that reads histories of sets and is asked by queries: no order among the tokens of an item, none among queries.
 
 The T5 variant of SETRec (arXiv 2502.10833, section 3.2): in the encoder all tokens of an item share one position, from
-which the relative bias is computed, and everything sees everything; in the decoder all queries stand at one position
+which the relative bias is computed, and everything sees everything; in the decoder all queries are at one position
 and each sees itself and the encoded history, but no other query. (The public code adds a mask of zeros and ones to the
 scores instead, which forbids nothing.)
 """
@@ -67,7 +67,7 @@ class SetT5(nn.Module):
         start = self.start.expand(batch, 1, -1).to(vectors.dtype)
         x = torch.cat([start, vectors.flatten(1, 2)], dim=1)
         items = torch.arange(length, device=lengths.device)
-        # The start is at 0 and always seen, so that nobody looks at nothing.
+        # The start is at 0 and always seen, so that no one looks at nothing.
         positions = nn.functional.pad(1 + items.repeat_interleave(tokens), (1, 0))
         hidden = ~(positions <= lengths.unsqueeze(1))[:, None, None]
         encoded = _run(self.encoder, x, positions, hidden)

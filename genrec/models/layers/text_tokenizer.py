@@ -1,6 +1,6 @@
-"""Words beside codes: a subword tokenizer, made from texts or loaded, and sequences that are joined from pieces.
+"""Words together with codes: a subword tokenizer, made from texts or loaded, and sequences that are joined from pieces.
 
-The semantic IDs' tokens stand behind the words in one vocabulary: word ids are those of the tokenizer, and the code k
+The semantic IDs' tokens are after the words in one vocabulary: word ids are those of the tokenizer, and the code k
 of level l is the token ``semantic_id_tokens(level_sizes)[CodeSpace(level_sizes).offsets[l] + k]``.
 """
 
@@ -18,7 +18,7 @@ from genrec.errors import ArtifactError, ConfigError, GenrecError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 PADDING_WORD, END_WORD = "<pad>", "</s>"
-# What stands behind the end of a text in a table of word ids.
+# What is after the end of a text in a table of word ids.
 NO_WORD = -1
 # What transformers reads about a tokenizer; there it may name files elsewhere, and code to run.
 WORD_SETTINGS = ("tokenizer_config.json", "config.json")
@@ -47,7 +47,7 @@ class Joined(NamedTuple):
 
 
 def join_pieces(pieces: Sequence[Piece], batch: int) -> Joined:
-    """Put pieces one behind another, without gaps: what is not real moves behind the end of its row."""
+    """Put pieces one after another, without gaps: what is not real moves after the end of its row."""
     tokens = torch.cat([piece.tokens.expand(batch, -1) for piece in pieces], dim=1)
     mask = torch.cat([_flags(piece, batch) for piece in pieces], dim=1)
     learned = torch.cat([torch.full_like(_flags(piece, batch), piece.learned) for piece in pieces], dim=1)
@@ -190,7 +190,7 @@ def semantic_id_tokens(level_sizes: Sequence[int]) -> list[str]:
 
 
 def add_semantic_ids(words: PreTrainedTokenizerBase, level_sizes: Sequence[int]) -> int:
-    """Put the semantic IDs' tokens behind the words, and say how many words stand before them.
+    """Put the semantic IDs' tokens after the words, and say how many words are before them.
 
     Raises:
         ConfigError: If the vocabulary has such tokens already.
@@ -210,7 +210,7 @@ def add_semantic_ids(words: PreTrainedTokenizerBase, level_sizes: Sequence[int])
 
 
 def encode_texts(words: PreTrainedTokenizerBase, texts: Sequence[str], length: int, *, ended: bool = True) -> Tensor:
-    """Word ids of texts and the end, int32 ``[N, S]`` with S at most ``length``; -1 behind it, and for empty texts.
+    """Word ids of texts and the end, int32 ``[N, S]`` with S at most ``length``; -1 after it, and for empty texts.
 
     The end is left out if not ``ended``, or if the words have none.
     """

@@ -36,10 +36,10 @@ class AlignedSettings(ResidualKMeansSettings, FusedSettings, LearningSettings):
 
 
 class AlignedTokenizer(ResidualKMeansTokenizer):
-    """Residual k-means on collaborative vectors and, beside them, semantic ones that were brought near to them.
+    """Residual k-means on collaborative vectors and, next to them, semantic ones that were brought near to them.
 
-    An item without collaborative vector (zeros) stands with its adapted semantic vector in both places: that is what
-    the alignment is for.
+    An item without collaborative vector (zeros) is represented by its adapted semantic vector in both places: that is
+    what the alignment is for.
     """
 
     name: ClassVar[str] = "aligned"

@@ -3,7 +3,7 @@
 Source: Wang et al., Learnable Item Tokenization for Generative Recommendation (LETTER), CIKM 2024, arXiv 2405.07314,
 sections 3.2.1 to 3.2.3: the loss of an RQ-VAE, an InfoNCE of quantized vectors and collaborative ones (weight 0.02),
 and at every level the diversity of code vectors (weight 1e-4, where their pull towards what they name has weight 1).
-Where the code space has another width than the collaborative vectors, a linear map stands between them; the
+Where the code space has another width than the collaborative vectors, a linear map is between them; the
 collaborative vectors are centred and of length 1.
 """
 

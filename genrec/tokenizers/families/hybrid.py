@@ -28,7 +28,7 @@ class HybridSettings(TokenizerSettings):
     """Settings of the tokenizer ``hybrid``."""
 
     first: TokenizerConfig = Field(TokenizerConfig(name="cid"), description="name and settings of the leading codes")
-    second: TokenizerConfig = Field(TokenizerConfig(name="independent"), description="those of the codes behind them")
+    second: TokenizerConfig = Field(TokenizerConfig(name="independent"), description="those of the codes after them")
 
 
 class HybridTokenizer(ItemTokenizer):

@@ -170,7 +170,7 @@ class ExpertLearner(TrainableTokenizer):
 
 
 def overlap(views: Tensor) -> Tensor:
-    """How much of one expert's view can be told from another's: 0 where no numbers of two experts go together.
+    """How much of one expert's view can be distinguished from another's: 0 where no numbers of two experts go together.
 
     The mean squared correlation between any number of one expert and any number of another, over a batch.
 

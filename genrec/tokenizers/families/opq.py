@@ -37,7 +37,7 @@ class OptimizedProductTokenizer(ProductTokenizer):
         )
 
     def _to_space(self, values: np.ndarray) -> np.ndarray:
-        # In float64 a row's result does not depend on the rows beside it.
+        # In float64 a row's result does not depend on the rows next to it.
         return (values.astype(np.float64) @ self.rotation.T.astype(np.float64)).astype(np.float32)
 
     def _from_space(self, vectors: np.ndarray) -> np.ndarray:

@@ -165,7 +165,7 @@ class ResidualLearner(TrainableTokenizer):
 def make_quantizer(
     level_sizes: Sequence[int], num_items: int, settings: QuantizerSettings, learned_codebooks: bool = False
 ) -> Any:
-    """The library's residual quantizer behind our settings.
+    """The library's residual quantizer with our settings.
 
     Args:
         level_sizes: Codebook size of every level.

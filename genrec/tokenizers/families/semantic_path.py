@@ -31,7 +31,7 @@ class SemanticPathSettings(TokenizerSettings):
 
 
 class SemanticPathTokenizer(TextTokenizer):
-    """Categories from the coarsest to the finest; a name has one code per depth, wherever it stands.
+    """Categories from the coarsest to the finest; a name has one code per depth, wherever it is.
 
     Categories above all items (``Beauty`` in a catalogue of beauty products) are left out. A shorter path goes on with
     the code of its end. New items may lack the finer categories: their path ends before the first one that is unknown.

@@ -39,7 +39,7 @@ class SequentialTokenizer(TransductiveTokenizer):
 
     name: ClassVar[str] = "sequential"
     Settings: ClassVar[type[TokenizerSettings]] = SequentialSettings
-    reason: ClassVar[str] = "a new item stands in no training history"
+    reason: ClassVar[str] = "a new item occurs in no training history"
     settings: SequentialSettings
 
     def _name_items(self, dataset: "Dataset", features: ItemFeatures) -> np.ndarray:

@@ -3,7 +3,7 @@
 Source: Lin et al., Order-agnostic Semantic ID for Large Language Model-based Generative Recommendation (SETRec), SIGIR
 2025, arXiv 2502.10833, section 3.1. The semantic tokens are the pieces of an autoencoder's middle. In the paper they
 are trained together with the recommender; here they are ready before it and saved, for a recommender that scores items
-by them. The discrete variant beside them, one k-means per slot, is ours: it is what an item index can hold.
+by them. The discrete variant next to them, one k-means per slot, is ours: it is what an item index can hold.
 """
 
 from typing import TYPE_CHECKING, ClassVar

@@ -76,7 +76,7 @@ class Checkpoint:
     """Where a fit keeps its progress, so that an interrupted one goes on where it was.
 
     Args:
-        path: A ``.safetensors`` file beside the tokenizer's folder.
+        path: A ``.safetensors`` file next to the tokenizer's folder.
         settings: Of the tokenizer, with its name.
         inputs: Fingerprints of what it is fitted on, by name.
     """
@@ -87,7 +87,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, tokenizer: ItemTokenizer, dataset: "Dataset", features: ItemFeatures) -> "Checkpoint | None":
-        """The checkpoint of a tokenizer's fit, or None if it was not told where to keep one."""
+        """The checkpoint of a tokenizer's fit, or None if it has no place to keep one."""
         if tokenizer.checkpoint_path is None:
             return None
         settings = {"name": tokenizer.name, **tokenizer.settings.model_dump(mode="json")}

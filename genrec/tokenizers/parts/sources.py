@@ -43,7 +43,7 @@ class Sources:
             tokenizer: Who asks, for the message.
 
         Raises:
-            ConfigError: If there is no such part, or nothing beside it.
+            ConfigError: If there is no such part, or nothing next to it.
             ArtifactError: If an encoder of ours gave items without interactions anything but zeros, as earlier versions
                 did.
         """

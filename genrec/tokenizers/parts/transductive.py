@@ -1,4 +1,4 @@
-"""Families whose semantic IDs are a property of the fitted catalogue and not of an item that stands alone."""
+"""Families whose semantic IDs are a property of the fitted catalogue and not of an item that is used alone."""
 
 import hashlib
 import json

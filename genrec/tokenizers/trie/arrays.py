@@ -80,7 +80,7 @@ def build_trie(codes: np.ndarray, level_sizes: Sequence[int], priority: np.ndarr
     shortened = [bool(num_items) and bool((codes[:, level] < 0).any()) for level in range(num_levels)]
     order, change = _sort_semantic_ids(codes, level_sizes, shortened)
     if priority is not None:
-        # Items of one leaf stand together, so sorting by leaf first leaves the leaves where they are.
+        # Items of one leaf are together, so sorting by leaf first leaves the leaves where they are.
         leaf = np.cumsum(change < num_levels)
         order = order[np.lexsort((priority[order], leaf))]
     starts = np.flatnonzero(change < num_levels)
@@ -226,7 +226,7 @@ def refuse_prefixes(trie: Trie, codes: np.ndarray) -> None:
     """
     for level in range(1, trie.num_levels):
         start, edge = trie.child_start[level], trie.child_code[level]
-        # The end edge has the largest code, so it stands last among the children.
+        # The end edge has the largest code, so it is last among the children.
         mixed = np.flatnonzero((edge[start[1:] - 1] == trie.level_sizes[level]) & (np.diff(start) > 1))
         if len(mixed):
             leaf = int(start[mixed[0] + 1]) - 1

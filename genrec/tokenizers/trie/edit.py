@@ -12,10 +12,10 @@ from genrec.tokenizers.trie import Trie, build_trie, refuse_prefixes
 
 
 class _Places(NamedTuple):
-    """Where the nodes of one depth of the new trie stand in the old one.
+    """Where the nodes of one depth of the new trie are in the old one.
 
     Attributes:
-        old: int64 ``[m]``, the counterpart in the old trie, or the old node before which the new one stands.
+        old: int64 ``[m]``, the counterpart in the old trie, or the old node before which the new one is.
         is_new: bool ``[m]``, whether there is no counterpart.
     """
 
@@ -24,7 +24,7 @@ class _Places(NamedTuple):
 
     @property
     def inserted(self) -> np.ndarray:
-        """Old nodes before which new ones stand, in order."""
+        """Old nodes before which new ones are, in order."""
         return self.old[self.is_new]
 
     @property
@@ -34,7 +34,7 @@ class _Places(NamedTuple):
 
 
 def extend_trie(trie: Trie, codes: np.ndarray) -> Trie:
-    """Merge new items into a trie; items that share a leaf with old ones stand after them.
+    """Merge new items into a trie; items that share a leaf with old ones are after them.
 
     Costs a sort of the n new semantic IDs and one copy of each array. Equal, byte for byte, to
     ``build_trie(codes, trie.level_sizes)``, or with priorities in which no new item comes before an old one.
@@ -63,7 +63,7 @@ def extend_trie(trie: Trie, codes: np.ndarray) -> Trie:
         child_start.append(_grow(trie.child_start[depth], places, parents[children.is_new]))
         places = children
     leaves = np.repeat(np.arange(added.num_leaves), np.diff(added.leaf_start))
-    # New items stand after all items of their leaf: before the first item of the next one.
+    # New items are after all items of their leaf: before the first item of the next one.
     behind = trie.leaf_start[places.old[leaves] + ~places.is_new[leaves]]
     leaf_items = np.insert(trie.leaf_items, behind, added.leaf_items + np.int32(first_new))
     leaf_start = _grow(trie.leaf_start, places, leaves)

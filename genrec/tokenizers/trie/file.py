@@ -1,4 +1,4 @@
-"""``trie.safetensors``: a trie as it stands in memory, so that loading is mapping a file.
+"""``trie.safetensors``: a trie as it is in memory, so that loading is mapping a file.
 
 Pages are read when they are touched and shared by all processes that map the file. The safetensors library copies what
 it reads into numpy, hence the few lines here that read its header.
@@ -81,7 +81,7 @@ def load_trie(path: Path, fingerprint: str, num_items: int) -> Trie:
         ) from error
     if found != fingerprint or not whole:
         raise ArtifactError(
-            f"{path.name} does not belong to the item index beside it",
+            f"{path.name} does not belong to the item index next to it",
             where=str(path),
             expected=f"the trie of the index {fingerprint[:16]}...",
             fix="make the folder again, or delete this file: it is built from the codes where it is missing",

@@ -108,7 +108,7 @@ class ExpertParallel(ShardedStrategy):
         return (parameter for parameter in self.trained.parameters() if id(parameter) not in self._known)
 
     def checksum(self, norm: float) -> list[float]:
-        """Beside those of the gradients that all hold, the sum over all experts of theirs."""
+        """Besides those of the gradients that all hold, the sum over all experts of theirs."""
         gradients = [parameter.grad.double().sum() for parameter in self.own if parameter.grad is not None]
         total = torch.stack(gradients).sum()
         distributed.all_reduce(total, group=self.group)

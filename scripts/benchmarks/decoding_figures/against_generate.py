@@ -108,7 +108,7 @@ def distance_from_floor(name: str, model: Seq2Seq, batch: Batch, num_beams: int,
     """The whole search against the encoder once plus the bare matrix products of the decoder for those beams.
 
     The encoder is genrec's own, which reads users of like length together; against T5's on the padded batch the
-    distance is stated beside it. The products are the linear layers of the decoder's blocks; those of attention and
+    distance is stated next to it. The products are the linear layers of the decoder's blocks; those of attention and
     of the head do not count for the floor.
     """
     items, lengths = batch

@@ -121,7 +121,7 @@ def exactness(seeds: int) -> Figures:
         trie = DeviceTrie(build_trie(codes, sizes))
         found = beam_search(writer, trie, items, lengths, SearchOptions(num_beams=len(codes)), top_k=len(codes))
         gap = max(gap, float((found.scores - expected.values).abs().max()))
-        # Near ties may come in either order: what stands at a rank must have the score of that rank.
+        # Near ties may come in either order: what is at a rank must have the score of that rank.
         different += int(((scores.gather(1, found.items) - expected.values).abs() > 2 * NEAR_TIE).any())
     return {"exact_seeds": seeds, "exact_seeds_different": different, "exact_max_score_difference": gap}
 

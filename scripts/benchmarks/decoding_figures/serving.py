@@ -1,4 +1,4 @@
-"""Users per second beside other recommenders, where the time goes, one user at a time, and the same on a GPU."""
+"""Users per second next to other recommenders, where the time goes, one user at a time, and the same on a GPU."""
 
 import importlib.util
 import statistics
