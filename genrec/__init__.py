@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from genrec.data import Dataset, Histories, make_dataset, prepare_dataset
     from genrec.errors import ArtifactError, ConfigError, DataError, GenrecError, InterruptedRun
     from genrec.features import ItemFeatures
-    from genrec.pipeline.measure import measure as evaluate
+    from genrec.pipeline.evaluate import measure as evaluate
     from genrec.pipeline.run import run_recipe as run
     from genrec.recommender import Recommender
     from genrec.tokenizers import ItemIndex, ItemTokenizer
@@ -80,7 +80,7 @@ _EXPORTS = {
     "genrec.tokenizers": ("ItemIndex", "ItemTokenizer"),
 }
 _SOURCES = {name: (module, name) for module, names in _EXPORTS.items() for name in names} | {
-    "evaluate": ("genrec.pipeline.measure", "measure"),
+    "evaluate": ("genrec.pipeline.evaluate", "measure"),
     "run": ("genrec.pipeline.run", "run_recipe"),
     "train": ("genrec.training", "train_recommender"),
 }

@@ -3,10 +3,12 @@
 - A capability is a class to inherit from, placed before the base: ``class Depth(ItemProbabilities,
   GenerativeRecommender)``. Its abstract methods are checked when the model is made, and ``isinstance`` asks for it.
 - The price is multiple inheritance; none of the mixins has state or a constructor, so their order does not matter.
+- They derive from ``object`` and not from ``ABC``: ``fully_shard`` replaces the class of a model by a subclass of it,
+  which Python allows only where the first bases of both add the same to ``object``.
 - What every family must define is abstract in :mod:`genrec.models.base` and not repeated here.
 """
 
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch import Tensor
 from genrec.models.base import Context
 
 
-class ItemProbabilities(ABC):
+class ItemProbabilities(metaclass=ABCMeta):
     """Compares the state of a history with the vectors of items, which tells apart items that share all codes."""
 
     @abstractmethod
@@ -26,7 +28,7 @@ class ItemProbabilities(ABC):
         """
 
 
-class ParallelCodes(ABC):
+class ParallelCodes(metaclass=ABCMeta):
     """Codes that are independent of each other given the history: every item can be scored exactly, without a search.
 
     So a beam step has nothing to add: the state of the history stays that of every beam.
@@ -43,7 +45,7 @@ class ParallelCodes(ABC):
         return context.state.unsqueeze(1).expand(-1, codes.shape[1], -1)
 
 
-class SessionWriter(ABC):
+class SessionWriter(metaclass=ABCMeta):
     """Goes on writing after a complete semantic ID: the next item of a session begins there.
 
     ``beam_step`` is then called with positions that go on counting: position ``i * L + l`` is level l of item i. How
@@ -58,7 +60,7 @@ class SessionWriter(ABC):
         return level, level == self.num_levels - 1
 
 
-class ExpertAssignment(ABC):
+class ExpertAssignment(metaclass=ABCMeta):
     """Says which item and level each position reads that layers of experts route."""
 
     @abstractmethod

@@ -13,7 +13,7 @@ from decoding_figures.timing import alternate, seconds_of
 from genrec.config import SearchOptions
 from genrec.decoding import DeviceTrie
 from genrec.decoding.beam import find_leaves
-from genrec.tokenizers.trie import Trie, build_trie
+from genrec.tokenizers import Trie, build_trie
 
 CATALOGUES = (("12k", 12_000), ("1m", 1_000_000), ("10m", 10_000_000))
 

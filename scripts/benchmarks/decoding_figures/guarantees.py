@@ -8,7 +8,7 @@ from torch import Tensor
 
 from decoding_figures.setup import SERVED, TOP_K, Batch, Figures, Material, batches_of, draw_rows, make_model
 from genrec.decoding import DeviceTrie, SearchOptions, beam_search, trie_of
-from genrec.tokenizers.trie import build_trie
+from genrec.tokenizers import build_trie
 
 WIDTHS = (1, 7, 50, 500)
 NEAR_TIE = 1e-6

@@ -29,7 +29,7 @@ from genrec.artifacts import Manifest
 from genrec.config import SearchOptions
 from genrec.decoding import beam_search, generate_lists, trie_of
 from genrec.decoding.beam import find_leaves
-from genrec.models.base import GenerativeRecommender, RecommenderModel
+from genrec.models import GenerativeRecommender, RecommenderModel
 from genrec.pipeline.model_folder import TrainedModel
 
 NUM_BEAMS = 50

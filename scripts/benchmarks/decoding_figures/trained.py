@@ -4,7 +4,7 @@ from pathlib import Path
 
 from decoding_figures.setup import BATCH, TOP_K, Figures, Material, batches_of, by_length, draw_rows, seen_items
 from decoding_figures.timing import clock
-from genrec.config import DecodingConfig
+from genrec import DecodingConfig
 from genrec.decoding import SearchOptions, beam_search, exhaustive_search, generate_lists, trie_of
 from genrec.evaluation import evaluate_lists
 from genrec.models import GenerativeRecommender, RecommenderModel
