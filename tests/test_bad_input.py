@@ -455,7 +455,7 @@ def test_inspect_refuses_what_is_not_ours(refused, tmp_path):
     refused(4, "cannot be read", command=["inspect", tmp_path / "cut.parquet"])
     (tmp_path / "other.json").write_text("[1, 2]")
     refused(4, "holds no metrics", command=["inspect", tmp_path / "other.json"])
-    refused(3, "there is no user 'no one'", command=["inspect", tiny_home() / "run", "--user", "nobody"])
+    refused(3, "there is no user 'nobody'", command=["inspect", tiny_home() / "run", "--user", "nobody"])
     refused(
         2, "it is not clear whose users are meant", command=["inspect", tiny_home() / "run" / "model", "--user", "u1"]
     )

@@ -135,7 +135,7 @@ def test_baselines_and_variants_of_a_run_are_systems_too(runs, capsys):
     assert scopes["Popularity", "depth"] == "systems"
     code, message = refused(capsys, runs / "weak-1", "--include", "variants", "--include", "nobody")
     assert code == 2
-    assert "no run has 'no one'" in message
+    assert "no run has 'nobody'" in message
 
 
 def test_a_run_keeps_the_lists_of_its_variants(tmp_path, capsys):
