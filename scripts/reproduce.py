@@ -171,7 +171,7 @@ def ledger_row(entry: Entry, runs: Path) -> dict[str, Any]:
         "ties": entry.ties,
         "ties_seed": entry.ties_seed,
         "seed": entry.seed,
-        "command": ["genrec", "run", entry.recipe, *entry.overrides()],
+        "command": ["genrec", "run", entry.recipe, *(word for key in entry.overrides() for word in ("--set", key))],
         "commit": environment["git_commit"],
         "versions": environment["versions"],
         "hardware": {name: environment[name] for name in ("processor", "cores", "threads", "memory_gib", "device")},
@@ -179,7 +179,7 @@ def ledger_row(entry: Entry, runs: Path) -> dict[str, Any]:
         "epochs": training["epochs"],
         "stopped": metrics["protocol"].get("stopped"),
         "validation": [
-            [round(check["epoch"], 2), check["validation"]["recall@10"], check["validation"]["ndcg@10"]]
+            [round(check["epoch"], 2), *(round(check["validation"][metric], 6) for metric in METRICS[2:])]
             for check in training["history"]
         ],
         "test": {
@@ -215,9 +215,10 @@ def page(entries: list[Entry], rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Reproductions",
         "",
-        "Made by `scripts/reproduce.py` from [ledger.json](ledger.json); do not edit. Each run is one recipe at full "
-        "length: settings chosen on validation, test metrics measured once, mean ± standard deviation over the runs "
-        "(each has its own seed and, where ties are shuffled, its own shuffle). Systems in one run share its data.",
+        "Made by `scripts/reproduce.py` from [ledger.json](ledger.json); do not edit. Each run is one recipe",
+        "at full length: settings chosen on validation, test metrics measured once, mean ± standard",
+        "deviation over the runs. Each has its own seed and, where ties are shuffled, its own shuffle.",
+        "Systems in one run share its data.",
     ]
     tables = defaultdict(list)
     for row in rows:

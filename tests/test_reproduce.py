@@ -76,7 +76,8 @@ def test_ledger_holds_what_the_run_measured(reproduce, tmp_path):
 
     assert [row["core_minutes"] for row in rows] == [2.5, 0.5]
     training = json.loads((runs / entries[0].key / "model" / "training.json").read_text())
-    assert rows[0]["validation"][-1][2] == training["history"][-1]["validation"]["ndcg@10"]
+    assert rows[0]["validation"][-1][2] == pytest.approx(training["history"][-1]["validation"]["ndcg@10"], abs=1e-6)
+    assert rows[0]["command"][:5] == ["genrec", "run", "tiny.yaml", "--set", "training.seed=42"]
     assert rows[1]["test"]["depth"]["recall@10"] == pytest.approx(first + 0.02, abs=1e-6)
     assert {"popularity", "itemknn", "transition", "sasrec", "depth"} <= set(rows[0]["test"])
     page = reproduce.PAGE.read_text()
