@@ -83,7 +83,7 @@ class PairObjective(Objective):
         """The anchor of ``items [B, T]`` and preferences among ``candidates [P, C]`` after ``histories [P, T']``.
 
         In a part of an update, a micro-batch, a piece (:meth:`cut_batch`) or what one of several processes has of it,
-        ``shares`` float64 ``[2]`` says how much of either it holds; ``part`` is for :class:`GroupLearner`. What was
+        ``shares`` float64 ``[2]`` says how much of either it holds; ``part`` is for :class:`GroupObjective`. What was
         ``drawn`` for the anchor is the policy's.
         """
         scores = self.score(histories, history_lengths, candidates, self.item_weight)

@@ -52,7 +52,7 @@ def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
     """Read a folder's manifest without looking at its files.
 
     Args:
-        folder: A folder written by :func:`write_artifact`.
+        folder: A folder written by :func:`~genrec.artifacts.folders.write_artifact`.
         stage: The stage that it must be, if that matters.
 
     Raises:

@@ -113,5 +113,5 @@ def pack_json(value: Any) -> np.ndarray:
 
 
 def unpack_json(array: np.ndarray) -> Any:
-    """What :func:`pack` packed."""
+    """What :func:`pack_json` packed."""
     return json.loads(array.tobytes().decode())

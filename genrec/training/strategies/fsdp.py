@@ -34,7 +34,10 @@ class FSDP2(ShardedStrategy):
         fully_shard(self.trained, mesh=mesh, offload_policy=offload)
 
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
-        """See :class:`Strategy`; the shards are where they belong, and accelerate would wrap them in DDP."""
+        """See :class:`~genrec.training.strategies.base.Strategy`.
+
+        The shards are on their devices already, and accelerate would wrap them in DDP.
+        """
         self.accelerator, self.model = accelerator, self.trained
         self.optimizer = accelerator.prepare(build_optimizer(self.trained, config))
 
@@ -50,7 +53,7 @@ class FSDP2(ShardedStrategy):
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
     def is_wrapped(self) -> bool:
-        """See :class:`Strategy`."""
+        """See :class:`~genrec.training.strategies.base.Strategy`."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return all(isinstance(shard, DTensor) and shard.device_mesh.size() == self.world.size for shard in trained)
 
